@@ -1,0 +1,69 @@
+"""What a task is. A new task is one new folder whose `__init__.py` holds one or more `Task` objects.
+
+A task has a name, the training conversations (if one trains on it), the evaluation items and an lm-eval
+configuration that turns items into requests. Its metric is lm-eval's own, or a scorer of ours called from that
+configuration, or, for free text, a judge that follows the task's rubric.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, TypedDict
+
+from tasks.source import Source
+
+Item = dict[str, Any]
+"""An evaluation item, JSON-able. Keys every item has: `id` (str, unique in the task), `prompt` (the user's text
+as the model sees it, without the chat format) and `answer` (the reference: str). A multiple-choice item
+also has `choices` (list[str]) and `gold` (index into it). More keys are the task's own business."""
+
+
+class Message(TypedDict):
+    """One turn of a conversation."""
+
+    role: Literal["user", "assistant"]
+    content: str
+
+
+Conversation = list[Message]
+
+
+@dataclass(frozen=True)
+class Rubric:
+    """How a judge scores a free-text answer.
+
+    `instructions` says what to look at, in the language of the task. Scores run from 0 to `best`.
+    """
+
+    instructions: str
+    best: float = 10.0
+
+
+@dataclass(frozen=True)
+class Task:
+    """A thing to train on, to be tested on, or both.
+
+    Attributes:
+        name: what a suite calls it, e.g. `mini-law`. Lower case, digits and hyphens.
+        title: the column header in tables, e.g. `Law`.
+        role: `ability` (a column of Table 1), `general` (a column of Table 2) or `alignment` (training data only,
+            mixed into every fine-tuning run).
+        lm_eval: the YAML file that lm-eval reads (`dataset_path: json`; the harness fills in `dataset_kwargs` with
+            the items file it wrote, and the split is called `test`). None for alignment data.
+        metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
+            `bypass`: lm-eval then only generates, and the judge scores the stored completions.
+        training: yields the training conversations. None: nobody trains on it.
+        items: yields the evaluation items. None: nobody is tested on it.
+        rubric: for a judged task, how to judge.
+        version: raise it when prompts, data or metric change, so that stored results are not reused.
+    """
+
+    name: str
+    title: str
+    role: Literal["ability", "general", "alignment"]
+    lm_eval: Path | None = None
+    metric: str = "exact_match"
+    training: Callable[[Source], Iterable[Conversation]] | None = None
+    items: Callable[[Source], Iterable[Item]] | None = None
+    rubric: Rubric | None = None
+    version: int = 1
