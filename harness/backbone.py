@@ -1,0 +1,66 @@
+"""The backbone: where its checkpoint lies, what it is (a digest), and loading it."""
+
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from harness.errors import UserError
+from harness.files import canonical, digest_of_files, digest_of_text, write_json
+from harness.suite import Backbone
+
+
+def locate(backbone: Backbone) -> Path:
+    """The folder of a backbone's checkpoint: the one that ships, a local folder, or a hub snapshot (downloaded).
+
+    Raises UserError where it is neither.
+    """
+    if backbone.path == "mini":
+        from tasks.mini import BACKBONE
+
+        return BACKBONE
+    folder = Path(backbone.path).expanduser()
+    if folder.is_dir():
+        if not (folder / "config.json").exists():
+            raise UserError(f"backbone.path: {folder} holds no config.json, so it is no Hugging Face checkpoint.")
+        return folder
+    from huggingface_hub import snapshot_download
+
+    try:
+        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        return Path(snapshot_download(backbone.path, revision=backbone.revision, allow_patterns=patterns))
+    except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
+        raise UserError(
+            f"backbone.path: '{backbone.path}' is no folder here and could not be had from the hub "
+            f"({type(error).__name__}): give a folder, or check name, revision and connection."
+        ) from error
+
+
+def digest(folder: Path, cache: Path) -> str:
+    """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times."""
+    files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja")]
+    if not any(path.suffix == ".safetensors" for path in files):
+        raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, other formats are not loaded.")
+    stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
+    kept = cache / f"{stamp}.json"
+    if kept.exists():
+        return str(json.loads(kept.read_text("utf-8"))["digest"])
+    value = digest_of_files(files, folder)
+    write_json(kept, {"folder": folder.name, "digest": value})
+    return value
+
+
+def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer; it must have an end-of-sequence token."""
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"The tokenizer in {folder} has no end-of-sequence token: answers could not end.")
+    return tokenizer  # type: ignore[no-any-return]
+
+
+def load_model(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
+    """The checkpoint's model, on the accelerator if there is one, in evaluation mode."""
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-any-return]

@@ -1,0 +1,77 @@
+"""A canary: the log-probabilities a trained model gives a few fixed prompts.
+
+The training step measures it on the trained model itself. A server that gives the same log-probabilities has therefore
+proven everything in between at once: export, merge and the swap of weights.
+"""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, ConfigDict, model_validator
+from transformers import PreTrainedModel
+
+
+class Canary(BaseModel):
+    """Prompts as token ids and, for each, the log-probability of every token but the first given those before it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    prompts: list[list[int]]
+    logprobs: list[list[float]]
+
+    @model_validator(mode="after")
+    def _lengths_fit(self) -> "Canary":
+        if [len(prompt) - 1 for prompt in self.prompts] != [len(row) for row in self.logprobs]:
+            raise ValueError("a canary has one log-probability for each token after the first of a prompt")
+        return self
+
+    def save(self, path: Path) -> None:
+        """Write it as JSON. The caller's folder becomes visible as a whole, so no renaming here."""
+        path.write_text(self.model_dump_json())
+
+    @classmethod
+    def load(cls, path: Path) -> "Canary":
+        """Read what `save` wrote. Raises pydantic's ValidationError if it is not a canary."""
+        return cls.model_validate(json.loads(path.read_text()))
+
+
+@torch.no_grad()
+def measure(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Canary:
+    """The log-probabilities `model` gives `prompts` (token ids, two or more each), in evaluation mode.
+
+    One forward pass a prompt, so no padding can blur it; the log-softmax is taken in float32 whatever the model's type.
+    """
+    if not prompts or min(len(prompt) for prompt in prompts) < 2:
+        raise ValueError("a canary needs prompts of two tokens or more")
+    was_training = model.training
+    model.eval()
+    try:
+        logprobs = [_token_logprobs(model, prompt) for prompt in prompts]
+    finally:
+        model.train(was_training)
+    return Canary(prompts=[list(prompt) for prompt in prompts], logprobs=logprobs)
+
+
+def _token_logprobs(model: PreTrainedModel, prompt: Sequence[int]) -> list[float]:
+    ids_BT = torch.tensor([list(prompt)], device=model.device)
+    logits_TV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
+    logprobs_TV = torch.log_softmax(logits_TV[:-1], dim=-1)
+    row: list[float] = logprobs_TV.gather(1, ids_BT[0, 1:, None])[:, 0].tolist()
+    return row
+
+
+def compare(expected: Canary, got: Canary) -> float:
+    """The largest absolute difference of log-probability, in nats. A NaN anywhere makes it infinite.
+
+    Raises ValueError if the two are about different prompts.
+    """
+    if expected.prompts != got.prompts:
+        raise ValueError("canaries about different prompts cannot be compared")
+    worst = 0.0
+    for row, other in zip(expected.logprobs, got.logprobs, strict=True):
+        for a, b in zip(row, other, strict=True):
+            difference = abs(a - b)
+            # NaN compares false with everything; it must never pass for a small difference.
+            worst = max(worst, difference) if difference == difference else float("inf")
+    return worst

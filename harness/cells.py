@@ -1,0 +1,155 @@
+"""The steps that need the model in memory, each a function from folders to a folder: profile, and train a cell.
+
+They run in child processes of their own (see `workers`), so memory is given back and a crash stays in its cell.
+"""
+
+import json
+import logging
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from pydantic import BaseModel, ConfigDict
+
+from harness import canary
+from harness.backbone import load_model, load_tokenizer
+from harness.data import encode_file, mixed, packed, profiling_batches
+from harness.files import write_json
+from harness.meter import metered
+from harness.store import bytes_in
+from harness.suite import Profiling, Training
+from harness.train import train
+from methods.method import Context
+from methods.moe.profile import Profile, profile
+from methods.registry import load_methods
+
+Progress = Callable[[int, int], None]
+CANARY_PROMPTS = 4
+CANARY_TOKENS = 48
+
+
+class Places(BaseModel):
+    """Where a step finds its inputs and puts its output; none of it is part of a key."""
+
+    model_config = ConfigDict(frozen=True)
+    backbone: Path
+    out: Path
+    scratch: Path
+    task: Path | None = None
+    alignment: Path | None = None
+    profile: Path | None = None
+    threads: int = 1
+    micro_batch: int | None = None
+
+
+def _settle(threads: int) -> None:
+    """Make a worker quiet and repeatable."""
+    torch.set_num_threads(threads)
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    logging.getLogger("accelerate").setLevel(logging.ERROR)
+
+
+def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Profile the backbone's experts on a task's training data; writes `profile.*`. Returns what it cost."""
+    _settle(places.threads)
+    assert places.task is not None
+    wanted = Profiling.model_validate(settings["profiling"])
+    tokenizer = load_tokenizer(places.backbone)
+    samples = encode_file(tokenizer, places.task, wanted.sequence_length)
+    batches = profiling_batches(samples, wanted.sequences, wanted.sequence_length)
+    measured: dict[str, Any] = {}
+    with metered(measured):
+        model = load_model(places.backbone, settings["precision"], settings["trust_remote_code"])
+        on_device = [(ids.to(model.device), mask.to(model.device)) for ids, mask in batches]
+        profile(model, on_device).save(places.out)
+    return measured
+
+
+def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """Train one cell and write its adapter, its canary and its log. Returns what it cost.
+
+    `settings` holds `method`, `hyperparameters`, `training`, `seed`, `precision` and `trust_remote_code`.
+    """
+    _settle(places.threads)
+    method = load_methods()[settings["method"]].model_validate(settings["hyperparameters"])
+    tokenizer = load_tokenizer(places.backbone)
+    torch.manual_seed(settings["seed"])
+    measured: dict[str, Any] = {}
+    history = _Measurements(places.scratch)
+    with metered(measured):
+        model = load_model(places.backbone, settings["precision"], settings["trust_remote_code"])
+        if method.trains:
+            seen = Profile.load(places.profile) if places.profile else None
+            parameters = method.prepare(model, Context(seed=settings["seed"], profile=seen))
+            measured["trainable_parameters"] = sum(parameter.numel() for parameter in parameters)
+            log = train(
+                model,
+                parameters,
+                _sequences(tokenizer, places, settings),
+                Training.model_validate(settings["training"]),
+                places.scratch,
+                mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
+                micro_batch=places.micro_batch,
+                progress=history.wrapped(progress),
+            )
+            write_json(places.out / "log.json", {"losses": log.losses, "gradient_norms": log.gradient_norms})
+        else:
+            measured["trainable_parameters"] = 0
+    history.add_to(measured)
+    adapter = places.out / "adapter"
+    adapter.mkdir()
+    method.export(model, adapter)
+    measured["stored_bytes"] = bytes_in(adapter)
+    canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
+    return measured
+
+
+def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
+    """The endless stream of packed sequences of a cell."""
+    assert places.task is not None
+    training = Training.model_validate(settings["training"])
+    own = encode_file(tokenizer, places.task, training.sequence_length)
+    other = encode_file(tokenizer, places.alignment, training.sequence_length) if places.alignment else []
+    return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
+
+
+def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:
+    """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
+    path = places.task or places.alignment
+    assert path is not None
+    samples = encode_file(tokenizer, path, settings["training"]["sequence_length"])
+    return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
+
+
+class _Measurements:
+    """Seconds spent by earlier, killed attempts at a cell, so that a resumed cell reports its whole cost."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "spent.json"
+        self.spent = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def wrapped(self, progress: Progress) -> Progress:
+        """The same progress callback, noting now and then what has been spent."""
+
+        def noting(step: int, steps: int) -> None:
+            if step % 50 == 0 and step < steps:
+                write_json(self.path, self._total())
+            progress(step, steps)
+
+        return noting
+
+    def _total(self) -> dict[str, float]:
+        return {
+            "seconds": self.spent["seconds"] + time.perf_counter() - self.wall,
+            "cpu_seconds": self.spent["cpu_seconds"] + time.process_time() - self.cpu,
+        }
+
+    def add_to(self, measured: dict[str, Any]) -> None:
+        """Add what earlier attempts spent."""
+        for name, value in self.spent.items():
+            measured[name] += value

@@ -1,0 +1,121 @@
+"""From conversations to batches: encode, mix task and alignment samples, pack to the sequence length.
+
+The order of everything follows from the seed alone, so a run that is resumed meets the same batches.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from harness.errors import UserError
+from harness.files import read_jsonl
+from tasks.prompt import segments
+from tasks.task import Conversation
+
+IGNORED = -100
+"""The label of a token that the loss does not count (torch's own default)."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere."""
+
+    ids: list[int]
+    labels: list[int]
+
+
+def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sample:
+    """Encode a conversation: BOS before each question, EOS after each answer, loss on answers and their EOS."""
+    ids: list[int] = []
+    labels: list[int] = []
+    for text, supervised in segments(conversation):
+        piece = tokenizer.encode(text, add_special_tokens=False)
+        if supervised:
+            piece = [*piece, tokenizer.eos_token_id]
+            labels += piece
+        else:
+            if tokenizer.bos_token_id is not None:
+                piece = [tokenizer.bos_token_id, *piece]
+            labels += [IGNORED] * len(piece)
+        ids += piece
+    return Sample(ids, labels)
+
+
+def encode_file(tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int) -> list[Sample]:
+    """Encode a JSONL file of conversations.
+
+    Raises UserError, with file and line, where a question alone fills the sequence: its answer would never be seen.
+    """
+    samples = []
+    for number, conversation in enumerate(read_jsonl(path), start=1):
+        sample = encode(tokenizer, conversation)
+        if all(label == IGNORED for label in sample.labels[:sequence_length]):
+            raise UserError(
+                f"{path}, line {number}: the question alone is longer than training.sequence_length "
+                f"({sequence_length} tokens): raise it or drop the row."
+            )
+        samples.append(sample)
+    return samples
+
+
+def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:
+    """Epoch after epoch, each in a new order."""
+    while True:
+        yield from rng.sample(samples, len(samples))
+
+
+def mixed(task: Sequence[Sample], alignment: Sequence[Sample], share: float, seed: int) -> Iterator[Sample]:
+    """Endless samples, of which `share` are alignment data; half and half alternates strictly."""
+    own = _shuffled_forever(task, random.Random(f"task {seed}"))
+    other = _shuffled_forever(alignment, random.Random(f"alignment {seed}"))
+    due = 0.0
+    while True:
+        due += share
+        if alignment and due >= 1.0 - 1e-9:
+            due -= 1.0
+            yield next(other)
+        else:
+            yield next(own)
+
+
+def packed(samples: Iterator[Sample], length: int) -> Iterator[Sample]:
+    """Concatenate samples to sequences of `length` tokens; the last one of a sequence is cut.
+
+    Attention crosses the seams, as in the official training code.
+    """
+    while True:
+        ids: list[int] = []
+        labels: list[int] = []
+        while len(ids) < length:
+            sample = next(samples)
+            ids += sample.ids
+            labels += sample.labels
+        yield Sample(ids[:length], labels[:length])
+
+
+def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
+    """A batch: `input_ids` and `labels`, each LongTensor (B, T)."""
+    return {
+        "input_ids": torch.tensor([sequence.ids for sequence in sequences]),
+        "labels": torch.tensor([sequence.labels for sequence in sequences]),
+    }
+
+
+def profiling_batches(samples: Sequence[Sample], sequences: int, length: int, batch: int = 8) -> list[Any]:
+    """The batches that expert scores are taken from: `sequences` packed sequences of the task's own data.
+
+    Each is a pair (input_ids, attention_mask), LongTensors (B, T). The draw is fixed: every seed and method reads
+    the same profile.
+    """
+    stream = packed(_shuffled_forever(samples, random.Random("profile")), length)
+    drawn = [next(stream) for _ in range(sequences)]
+    batches = []
+    for start in range(0, sequences, batch):
+        ids = stack(drawn[start : start + batch])["input_ids"]
+        batches.append((ids, torch.ones_like(ids)))
+    return batches

@@ -1,0 +1,226 @@
+"""A suite: what to compare, read from YAML and checked before anything runs."""
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+
+from harness.errors import UserError
+from harness.judge import JudgeSettings
+
+SUITES = Path(__file__).parent / "suites"
+
+
+class Strict(BaseModel):
+    """Frozen, and no unknown fields: a typing error in a suite is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Backbone(Strict):
+    """The model every cell starts from.
+
+    `path` is `mini` (the one that ships), a folder, or a name on the hub (then with a `revision`). `precision` is
+    that of weights and training: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, bf16 weights.
+    """
+
+    path: str = "mini"
+    revision: str | None = None
+    precision: Literal["float32", "bf16-mixed", "bf16"] = "float32"
+    trust_remote_code: bool = False
+
+
+class Training(Strict):
+    """The training loop's settings, the same for every method.
+
+    Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
+    constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
+    `alignment_share` is the share of alignment samples in the mix, half in the paper.
+    """
+
+    steps: PositiveInt = 500
+    batch_size: PositiveInt = 32
+    sequence_length: PositiveInt = 4096
+    alignment_share: float = Field(0.5, ge=0, lt=1)
+    learning_rate: PositiveFloat = 1e-5
+    betas: tuple[float, float] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0)
+    clip_norm: PositiveFloat = 1.0
+
+
+class Profiling(Strict):
+    """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences)."""
+
+    sequences: PositiveInt = 32
+    sequence_length: PositiveInt = 4096
+
+
+class Row(BaseModel):
+    """One row of the matrix: a method with its hyperparameters, as the suite names it.
+
+    Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
+    random experts in each layer as that row selects, with its learning rate unless another is given.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+    method: str = ""
+    title: str = ""
+    learning_rate: PositiveFloat | None = None
+    ablates: str = ""
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """The fields that belong to the method itself."""
+        return dict(self.model_extra or {})
+
+
+class Quick(Strict):
+    """What `--quick` keeps: a slice to see the whole path work."""
+
+    tasks: list[str]
+    methods: list[str]
+
+
+class Evaluation(Strict):
+    """How answers are generated: by a vLLM server, or in-process by transformers where vLLM cannot run.
+
+    `batch_size` and `port` are transport: they do not change results. `limit` keeps the first items of each benchmark.
+    """
+
+    engine: Literal["vllm", "transformers"] = "vllm"
+    max_length: PositiveInt = 4096
+    limit: PositiveInt | None = None
+    port: int | None = None
+    batch_size: PositiveInt = 64
+
+
+class Suite(Strict):
+    """backbone × task × method × seed: every combination is a cell."""
+
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    description: str = ""
+    backbone: Backbone = Backbone()
+    seeds: list[int] = Field([0], min_length=1)
+    tasks: list[str] = Field(min_length=1)
+    general: list[str] = []
+    alignment: str | None = None
+    methods: dict[str, Row] = Field(min_length=1)
+    training: Training = Training()
+    profiling: Profiling = Profiling()
+    evaluation: Evaluation = Evaluation()
+    judge: JudgeSettings = JudgeSettings()
+    quick: Quick | None = None
+
+    @model_validator(mode="after")
+    def _rows_refer_to_rows(self) -> "Suite":
+        for name, row in self.methods.items():
+            if row.ablates and row.ablates not in self.methods:
+                raise ValueError(f"methods.{name}.ablates names '{row.ablates}', which is no row of this suite")
+        return self
+
+    def row(self, name: str) -> tuple[str, dict[str, Any], float]:
+        """A row's method, its hyperparameters and its learning rate, with what it inherits filled in."""
+        row = self.methods[name]
+        if not row.ablates:
+            return row.method or name, row.hyperparameters, row.learning_rate or self.training.learning_rate
+        method, hyperparameters, learning_rate = self.row(row.ablates)
+        of = {"method": method, **hyperparameters}
+        return row.method or "random-experts", {"of": of, **row.hyperparameters}, row.learning_rate or learning_rate
+
+    def title(self, name: str) -> str:
+        """How tables print a row."""
+        return self.methods[name].title or name
+
+
+def available() -> dict[str, Path]:
+    """The suites that ship, by name."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+
+
+def load(name: str) -> Suite:
+    """Read a suite by the name of one that ships or by the path of a YAML file.
+
+    Raises UserError, with file and line, for what is not YAML or not a suite.
+    """
+    shipped = available()
+    path = shipped.get(name, Path(name))
+    if not path.is_file():
+        near = difflib.get_close_matches(name, shipped, n=1)
+        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(shipped)}, or give a YAML file."
+        raise UserError(f"There is no suite '{name}': {hint}")
+    text = path.read_text(encoding="utf-8")
+    try:
+        return Suite.model_validate(yaml.safe_load(text))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: this is not YAML ({error.problem}).") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        line = _line_of(text, where)
+        field = ".".join(where) or "the suite"
+        raise UserError(f"{path}, line {line}, {field}: {first['msg']}.") from error
+
+
+def _line_of(text: str, where: list[str]) -> int:
+    """The line on which the field at `where` stands, or the nearest one above it."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = node.start_mark.line if node else 0
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == part), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line
+    return int(line) + 1
+
+
+def narrow(
+    suite: Suite, *, only: dict[str, list[str]] | None = None, seeds: list[int] | None = None, quick: bool = False
+) -> Suite:
+    """Keep a part of a suite: `only` = {"method": [...], "task": [...]}, other seeds, or its quick slice.
+
+    Raises UserError naming what is not in the suite.
+    """
+    tasks, methods = list(suite.tasks), list(suite.methods)
+    if quick:
+        if suite.quick is None:
+            raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick or use --only.")
+        tasks, methods = suite.quick.tasks, suite.quick.methods
+    for key, chosen in (only or {}).items():
+        known = {"task": tasks, "method": methods}.get(key)
+        if known is None:
+            raise UserError(f"--only knows `method=` and `task=`, not `{key}=`.")
+        for name in chosen:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
+                raise UserError(f"--only {key}={name}: suite '{suite.name}' has no such {key}; {hint}")
+        if key == "task":
+            tasks = [name for name in tasks if name in chosen]
+        else:
+            methods = [name for name in methods if name in chosen]
+    return suite.model_copy(
+        update={
+            "tasks": tasks,
+            "methods": _with_what_they_ablate(suite, methods),
+            "seeds": seeds if seeds else suite.seeds,
+        }
+    )
+
+
+def _with_what_they_ablate(suite: Suite, methods: list[str]) -> dict[str, Row]:
+    """The chosen rows; a random-expert row whose original is left out keeps its settings, not the row."""
+    rows = {}
+    for name in methods:
+        row = suite.methods[name]
+        if row.ablates and row.ablates not in methods:
+            method, hyperparameters, learning_rate = suite.row(name)
+            row = Row(method=method, title=row.title, learning_rate=learning_rate, **hyperparameters)
+        rows[name] = row
+    return rows

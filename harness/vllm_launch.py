@@ -1,0 +1,41 @@
+"""Starts `vllm serve` so that it ends with the process that started it: python -m harness.vllm_launch serve …
+
+The starter holds the other end of this process's standard input. When the starter ends, however it ends, the pipe
+closes and the whole process group, vLLM's own children included, is killed.
+"""
+
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+
+
+def _die_with_the_starter() -> None:
+    while os.read(0, 1):
+        pass
+    os.killpg(0, signal.SIGKILL)
+
+
+def _fork_instead_of_spawn() -> None:
+    """On a CPU let vLLM fork its engine: a spawned one imports torch and vLLM again, half of the start-up time."""
+    from vllm.platforms import current_platform
+
+    if current_platform.is_cpu():
+        from vllm.utils import system_utils
+
+        system_utils.get_mp_context = lambda: multiprocessing.get_context("fork")
+
+
+def main() -> None:
+    """Run vLLM's command line with this process's arguments."""
+    threading.Thread(target=_die_with_the_starter, daemon=True).start()
+    _fork_instead_of_spawn()
+    from vllm.entrypoints.cli.main import main as vllm_main
+
+    sys.argv[0] = "vllm"
+    vllm_main()
+
+
+if __name__ == "__main__":
+    main()
