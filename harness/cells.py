@@ -130,7 +130,9 @@ class _Measurements:
 
     def __init__(self, scratch: Path) -> None:
         self.path = scratch / "spent.json"
-        self.spent = json.loads(self.path.read_text("utf-8")) if self.path.exists() else {"seconds": 0.0, "cpu_seconds": 0.0}
+        self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
+        if self.path.exists():
+            self.spent = json.loads(self.path.read_text("utf-8"))
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def wrapped(self, progress: Progress) -> Progress:

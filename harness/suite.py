@@ -118,6 +118,14 @@ class Suite(Strict):
         for name, row in self.methods.items():
             if row.ablates and row.ablates not in self.methods:
                 raise ValueError(f"methods.{name}.ablates names '{row.ablates}', which is no row of this suite")
+        if self.quick is not None:
+            for kind, named, known in (
+                ("tasks", self.quick.tasks, self.tasks),
+                ("methods", self.quick.methods, list(self.methods)),
+            ):
+                for name in named:
+                    if name not in known:
+                        raise ValueError(f"quick.{kind} names '{name}', which is not in this suite")
         return self
 
     def row(self, name: str) -> tuple[str, dict[str, Any], float]:
@@ -180,47 +188,35 @@ def _line_of(text: str, where: list[str]) -> int:
     return int(line) + 1
 
 
-def narrow(
-    suite: Suite, *, only: dict[str, list[str]] | None = None, seeds: list[int] | None = None, quick: bool = False
-) -> Suite:
-    """Keep a part of a suite: `only` = {"method": [...], "task": [...]}, other seeds, or its quick slice.
+def with_seeds(suite: Suite, seeds: list[int]) -> Suite:
+    """The same suite with other seeds."""
+    return suite.model_copy(update={"seeds": seeds})
 
-    Raises UserError naming what is not in the suite.
+
+def quick_slice(suite: Suite) -> Suite:
+    """What the suite's `quick` section keeps, under a name of its own."""
+    if suite.quick is None:
+        raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick, or choose with --only.")
+    methods = {name: row for name, row in suite.methods.items() if name in suite.quick.methods}
+    return suite.model_copy(update={"name": f"{suite.name}-quick", "tasks": suite.quick.tasks, "methods": methods})
+
+
+def selection(suite: Suite, only: str) -> dict[str, set[str]]:
+    """Read `method=a,method=b,task=c`: the rows and tasks to compute; a kind that is not named keeps all.
+
+    Raises UserError naming what the suite does not have.
     """
-    tasks, methods = list(suite.tasks), list(suite.methods)
-    if quick:
-        if suite.quick is None:
-            raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick or use --only.")
-        tasks, methods = suite.quick.tasks, suite.quick.methods
-    for key, chosen in (only or {}).items():
-        known = {"task": tasks, "method": methods}.get(key)
-        if known is None:
-            raise UserError(f"--only knows `method=` and `task=`, not `{key}=`.")
-        for name in chosen:
-            if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(known)}."
-                raise UserError(f"--only {key}={name}: suite '{suite.name}' has no such {key}; {hint}")
-        if key == "task":
-            tasks = [name for name in tasks if name in chosen]
-        else:
-            methods = [name for name in methods if name in chosen]
-    return suite.model_copy(
-        update={
-            "tasks": tasks,
-            "methods": _with_what_they_ablate(suite, methods),
-            "seeds": seeds if seeds else suite.seeds,
-        }
-    )
-
-
-def _with_what_they_ablate(suite: Suite, methods: list[str]) -> dict[str, Row]:
-    """The chosen rows; a random-expert row whose original is left out keeps its settings, not the row."""
-    rows = {}
-    for name in methods:
-        row = suite.methods[name]
-        if row.ablates and row.ablates not in methods:
-            method, hyperparameters, learning_rate = suite.row(name)
-            row = Row(method=method, title=row.title, learning_rate=learning_rate, **hyperparameters)
-        rows[name] = row
-    return rows
+    known = {"method": set(suite.methods), "task": set(suite.tasks)}
+    chosen: dict[str, set[str]] = {"method": set(), "task": set()}
+    kind = ""
+    for part in filter(None, only.split(",")):
+        left, equals, right = part.partition("=")
+        kind, name = (left.strip(), right.strip()) if equals else (kind, part.strip())
+        if kind not in known:
+            raise UserError(f"--only {part}: write method=NAME or task=NAME, several with commas between.")
+        if name not in known[kind]:
+            near = difflib.get_close_matches(name, known[kind], n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(known[kind]))}."
+            raise UserError(f"--only {kind}={name}: suite '{suite.name}' has no such {kind}; {hint}")
+        chosen[kind].add(name)
+    return {kind: names or known[kind] for kind, names in chosen.items()}

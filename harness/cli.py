@@ -1,0 +1,153 @@
+"""The command line: commands, no logic."""
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from harness.errors import USER_ERRORS
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Compare ways of fine-tuning a mixture-of-experts model: what each gains, costs and forgets.",
+)
+console = Console()
+
+SuiteName = Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")]
+Only = Annotated[str, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")]
+Seeds = Annotated[str, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")]
+Quick = Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")]
+DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")]
+RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
+EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
+
+
+@app.command()
+def run(
+    suite: SuiteName = "mini",
+    only: Only = "",
+    seeds: Seeds = "",
+    quick: Quick = False,
+    data_dir: DataDir = None,
+    run_dir: RunDir = Path("runs"),
+    engine: EngineName = None,
+    limit: Limit = None,
+    port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
+    keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
+) -> None:
+    """Run a suite: train, serve, test and judge every cell that is not finished, then write the report."""
+    from harness.commands import execute, prepare
+
+    prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
+                       limit=limit, port=port)  # fmt: skip
+    command = shlex.join(["esft-bench", *sys.argv[1:]])
+    failed = execute(
+        prepared,
+        console,
+        command=command,
+        workers=workers,
+        micro_batch=micro_batch,
+        keep_checkpoints=keep_checkpoints,
+    )
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    suite: SuiteName = "mini",
+    only: Only = "",
+    seeds: Seeds = "",
+    quick: Quick = False,
+    data_dir: DataDir = None,
+    run_dir: RunDir = Path("runs"),
+    engine: EngineName = None,
+    limit: Limit = None,
+) -> None:
+    """Show the matrix and what of it is already there; computes nothing."""
+    from harness.commands import describe, prepare
+
+    prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
+                       limit=limit)  # fmt: skip
+    console.print(describe(prepared))
+
+
+@app.command()
+def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
+    """Say what this machine has and what is missing."""
+    from harness.doctor import diagnose
+    from harness.suite import load
+
+    marks = {None: " ", True: "[green]✓[/]", False: "[red]✗[/]"}
+    missing = False
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in diagnose(load(suite), run_dir):
+        missing = missing or finding.good is False
+        advice = f"  → {finding.advice}" if finding.advice else ""
+        table.add_row(marks[finding.good], finding.what, finding.found + advice)
+    console.print(table)
+    if missing:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
+    """Write the report of finished runs again, from their stored results alone."""
+    from harness.commands import rewrite
+
+    for folder in runs:
+        console.print(f"{rewrite(folder)}")
+
+
+@app.command()
+def suites() -> None:
+    """List the suites that ship."""
+    from harness.suite import available, load
+
+    for name in available():
+        console.print(f"[bold]{name}[/]  {load(name).description}")
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks that are installed."""
+    from tasks.registry import load_tasks
+
+    for name, task in sorted(load_tasks().items()):
+        console.print(f"[bold]{name}[/]  {task.title} ({task.role})", highlight=False)
+
+
+@app.command()
+def methods() -> None:
+    """List the methods that are installed, with their hyperparameters."""
+    from methods.registry import load_methods
+
+    for name, method in sorted(load_methods().items()):
+        console.print(f"[bold]{name}[/]  {', '.join(method.model_fields) or '–'}", highlight=False)
+
+
+def main() -> None:
+    """Run the command line; what a user can mend is one sentence and exit code 2."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        app()
+    except USER_ERRORS as error:
+        print(f"esft-bench: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where it was.", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,163 @@
+"""From a command's options to a plan, and from a plan to a finished run: what the commands share."""
+
+import importlib.metadata
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from harness.doctor import vllm_version
+from harness.errors import UserError
+from harness.judge import Judge, choose
+from harness.plan import Plan, make_plan
+from harness.store import Store, locked
+from harness.suite import Suite, load, quick_slice, selection, with_seeds
+from tasks.source import Source
+
+STORE = ".store"
+"""The folder of artifacts under --run-dir, shared by its runs: nothing is computed twice."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite, checked and planned, with its judge and what there is to say about it."""
+
+    plan: Plan
+    judge: Judge
+    run_dir: Path
+    notes: list[str]
+
+
+def prepare(
+    name: str,
+    *,
+    only: str = "",
+    seeds: str = "",
+    quick: bool = False,
+    data_dir: Path | None = None,
+    run_dir: Path,
+    engine: str | None = None,
+    limit: int | None = None,
+    port: int | None = None,
+) -> Prepared:
+    """Read a suite, apply the command's options, check everything and plan it. Computes nothing."""
+    suite = load(name)
+    if quick:
+        suite = quick_slice(suite)
+    if seeds:
+        suite = with_seeds(suite, _numbers(seeds))
+    suite = _with_evaluation(suite, engine, limit, port)
+    if data_dir is not None and not data_dir.is_dir():
+        raise UserError(f"--data-dir {data_dir}: there is no such folder.")
+    judge, note = choose(suite.judge)
+    plan = make_plan(
+        suite,
+        Store(run_dir / STORE),
+        Source(data_dir),
+        chosen=selection(suite, only),
+        engine=_engine_version(suite),
+        judge=judge.name,
+    )
+    return Prepared(plan, judge, run_dir, [note] if note else [])
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise UserError(f"--seeds {text}: write whole numbers with commas between, e.g. 0,1,2.") from error
+
+
+def _with_evaluation(suite: Suite, engine: str | None, limit: int | None, port: int | None) -> Suite:
+    if engine not in (None, "vllm", "transformers"):
+        raise UserError(f"--engine {engine}: there are vllm and transformers.")
+    changes = {"engine": engine, "limit": limit, "port": port}
+    chosen = {name: value for name, value in changes.items() if value is not None}
+    return suite.model_copy(update={"evaluation": suite.evaluation.model_copy(update=chosen)})
+
+
+def _engine_version(suite: Suite) -> str:
+    """The engine as the report names it; refuses vLLM where it is not installed."""
+    if suite.evaluation.engine == "transformers":
+        return f"transformers {importlib.metadata.version('transformers')}"
+    version = vllm_version()
+    if version is None:
+        raise UserError("vLLM is not installed here: run `make env`, or choose --engine transformers.")
+    return f"vllm {version}"
+
+
+def execute(
+    prepared: Prepared,
+    console: Console,
+    *,
+    command: str,
+    workers: int | None = None,
+    micro_batch: int | None = None,
+    keep_checkpoints: bool = False,
+) -> int:
+    """Walk the plan; returns the number of cells that failed."""
+    from harness.progress import Display
+    from harness.run import run
+    from harness.walk import Transport, Walk
+
+    folder = prepared.run_dir / prepared.plan.suite.name
+    walk = Walk(
+        plan=prepared.plan,
+        folder=folder,
+        judge=prepared.judge,
+        transport=Transport(workers or _default_workers(), 1, micro_batch, keep_checkpoints),
+        display=Display(prepared.plan, console),
+        command=command,
+        notes=prepared.notes,
+    )
+    for note in prepared.notes:
+        console.print(f"Note: {note}", highlight=False)
+    with locked(prepared.run_dir):
+        failures = run(walk)
+    console.print(f"Report: {folder / 'report.md'}", highlight=False, soft_wrap=True)
+    if failures:
+        console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
+    return len(failures)
+
+
+def _default_workers() -> int:
+    """One cell an accelerator; without one, one a core (a small model uses one core whatever it is given)."""
+    import torch
+
+    if torch.cuda.is_available():
+        return 1
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def describe(prepared: Prepared) -> Table:
+    """The matrix with the state of each cell."""
+    plan = prepared.plan
+    states = {cell: plan.state(cell) for cell in plan.cells}
+    done = sum(state == "done" for state in states.values())
+    title = f"{plan.suite.name}: {len(states)} cells, {done} done; {plan.engine}; judge {plan.judge}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("method")
+    for task in plan.suite.tasks:
+        table.add_column(plan.tasks[task].title)
+    chosen = set(plan.chosen_cells)
+    for row in plan.suite.methods:
+        cells = [cell for cell in states if cell.method == row]
+        by_task = [[cell for cell in cells if cell.task in ("", task)] for task in plan.suite.tasks]
+        shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
+        table.add_row(plan.suite.title(row), *shown)
+    items = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.tasks)
+    general = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.general)
+    table.caption = f"Items: {items}; {general}"
+    table.caption_justify = "left"
+    return table
+
+
+def rewrite(folder: Path) -> Path:
+    """Write a run's report from its stored results."""
+    from reports.markdown import write_report
+
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such run folder.")
+    return write_report(folder)

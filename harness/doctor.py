@@ -1,0 +1,62 @@
+"""What this machine has, and what a run would miss."""
+
+import importlib.metadata
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from harness.manifest import hardware, versions
+from harness.suite import Suite
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the diagnosis. `good` is None for a plain fact."""
+
+    what: str
+    found: str
+    good: bool | None = None
+    advice: str = ""
+
+
+def vllm_version() -> str | None:
+    """The installed vLLM's version, None without one."""
+    try:
+        return importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
+    """Look at the machine as this suite would use it."""
+    from tasks.sandbox import isolation
+
+    machine = hardware()
+    yield Finding("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB memory")
+    accelerators = ", ".join(machine["accelerators"])
+    yield Finding("accelerator", accelerators or "none: everything runs on the processor")
+    for name, version in versions().items():
+        if name in ("python", "torch", "transformers", "lm_eval", "accelerate", "peft"):
+            yield Finding(name, version)
+    vllm = vllm_version()
+    if vllm or suite.evaluation.engine == "transformers":
+        yield Finding("vllm", vllm or "not installed, not needed: the suite's engine is transformers", True)
+    else:
+        yield Finding("vllm", "not installed", False, "run `make env`, or choose --engine transformers")
+    level = isolation()
+    contained = level != "limits only"
+    yield Finding(
+        "sandbox for code", level, contained, "" if contained else "install bubblewrap to keep generated code contained"
+    )
+    where = run_dir if run_dir.exists() else Path.cwd()
+    free = shutil.disk_usage(where).free / 2**30
+    yield Finding("free disk", f"{free:.0f} GiB at {where}", free > 5, "" if free > 5 else "free some space")
+    if suite.judge.kind == "reference":
+        yield Finding("judge", "reference (chrF): no key needed")
+    else:
+        name = suite.judge.key_env
+        there = bool(os.environ.get(name))
+        advice = f"set {name}, or answers are judged by reference (chrF)"
+        yield Finding("judge key", f"{name} is {'set' if there else 'not set'}", there, "" if there else advice)

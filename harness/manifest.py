@@ -1,0 +1,109 @@
+"""What a run was: command, suite, versions, hardware, git state, seeds. Written beside the results."""
+
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from harness.files import write_json
+from harness.suite import Suite
+
+PACKAGES = (
+    "esft-bench",
+    "accelerate",
+    "datasets",
+    "lm_eval",
+    "openai",
+    "pandas",
+    "peft",
+    "sacrebleu",
+    "safetensors",
+    "scipy",
+    "torch",
+    "transformers",
+    "vllm",
+)
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that decide a result; missing ones are left out."""
+    found = {"python": platform.python_version()}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def hardware() -> dict[str, Any]:
+    """Processor, cores, memory and accelerators of this machine."""
+    import torch
+
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = names[0] if names else model
+    cuda = torch.cuda.is_available()
+    return {
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": model,
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
+    }
+
+
+def git_state() -> dict[str, Any]:
+    """Commit of the code and whether it was changed; empty outside a checkout."""
+    here = Path(__file__).parent
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
+
+    try:
+        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
+    except (OSError, subprocess.CalledProcessError):
+        return {}
+
+
+def now() -> str:
+    """The time, UTC, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def read(path: Path) -> dict[str, Any]:
+    """A run's manifest, or an empty one."""
+    try:
+        return dict(json.loads(path.read_text("utf-8")))
+    except (FileNotFoundError, ValueError):
+        return {}
+
+
+def write(path: Path, suite: Suite, *, command: str, **more: Any) -> None:
+    """Write a run's manifest; `started` stays that of the first attempt at the same suite."""
+    described = suite.model_dump(mode="json")
+    before = read(path)
+    started = before.get("started") if before.get("suite") == described else None
+    write_json(
+        path,
+        {
+            "command": command,
+            "suite": described,
+            "seeds": suite.seeds,
+            "started": started or now(),
+            "versions": versions(),
+            "hardware": hardware(),
+            "git": git_state(),
+            **more,
+        },
+    )

@@ -1,0 +1,271 @@
+"""The matrix of cells, the keys of their steps, and what is already there.
+
+Each cell goes profile → train → answers (one for each benchmark) → verdicts (where a benchmark is judged). A step's key
+can be named only when its inputs are finished, since it hashes their contents; until then the step is waiting.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from harness import backbone as backbones
+from harness.errors import UserError
+from harness.files import digest_of_files, digest_of_text, write_jsonl
+from harness.store import Artifact, Store, code_version, key_of
+from harness.suite import Suite
+from methods.method import Method
+from methods.registry import load_methods
+from tasks.registry import load_tasks
+from tasks.source import Source
+from tasks.task import Task
+
+State = Literal["to do", "trained", "answered", "done"]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """backbone × task × method × seed. The base model is one cell, with an empty task."""
+
+    method: str
+    task: str
+    seed: int
+
+    @property
+    def label(self) -> str:
+        """How the progress display and logs name it."""
+        return self.method if not self.task else f"{self.method} · {self.task} · seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows as they are used: files named by their contents."""
+
+    training: Path | None
+    items: Path | None
+    training_digest: str
+    items_digest: str
+    count: int
+
+
+@dataclass
+class Plan:
+    """Everything a run needs to know before it begins."""
+
+    suite: Suite
+    store: Store
+    tasks: dict[str, Task]
+    methods: dict[str, Method]
+    data: dict[str, TaskData]
+    backbone: Path
+    backbone_digest: str
+    engine: str
+    judge: str
+    chosen: dict[str, set[str]] = field(default_factory=dict)
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell of the suite, row by row; a method that does not train is one cell."""
+        cells = []
+        for row, method in self.methods.items():
+            if not method.trains:
+                cells.append(Cell(row, "", self.suite.seeds[0]))
+                continue
+            cells += [Cell(row, task, seed) for seed in self.suite.seeds for task in self.suite.tasks]
+        return cells
+
+    @property
+    def chosen_cells(self) -> list[Cell]:
+        """The cells that --only leaves to compute."""
+        return [
+            cell
+            for cell in self.cells
+            if cell.method in self.chosen["method"] and (not cell.task or cell.task in self.chosen["task"])
+        ]
+
+    def benchmarks(self, cell: Cell) -> list[str]:
+        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks."""
+        own = [cell.task] if cell.task else self.suite.tasks
+        return [*own, *self.suite.general]
+
+    # Steps: settings, inputs and key of each.
+
+    def profile_key(self, task: str) -> str:
+        """Key of the profile of the backbone's experts on a task's training data."""
+        inputs = {"backbone": self.backbone_digest, "task": self.data[task].training_digest}
+        code = code_version("methods.moe", "harness.data", "tasks.prompt")
+        return key_of("profile", self.profile_settings(), inputs, code)
+
+    def profile_settings(self) -> dict[str, Any]:
+        """What the profile step is told."""
+        return {"profiling": self.suite.profiling.model_dump(), **self._loading()}
+
+    def train_key(self, cell: Cell) -> str | None:
+        """Key of a cell's training; None while its profile is missing."""
+        inputs = {"backbone": self.backbone_digest, "task": self.data[self.task_of(cell)].training_digest}
+        if self.suite.alignment:
+            inputs["alignment"] = self.data[self.suite.alignment].training_digest
+        if self.methods[cell.method].needs_profile:
+            profile = self.profile_of(cell.task)
+            if profile is None:
+                return None
+            inputs["profile"] = profile.digest
+        code = code_version("methods", "harness.train", "harness.data", "harness.canary", "tasks.prompt")
+        return key_of("train", self.train_settings(cell), inputs, code)
+
+    def train_settings(self, cell: Cell) -> dict[str, Any]:
+        """What the training step is told."""
+        method, _, learning_rate = self.suite.row(cell.method)
+        training = self.suite.training.model_copy(update={"learning_rate": learning_rate})
+        hyperparameters = self.methods[cell.method].model_dump(mode="json")
+        return {
+            "method": method,
+            "hyperparameters": hyperparameters,
+            "training": training.model_dump(mode="json"),
+            "seed": cell.seed,
+            **self._loading(),
+        }
+
+    def answers_key(self, cell: Cell, benchmark: str) -> str | None:
+        """Key of a cell's answers to a benchmark; None while it is not trained."""
+        trained = self.trained(cell)
+        if trained is None:
+            return None
+        task = self.tasks[benchmark]
+        assert task.lm_eval is not None
+        folder = task.lm_eval.parent
+        files = [path for path in folder.iterdir() if path.suffix in (".py", ".yaml")]
+        settings = {
+            "engine": self.engine,
+            "precision": self.suite.backbone.precision,
+            "max_length": self.suite.evaluation.max_length,
+            "task": [task.name, task.version, task.metric, digest_of_files(files, folder)],
+        }
+        inputs = {
+            "backbone": self.backbone_digest,
+            "adapter": trained.digest,
+            "items": self.data[benchmark].items_digest,
+        }
+        return key_of("answers", settings, inputs, code_version("harness.evaluate", "tasks.prompt"))
+
+    def verdicts_key(self, cell: Cell, benchmark: str) -> str | None:
+        """Key of the judge's verdicts on a cell's answers; None while there are no answers."""
+        answers = self.answers(cell, benchmark)
+        rubric = self.tasks[benchmark].rubric
+        if answers is None or rubric is None:
+            return None
+        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best]}
+        return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
+
+    def task_of(self, cell: Cell) -> str:
+        """The task whose text a cell's canary is made of: its own, or for the base model the suite's first."""
+        return cell.task or self.suite.tasks[0]
+
+    def _loading(self) -> dict[str, Any]:
+        backbone = self.suite.backbone
+        return {"precision": backbone.precision, "trust_remote_code": backbone.trust_remote_code}
+
+    # What is there.
+
+    def profile_of(self, task: str) -> Artifact | None:
+        """The finished profile of a task."""
+        return self.store.find("profile", self.profile_key(task))
+
+    def trained(self, cell: Cell) -> Artifact | None:
+        """A cell's finished training."""
+        return self._find("train", self.train_key(cell))
+
+    def answers(self, cell: Cell, benchmark: str) -> Artifact | None:
+        """A cell's finished answers to a benchmark."""
+        return self._find("answers", self.answers_key(cell, benchmark))
+
+    def verdicts(self, cell: Cell, benchmark: str) -> Artifact | None:
+        """The judge's finished verdicts on a cell's answers."""
+        return self._find("verdicts", self.verdicts_key(cell, benchmark))
+
+    def _find(self, kind: str, key: str | None) -> Artifact | None:
+        return self.store.find(kind, key) if key else None
+
+    def state(self, cell: Cell) -> State:
+        """How far a cell has come."""
+        if self.trained(cell) is None:
+            return "to do"
+        benchmarks = self.benchmarks(cell)
+        if any(self.answers(cell, name) is None for name in benchmarks):
+            return "trained"
+        judged = [name for name in benchmarks if self.tasks[name].rubric is not None]
+        if any(self.verdicts(cell, name) is None for name in judged):
+            return "answered"
+        return "done"
+
+
+def make_plan(
+    suite: Suite, store: Store, source: Source, *, chosen: Mapping[str, set[str]], engine: str, judge: str
+) -> Plan:
+    """Check a suite against what is installed, read its data, and lay out its cells.
+
+    Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
+    """
+    methods = {row: _method(suite, row) for row in suite.methods}
+    tasks = _tasks(suite)
+    folder = backbones.locate(suite.backbone)
+    digest = backbones.digest(folder, store.root / "backbones")
+    limited = Source(source.data_dir, suite.evaluation.limit or source.limit)
+    data = {name: _materialise(task, source, limited, store.root / "data") for name, task in tasks.items()}
+    return Plan(suite, store, tasks, methods, data, folder, digest, engine, judge, dict(chosen))
+
+
+def _method(suite: Suite, row: str) -> Method:
+    """A row's method with its hyperparameters checked."""
+    name, hyperparameters, _ = suite.row(row)
+    known = load_methods()
+    if name not in known:
+        raise UserError(f"methods.{row}: there is no method '{name}'; there are {', '.join(sorted(known))}.")
+    try:
+        return known[name].model_validate(hyperparameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"methods.{row}.{field_name}: {first['msg']}.") from error
+
+
+def _tasks(suite: Suite) -> dict[str, Task]:
+    """The tasks a suite names, each checked to be what it is used as."""
+    known = load_tasks()
+    chosen: dict[str, Task] = {}
+    alignment = [suite.alignment] if suite.alignment else []
+    for part, names in (("tasks", suite.tasks), ("general", suite.general), ("alignment", alignment)):
+        for name in names:
+            if name not in known:
+                raise UserError(f"{part}: there is no task '{name}'; `esft-bench tasks` lists them.")
+            task = known[name]
+            if part != "general" and task.training is None:
+                raise UserError(f"{part}: task '{name}' has no training data.")
+            if part != "alignment" and (task.items is None or task.lm_eval is None):
+                raise UserError(f"{part}: task '{name}' has no evaluation items.")
+            chosen[name] = task
+    return chosen
+
+
+def _materialise(task: Task, source: Source, limited: Source, folder: Path) -> TaskData:
+    """Write a task's rows to files named by their contents; files that are there stay."""
+    training, training_digest, _ = _write_rows(list(task.training(source)) if task.training else None, folder)
+    items, items_digest, count = _write_rows(list(task.items(limited)) if task.items else None, folder)
+    if task.training and training is None:
+        raise UserError(f"Task '{task.name}': its training split is empty.")
+    if task.items and items is None:
+        raise UserError(f"Task '{task.name}': its evaluation split is empty.")
+    return TaskData(training, items, training_digest, items_digest, count)
+
+
+def _write_rows(rows: list[Any] | None, folder: Path) -> tuple[Path | None, str, int]:
+    if not rows:
+        return None, "", 0
+    digest = digest_of_text("\n".join(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows))
+    path = folder / f"{digest[:20]}.jsonl"
+    if not path.exists():
+        write_jsonl(path, rows)
+    return path, digest, len(rows)

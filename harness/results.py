@@ -1,0 +1,114 @@
+"""From finished artifacts to the flat records that every table reads."""
+
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from harness.files import read_jsonl
+from harness.plan import Cell, Plan
+from harness.store import Artifact
+from reports.records import ItemScore, Record
+
+ITEMS = "items.jsonl"
+COSTS = {
+    "train_seconds": "seconds",
+    "train_cpu_seconds": "cpu_seconds",
+    "peak_memory_bytes": "peak_memory_bytes",
+    "stored_bytes": "stored_bytes",
+    "trainable_parameters": "trainable_parameters",
+}
+"""Metrics of the cost records, and where training measured them."""
+
+
+def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[Record]:
+    """The records of every finished part of every cell, and of the cells that failed; item files are copied along."""
+    records: list[Record] = []
+    for cell in plan.cells:
+        trained = plan.trained(cell)
+        if trained is not None and plan.methods[cell.method].trains:
+            records += _cost_records(plan, cell, trained, run_folder.name)
+        failed = failures.get(cell, "")
+        for benchmark in plan.benchmarks(cell):
+            artifact = _scored(plan, cell, benchmark)
+            if artifact is not None:
+                records.append(_score_record(plan, cell, benchmark, artifact, run_folder))
+            elif failed:
+                records.append(_record(plan, cell, benchmark, run_folder.name, state="failed", note=failed))
+    return records
+
+
+def _scored(plan: Plan, cell: Cell, benchmark: str) -> Artifact | None:
+    """The artifact that holds a cell's item scores: the judge's where the benchmark is judged."""
+    if plan.tasks[benchmark].rubric is not None:
+        return plan.verdicts(cell, benchmark)
+    return plan.answers(cell, benchmark)
+
+
+def mean_score(scores: list[ItemScore]) -> tuple[float | None, int]:
+    """Mean over the scored items in per cent, and how many they are; None where none is."""
+    values = [score.score for score in scores if score.state == "scored" and score.score is not None]
+    return (100.0 * sum(values) / len(values), len(values)) if values else (None, 0)
+
+
+def _score_record(plan: Plan, cell: Cell, benchmark: str, artifact: Artifact, run_folder: Path) -> Record:
+    """The record of one benchmark; its item file is copied into the run folder."""
+    name = f"items/{cell.method}-{cell.task or 'none'}-{cell.seed}-{benchmark}.jsonl"
+    target = run_folder / name
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(artifact.folder / ITEMS, target)
+    scores = [ItemScore.model_validate(row) for row in read_jsonl(target)]
+    value, scored = mean_score(scores)
+    judged = plan.tasks[benchmark].rubric is not None
+    states = {score.state for score in scores}
+    return _record(
+        plan,
+        cell,
+        benchmark,
+        run_folder.name,
+        value=value,
+        n=len(scores),
+        scored=scored,
+        items=name,
+        state="scored" if scored else ("failed" if states == {"failed"} else "unscored"),
+        metric="judge" if judged else plan.tasks[benchmark].metric,
+        judge=plan.judge if judged else "",
+        engine=plan.engine,
+        source=f"{artifact.folder.parent.name}/{artifact.key}",
+    )
+
+
+def _cost_records(plan: Plan, cell: Cell, trained: Artifact, run: str) -> Iterator[Record]:
+    """What training a cell cost."""
+    for metric, name in COSTS.items():
+        yield _record(
+            plan,
+            cell,
+            "",
+            run,
+            metric=metric,
+            value=float(trained.measured[name]),
+            n=1,
+            scored=1,
+            source=f"train/{trained.key}",
+        )
+
+
+def _record(plan: Plan, cell: Cell, benchmark: str, run: str, **fields: object) -> Record:
+    """A record with what it says about its cell and benchmark filled in."""
+    task = plan.tasks.get(benchmark)
+    about = {
+        "run": run,
+        "suite": plan.suite.name,
+        "backbone": plan.suite.backbone.path,
+        "method": cell.method,
+        "method_title": plan.suite.title(cell.method),
+        "ablates": plan.suite.methods[cell.method].ablates,
+        "task": cell.task,
+        "seed": cell.seed,
+        "benchmark": benchmark,
+        "benchmark_title": task.title if task else "",
+        "role": task.role if task else "cost",
+        "metric": task.metric if task else "",
+        "value": None,
+    }
+    return Record.model_validate({**about, **fields})

@@ -1,0 +1,44 @@
+"""Walking the plan: train what is missing, serve and test it, judge it, and keep the report up to date.
+
+Training comes first and serving after it, so that on one accelerator the two never hold it together.
+"""
+
+from harness import manifest
+from harness.files import full_disk_is_a_sentence
+from harness.plan import Cell
+from harness.testing import test_all
+from harness.training import train_all
+from harness.walk import Walk, refresh
+
+
+def run(walk: Walk) -> dict[Cell, str]:
+    """Finish every chosen cell; returns the cells that failed and why. Finished steps are never done again."""
+    with full_disk_is_a_sentence(walk.folder / "x"):
+        walk.folder.mkdir(parents=True, exist_ok=True)
+    with walk.display:
+        work = [cell for cell in walk.plan.chosen_cells if walk.plan.state(cell) != "done"]
+        if work:
+            _write_manifest(walk, finished=False)
+            train_all(walk, work)
+            test_all(walk, [cell for cell in work if cell not in walk.failures])
+            _write_manifest(walk, finished=True)
+        refresh(walk)
+    return walk.failures
+
+
+def _write_manifest(walk: Walk, *, finished: bool) -> None:
+    states: dict[str, int] = {}
+    for cell in walk.plan.cells:
+        state = "failed" if cell in walk.failures else walk.plan.state(cell)
+        states[state] = states.get(state, 0) + 1
+    ended = {"finished": manifest.now()} if finished else {}
+    manifest.write(
+        walk.folder / "manifest.json",
+        walk.plan.suite,
+        command=walk.command,
+        notes=walk.notes,
+        states=states,
+        engine=walk.plan.engine,
+        judge=walk.plan.judge,
+        **ended,
+    )

@@ -1,0 +1,173 @@
+"""The testing half of a run: merge, serve, answer, judge, cell by cell on one engine."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from harness.canary import Canary
+from harness.errors import UserError
+from harness.evaluate import evaluate
+from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
+from harness.plan import Cell, Plan
+from harness.results import ITEMS, mean_score
+from harness.serve import Engine, make_engine
+from harness.store import Artifact
+from harness.walk import Walk, failed, refresh_now_and_then
+from reports.records import ItemScore
+
+
+def test_all(walk: Walk, cells: list[Cell]) -> None:
+    """Serve and test each cell's merged checkpoint; the engine starts once, and only if something needs it."""
+    unserved = [cell for cell in cells if _missing_answers(walk.plan, cell)]
+    for cell in cells:
+        if cell not in unserved:
+            _finish_cell(walk, cell)
+    if not unserved:
+        return
+    walk.display.enter_phase("testing")
+    with _engine(walk) as engine:
+        for cell in unserved:
+            walk.display.cell(cell, "testing")
+            try:
+                _answer(walk, engine, cell)
+                _finish_cell(walk, cell)
+            except UserError as error:
+                failed(walk, cell, str(error))
+            finally:
+                walk.display.step_ended(cell.label)
+
+
+@contextmanager
+def _engine(walk: Walk) -> Iterator[Engine]:
+    """The engine of this run, started on the backbone and closed whatever happens."""
+    walk.display.step(f"starting {walk.plan.engine}")
+    evaluation, backbone = walk.plan.suite.evaluation, walk.plan.suite.backbone
+    engine = make_engine(
+        evaluation.engine,
+        walk.plan.backbone,
+        precision=backbone.precision,
+        max_length=evaluation.max_length,
+        port=evaluation.port,
+        batch_size=evaluation.batch_size,
+        log=walk.folder / "server.log",
+    )
+    walk.display.step_ended(f"starting {walk.plan.engine}")
+    try:
+        yield engine
+    finally:
+        engine.close()
+
+
+def _missing_answers(plan: Plan, cell: Cell) -> list[str]:
+    return [name for name in plan.benchmarks(cell) if plan.answers(cell, name) is None]
+
+
+def _answer(walk: Walk, engine: Engine, cell: Cell) -> None:
+    """Merge a cell's checkpoint, serve it, and store its answers to every benchmark that has none yet."""
+    plan = walk.plan
+    trained = plan.trained(cell)
+    assert trained is not None
+    missing = _missing_answers(plan, cell)
+    walk.display.step(cell.label)
+    with _merged(walk, cell, trained) as checkpoint:
+        loaded = engine.load(checkpoint, Canary.load(trained.folder / "canary.json"))
+        scratch = plan.store.scratch(f"answers-{trained.key}")
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir()
+        items = {name: read_jsonl(_items_file(plan, name)) for name in missing}
+        tasks = {name: plan.tasks[name] for name in missing}
+        answers = evaluate(
+            engine.lm(),
+            tasks,
+            items,
+            scratch,
+            progress=lambda done, total: walk.display.step(cell.label, done, total),
+        )
+    for name, scores in answers.items():
+        key = plan.answers_key(cell, name)
+        assert key is not None
+        about = {"cell": cell.label, "benchmark": name, "loaded": loaded.how, "canary": loaded.difference}
+        _keep_scores(walk, "answers", key, scores, about, {"load_seconds": loaded.seconds})
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _items_file(plan: Plan, name: str) -> Path:
+    path = plan.data[name].items
+    assert path is not None
+    return path
+
+
+@contextmanager
+def _merged(walk: Walk, cell: Cell, trained: Artifact) -> Iterator[Path]:
+    """The cell's merged Hugging Face checkpoint, made for serving and dropped after it unless asked to be kept."""
+    folder = walk.plan.store.scratch(f"merged-{trained.key}")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with full_disk_is_a_sentence(folder / "x"):
+            walk.plan.methods[cell.method].merge(walk.plan.backbone, trained.folder / "adapter", folder)
+        yield folder
+        if walk.transport.keep_checkpoints:
+            kept = walk.folder / "checkpoints" / f"{cell.method}-{cell.task or 'base'}-{cell.seed}"
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            shutil.rmtree(kept, ignore_errors=True)
+            shutil.move(folder, kept)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _keep_scores(
+    walk: Walk, kind: str, key: str, scores: list[ItemScore], about: dict[str, object], measured: dict[str, object]
+) -> None:
+    """Store item scores as an artifact."""
+    built = walk.plan.store.begin(kind, key)
+    write_jsonl(built / ITEMS, [score.model_dump() for score in scores])
+    walk.plan.store.finish(kind, key, built, about, measured)
+
+
+def _finish_cell(walk: Walk, cell: Cell) -> None:
+    """Judge what is not judged yet, print the cell's line and refresh the report."""
+    for benchmark in walk.plan.benchmarks(cell):
+        if walk.plan.tasks[benchmark].rubric is not None and walk.plan.verdicts(cell, benchmark) is None:
+            _judge(walk, cell, benchmark)
+    own, general = _scores(walk.plan, cell)
+    walk.display.cell(cell, "done", own)
+    walk.display.say(f"✓ {cell.label}: {_shown(own)}, general ability {_shown(general)}")
+    refresh_now_and_then(walk)
+
+
+def _judge(walk: Walk, cell: Cell, benchmark: str) -> None:
+    """Have a cell's stored answers judged and store the verdicts."""
+    answers = walk.plan.answers(cell, benchmark)
+    key = walk.plan.verdicts_key(cell, benchmark)
+    assert answers is not None
+    assert key is not None
+    stored = [ItemScore.model_validate(row) for row in read_jsonl(answers.folder / ITEMS)]
+    verdicts = walk.judge.score(walk.plan.tasks[benchmark], stored)
+    judged = [
+        item.model_copy(update={"score": verdict.score, "state": verdict.state, "reason": verdict.reason})
+        for item, verdict in zip(stored, verdicts, strict=True)
+    ]
+    _keep_scores(walk, "verdicts", key, judged, {"cell": cell.label, "judge": walk.judge.name}, {})
+
+
+def _scores(plan: Plan, cell: Cell) -> tuple[float | None, float | None]:
+    """Mean score on a cell's own benchmarks and on the general ones."""
+
+    def mean(names: list[str]) -> float | None:
+        values = []
+        for name in names:
+            artifact = plan.verdicts(cell, name) if plan.tasks[name].rubric else plan.answers(cell, name)
+            if artifact is not None:
+                scores = [ItemScore.model_validate(row) for row in read_jsonl(artifact.folder / ITEMS)]
+                values.append(mean_score(scores)[0])
+        known = [value for value in values if value is not None]
+        return sum(known) / len(known) if known else None
+
+    own = [name for name in plan.benchmarks(cell) if name not in plan.suite.general]
+    return mean(own), mean(plan.suite.general)
+
+
+def _shown(value: float | None) -> str:
+    return "–" if value is None else f"{value:.1f}"

@@ -1,0 +1,66 @@
+"""A plan being walked: where, with what, what went wrong so far, and its results and report kept up to date."""
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harness.judge import Judge
+from harness.plan import Cell, Plan
+from harness.progress import Display
+from harness.results import collect
+from reports import results as results_file
+from reports.markdown import write_report
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How a run is carried out; nothing here changes a result."""
+
+    workers: int = 1
+    threads: int = 1
+    micro_batch: int | None = None
+    keep_checkpoints: bool = False
+
+
+@dataclass
+class Walk:
+    """A plan being walked: where, with what, and what went wrong so far."""
+
+    plan: Plan
+    folder: Path
+    judge: Judge
+    transport: Transport
+    display: Display
+    command: str
+    notes: list[str] = field(default_factory=list)
+    failures: dict[Cell, str] = field(default_factory=dict)
+    refreshed: float = 0.0
+    refresh_seconds: float = 0.0
+
+    @property
+    def log(self) -> Path:
+        """Where everything that is not for the user's eyes is written."""
+        return self.folder / "esft-bench.log"
+
+
+def refresh(walk: Walk) -> Path:
+    """Write results and report from what is finished."""
+    began = time.monotonic()
+    records = collect(walk.plan, walk.folder, walk.failures)
+    results_file.write(records, walk.folder)
+    report = write_report(walk.folder)
+    walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
+    return report
+
+
+def refresh_now_and_then(walk: Walk) -> None:
+    """Keep the report of a run at work fresh, at no more than a twentieth of its time."""
+    if time.monotonic() - walk.refreshed > 20 * walk.refresh_seconds:
+        refresh(walk)
+
+
+def failed(walk: Walk, cell: Cell, why: str) -> None:
+    """Note that a cell failed, and say so; the run goes on with the others."""
+    walk.failures[cell] = why
+    walk.display.cell(cell, "failed")
+    walk.display.say(f"✗ {cell.label}: {why} (details in {walk.log})")
