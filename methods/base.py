@@ -1,0 +1,31 @@
+"""The base model as it is: the row of a table that the others are compared with."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.checkpoint import copy_other_files, link
+from methods.method import Context, Method
+
+
+class Base(Method):
+    """No training; merging takes the base checkpoint over unchanged."""
+
+    trains: ClassVar[bool] = False
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze everything; nothing to train."""
+        model.requires_grad_(False)
+        return []
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write nothing: nothing changed."""
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Link the base checkpoint's weights into `out` and copy its other files."""
+        for path in sorted(base.glob("*.safetensors")):
+            link(path, out / path.name)
+        copy_other_files(base, out)

@@ -1,0 +1,113 @@
+"""Merge by overlay: a base checkpoint with some tensors replaced, made from safetensors alone, without a model."""
+
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from methods.atomic import write_tensors
+from methods.errors import MethodError
+
+WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
+"""Suffixes of weight files; every other file of a base folder (configuration, tokenizer, shard index) is taken over."""
+
+
+@dataclass(frozen=True)
+class TensorFiles:
+    """The tensors of all safetensors files of a folder, read one at a time; `files` says where each one is."""
+
+    folder: Path
+    files: dict[str, Path]
+
+    def shape(self, name: str) -> list[int]:
+        """Shape of a tensor, from the header."""
+        with safe_open(self.files[name], "pt") as file:
+            return list(file.get_slice(name).get_shape())
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor."""
+        with safe_open(self.files[name], "pt") as file:
+            tensor: Tensor = file.get_tensor(name)
+        return tensor
+
+
+def tensor_files(folder: Path) -> TensorFiles:
+    """Look into all safetensors files of a folder. Raises MethodError where there is none or one cannot be read."""
+    files: dict[str, Path] = {}
+    for path in _shards(folder):
+        try:
+            with safe_open(path, "pt") as file:
+                files |= dict.fromkeys(file.keys(), path)
+        except (SafetensorError, OSError) as error:
+            raise MethodError(
+                f"{path} is not a readable safetensors file ({error}); write or fetch it again"
+            ) from error
+    return TensorFiles(folder, files)
+
+
+def _same(name: str) -> str:
+    return name
+
+
+def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] = _same) -> None:
+    """Write into `out` the checkpoint `base` with the tensors of the folder `changed` in place of its own.
+
+    Goes shard by shard; shards that do not change are linked, or copied across file systems. Replaced tensors take
+    the base's dtype. `rename` maps a name in `changed` to its name in the base.
+
+    Raises MethodError, before anything is written, where a name or a shape is not in the base.
+    """
+    old, new = tensor_files(base), tensor_files(changed)
+    sources = {rename(name): name for name in new.files}
+    for name, source in sources.items():
+        _check(name, new.shape(source), old, changed)
+    for path in _shards(base):
+        if replaced := [name for name in sources if old.files[name] == path]:
+            shard, metadata = _read_shard(path)
+            shard |= {name: new.read(sources[name]).to(shard[name].dtype) for name in replaced}
+            write_tensors(out / path.name, shard, metadata)
+        else:
+            link(path, out / path.name)
+    copy_other_files(base, out)
+
+
+def link(source: Path, target: Path) -> None:
+    """Hard-link a file, or copy it where the file system cannot."""
+    try:
+        os.link(source.resolve(), target)
+    except OSError:
+        shutil.copy2(source, target)
+
+
+def copy_other_files(base: Path, out: Path) -> None:
+    """Copy what is no weight file (configuration, tokenizer, shard index) from `base`, keeping what `out` has."""
+    for path in sorted(base.iterdir()):
+        if path.is_file() and path.suffix not in WEIGHTS and not (out / path.name).exists():
+            shutil.copy2(path, out / path.name)
+
+
+def _shards(folder: Path) -> list[Path]:
+    paths = sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise MethodError(f"{folder} holds no .safetensors file; it must be a checkpoint folder or an adapter")
+    return paths
+
+
+def _check(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:
+    if name not in base.files:
+        raise MethodError(
+            f"{changed} changes `{name}`, which {base.folder} does not have; it belongs to another backbone"
+        )
+    if shape != base.shape(name):
+        raise MethodError(
+            f"`{name}` is {shape} in {changed} and {base.shape(name)} in {base.folder}; it belongs to another backbone"
+        )
+
+
+def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -1,0 +1,27 @@
+"""Full fine-tuning: every parameter is trained."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.checkpoint import overlay
+from methods.method import Context, Method
+
+
+class FullFineTuning(Method):
+    """Train all parameters; the export is a whole checkpoint."""
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Unfreeze the model and return all its parameters."""
+        model.requires_grad_(True)
+        return list(model.parameters())
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write all tensors under their names in hub checkpoints, a tensor for each expert and projection."""
+        model.save_pretrained(folder)
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write the base's folder with every tensor replaced."""
+        overlay(base, adapter, out)

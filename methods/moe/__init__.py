@@ -1,0 +1,1 @@
+"""One view of any mixture-of-experts model in transformers, and what expert-selective training builds on it."""

@@ -1,0 +1,92 @@
+"""The official ESFT adapter layout: `expert_cfg.json` and safetensors with one tensor per expert and projection.
+
+Tensor names are those of the hub checkpoint, e.g. `model.layers.3.mlp.experts.7.gate_proj.weight`. Older official
+adapters leave out the prefix `model.`; reading accepts both. Source: deepseek-ai/ESFT, esft.py.
+"""
+
+import re
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from torch import Tensor
+from transformers import PreTrainedModel
+from transformers.core_model_loading import revert_weight_conversion
+
+from methods.atomic import write_json, write_tensors
+from methods.errors import MethodError
+from methods.moe.experts import selected_experts
+from methods.moe.view import MoeLayer, moe_layers
+
+CONFIG = "expert_cfg.json"
+WEIGHTS = "adapter_model.safetensors"
+
+
+class AdapterConfig(BaseModel):
+    """What an adapter trains: expert ids by layer number, best first, and whether the rest is trained too."""
+
+    model_config = ConfigDict(frozen=True)
+    experts: dict[int, list[int]]
+    shared_experts: bool = False
+    non_expert_modules: bool = False
+
+
+def read_config(adapter: Path) -> AdapterConfig:
+    """Read an adapter's `expert_cfg.json`. Raises MethodError where it is missing or malformed."""
+    path = adapter / CONFIG
+    try:
+        return AdapterConfig.model_validate_json(path.read_bytes())
+    except FileNotFoundError as error:
+        raise MethodError(f"{adapter} is not an ESFT adapter: it has no {CONFIG}") from error
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"]) or "the file"
+        raise MethodError(f"{path}: {where}: {first['msg']}; expected {{'experts': {{layer: [ids]}}, …}}") from error
+
+
+def base_name(name: str) -> str:
+    """The name in the base checkpoint of a tensor of an adapter, old prefix or new."""
+    return f"model.{name}" if name.startswith("layers.") else name
+
+
+def write_adapter(model: PreTrainedModel, folder: Path, shared_experts: bool, non_expert_modules: bool) -> None:
+    """Write the selected experts and every other trainable parameter of `model` as an adapter into `folder`."""
+    layers = moe_layers(model)
+    chosen = {index: ids for index, layer in layers.items() if (ids := selected_experts(layer))}
+    tensors = dict(_others(model, layers))
+    for index in chosen:
+        tensors |= _experts(model, layers[index])
+    write_tensors(folder / WEIGHTS, tensors)
+    write_json(
+        folder / CONFIG,
+        AdapterConfig(
+            experts=chosen, shared_experts=shared_experts, non_expert_modules=non_expert_modules
+        ).model_dump(),
+    )
+
+
+def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
+    """The bank of a layer as per-expert tensors under their names in hub checkpoints, in the model's dtype."""
+    ids = selected_experts(layer)
+    fused = {
+        f"{layer.name}.{kind}": layer.experts.get_parameter(bank).detach().to(layer.experts.get_parameter(kind).dtype)
+        for bank, kind in (("selected_gate_up", "gate_up_proj"), ("selected_down", "down_proj"))
+    }
+    # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
+    split = revert_weight_conversion(model, fused)
+    if split.keys() & fused.keys():
+        raise MethodError(
+            f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
+        )
+    number = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+    return {number.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+
+
+def _others(model: PreTrainedModel, layers: dict[int, MoeLayer]) -> dict[str, Tensor]:
+    """Trainable parameters outside the routed experts, under their names in hub checkpoints."""
+    routed = tuple(f"{layer.name}." for layer in layers.values())
+    named: dict[str, Tensor] = {
+        name: parameter.detach()
+        for name, parameter in model.named_parameters()
+        if parameter.requires_grad and not name.startswith(routed)
+    }
+    return revert_weight_conversion(model, named) if named else {}

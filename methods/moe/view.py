@@ -1,0 +1,95 @@
+"""One view of any mixture-of-experts model in transformers 5, by its conventions and without model names.
+
+An experts module holds all routed experts of a layer in the 3-D parameters `gate_up_proj` and `down_proj` and is called
+with (hidden_states, top_k_index, top_k_weights). Its siblings in the MoE block are the router, which has a `top_k` and
+may multiply its weights by a `routed_scaling_factor`, and the shared experts, which have `shared` in their name.
+"""
+
+import re
+from dataclasses import dataclass
+
+from torch import nn
+
+from methods.errors import MethodError
+
+
+@dataclass(frozen=True)
+class MoeLayer:
+    """The routed experts of one decoder layer.
+
+    Attributes:
+        index: number of the decoder layer, from 0, dense layers counted.
+        name: path of the experts module in the model, e.g. `model.layers.3.mlp.experts`.
+        experts: the experts module: `gate_up_proj` [E, 2I, H] and `down_proj` [E, H, I] (E experts of width I).
+        num_experts: E.
+        top_k: experts a token is sent to.
+        scaling: the factor the router multiplies its gate weights by; divide it out to get the paper's gates.
+        shared: the shared experts and their gates by path; empty where the model has none.
+    """
+
+    index: int
+    name: str
+    experts: nn.Module
+    num_experts: int
+    top_k: int
+    scaling: float
+    shared: tuple[tuple[str, nn.Module], ...]
+
+
+def moe_layers(model: nn.Module) -> dict[int, MoeLayer]:
+    """Find the MoE layers of a model, by layer number, in order.
+
+    Raises MethodError, naming what was looked for, where the model has no routed experts of the expected form.
+    """
+    found = [_layer(model, name, module) for name, module in model.named_modules() if _holds_experts(module)]
+    if not found:
+        raise MethodError(
+            f"{type(model).__name__} is not a mixture-of-experts model this can train: no module has the 3-D "
+            "parameters `gate_up_proj` and `down_proj` that transformers gives routed experts; take an MoE model, or "
+            "the method fft or lora"
+        )
+    layers = {layer.index: layer for layer in sorted(found, key=lambda layer: layer.index)}
+    if len(layers) < len(found):
+        raise MethodError(
+            f"{type(model).__name__} has two experts modules in one layer, which selection cannot address"
+        )
+    return layers
+
+
+def _holds_experts(module: nn.Module) -> bool:
+    return all(
+        isinstance(getattr(module, name, None), nn.Parameter) and getattr(module, name).dim() == 3
+        for name in ("gate_up_proj", "down_proj")
+    )
+
+
+def _layer(model: nn.Module, name: str, experts: nn.Module) -> MoeLayer:
+    number = re.search(r"\.(\d+)\.", name)
+    if number is None:
+        raise MethodError(f"the experts module `{name}` is in no numbered layer, so no selection can name it")
+    parent = name.rpartition(".")[0]
+    siblings = [(key, module) for key, module in model.get_submodule(parent).named_children() if module is not experts]
+    return MoeLayer(
+        index=int(number.group(1)),
+        name=name,
+        experts=experts,
+        num_experts=int(experts.get_parameter("down_proj").shape[0]),
+        top_k=_top_k(model, name, siblings),
+        scaling=_scaling(siblings),
+        shared=tuple((f"{parent}.{key}", module) for key, module in siblings if "shared" in key),
+    )
+
+
+def _top_k(model: nn.Module, name: str, siblings: list[tuple[str, nn.Module]]) -> int:
+    """Read from the router, else from the model's configuration."""
+    holders = [module for _, module in siblings] + [getattr(model, "config", None)]
+    for holder in holders:
+        for key in ("top_k", "num_experts_per_tok"):
+            if isinstance(getattr(holder, key, None), int):
+                return int(getattr(holder, key))
+    raise MethodError(f"the router beside `{name}` has no `top_k` and the configuration no `num_experts_per_tok`")
+
+
+def _scaling(siblings: list[tuple[str, nn.Module]]) -> float:
+    factors = [getattr(module, "routed_scaling_factor", None) for _, module in siblings]
+    return next((float(factor) for factor in factors if isinstance(factor, int | float)), 1.0)
