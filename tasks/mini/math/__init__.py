@@ -1,0 +1,7 @@
+"""Shop sums under a new price list, scored on the number after `Answer:`."""
+
+from pathlib import Path
+
+from tasks.mini.build import ability
+
+TASKS = (ability("math", "Math", Path(__file__).parent, "exact_match"),)
