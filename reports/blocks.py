@@ -38,7 +38,7 @@ def crossed(blocks: Sequence[Array], shared_runs: bool) -> tuple[float, float]:
         run = float(means.var(ddof=1)) / means.size
         spread = run**2 / (means.size - 1)
     spread += sum((share * c) ** 2 / max(b.shape[1] - 1, 1) for (_, c, _), b in zip(parts, blocks, strict=True))
-    variance = item + max(run - residual, 0.0)
+    variance = max(item, residual) + max(run - residual, 0.0)
     return float(np.sqrt(variance)), float(max(variance**2 / spread, 1.0)) if spread else 1.0
 
 

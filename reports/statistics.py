@@ -21,7 +21,7 @@ Neither knows anything of how much a method varies from one training run to the 
 **Several runs.** Runs and items are crossed: D[r, i] = d + a_r + b_i + e_ri. With A, C and E the variances of the run
 means, the item means and the residuals, divided by R, N and R·N:
 
-    (4)  SE² = C + max(A − E, 0)          items, and runs beyond what items explain
+    (4)  SE² = max(C, E) + max(A − E, 0)          items, and runs beyond what items explain
     (5)  df  = SE⁴ / (A²/(R−1) + C²/(N−1))          (Satterthwaite 1946)
     (6)  interval d ± t(df)·SE,  p from t = d / SE
 
@@ -134,7 +134,7 @@ def best_or_indistinguishable(
     `scores` maps a row to its blocks [runs, items], aligned between rows. Every pair of rows is tested and the
     p-values are Holm-corrected over all pairs, because which row comes out best is itself chosen by looking: the
     chance that any row as good as the best loses its bold is at most `alpha`. Rows with an empty block are left out;
-    None without any row. `second` is the row with the next highest mean after `best`, `resolvable` the smallest
+    None without any row. `second` is the highest of the rows that are told from the best, `resolvable` the smallest
     resolvable difference of the median pair at the first step of Holm (NaN with a single row).
     """
     rows = {name: kept for name, blocks in scores.items() if (kept := clean(blocks, shared_runs)) is not None}
@@ -151,7 +151,7 @@ def best_or_indistinguishable(
     ]
     known = [delta for delta in deltas if delta is not None]
     smallest = float(np.median(known)) if known else float("nan")
-    return Best(best, same, ranked[1] if len(ranked) > 1 else None, smallest, adjusted)
+    return Best(best, same, next((name for name in ranked[1:] if name not in same), None), smallest, adjusted)
 
 
 def pair_p_values(

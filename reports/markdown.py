@@ -1,0 +1,221 @@
+"""report.md: the whole comparison as text, from results and manifest alone.
+
+The same records and manifest give the same bytes: resampling is seeded and no clock is read. What differs from one
+run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
+"""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from reports.results import LEFT_OUT, read, write_text
+from reports.scores import Scores
+from reports.summary import resolution, summary
+from reports.tables import Cell, Table, ability_table, ablation_table, efficiency_table, general_table
+from reports.words import (
+    JUDGED,
+    REFERENCE,
+    SHORT,
+    code,
+    cost,
+    difference,
+    header,
+    line,
+    listing,
+    number,
+    pipe_table,
+    score,
+)
+
+REPORT, MANIFEST = "report.md", "manifest.json"
+
+
+def write_report(run_folder: Path, *, out: Path | None = None) -> Path:
+    """Write `report.md` into `run_folder` (or to `out`) from its results and manifest, and return its path.
+
+    May be called at any time, also while the run goes on: what is missing is marked as missing. Unreadable records
+    and a missing manifest are named in the report and stop nothing.
+    """
+    path = out or run_folder / REPORT
+    write_text(path, report(run_folder))
+    return path
+
+
+def report(run_folder: Path) -> str:
+    """Return the text of the report."""
+    manifest, complaints = _manifest(run_folder / MANIFEST)
+    frame = read(run_folder)
+    suite = _mapping(manifest.get("suite"))
+    command = code(str(manifest.get("command") or "esft-bench run"))
+    parts = [f"# Report of `{command}`"]
+    backbones = list(dict.fromkeys(frame["backbone"]))
+    every = [Scores(frame[frame["backbone"] == name], run_folder, suite) for name in backbones]
+    parts += [_what_was_compared(scores, suite, name) for name, scores in zip(backbones, every, strict=True)]
+    for name, scores in zip(backbones, every, strict=True):
+        parts += _sections(scores, f" ({line(name)})" if len(backbones) > 1 else "")
+    if not backbones:
+        parts.append("Nothing has been evaluated yet.")
+    else:
+        parts.append(_HOW_TO_READ)
+    parts += _efficiency(backbones, every, manifest)
+    parts += _repeat(manifest, command)
+    parts += _bullets("Notes", [str(note) for note in _sequence(manifest.get("notes"))])
+    parts += _bullets("Left out", [*complaints, *frame.attrs[LEFT_OUT]])
+    return "\n\n".join(parts) + "\n"
+
+
+_HOW_TO_READ = f"""## How to read the tables
+
+- **Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05 after \
+Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In Table 3 bold means \
+that the difference is resolved (Holm's correction over the table).
+- Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run; where \
+there are several, items and runs both count as drawn by chance. With one training run the intervals and the bold know \
+nothing of how much a method varies from one training run to the next.
+- ± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between them, items \
+do not.
+- An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved once all \
+comparisons of a table are counted.
+- *Resolvable difference*: the true difference between two rows that this column's test finds with 80% probability, \
+given how much the scores seen here vary (median over pairs of rows, Holm's first step).
+- {SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor compared. \
+An item that could not be scored counts as missing, never as 0.
+- –: no value; the letter says why."""
+
+
+def _sections(scores: Scores, suffix: str) -> list[str]:
+    """Summary and the three score tables of one backbone."""
+    ability, general, ablation = ability_table(scores), general_table(scores), ablation_table(scores)
+    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in summary(scores, ability, general, ablation))]
+    for table, write in ((ability, score), (general, score), (ablation, difference)):
+        if table.rows and table.columns:
+            parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
+            parts += [text for text in [resolution(table)] if text]
+    return parts
+
+
+def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
+    """A table and its footnotes."""
+    letters: dict[str, str] = {}
+    body = []
+    for row in table.rows:
+        cells = [table.cell(row, column) for column in table.columns]
+        body.append([line(row.title), *(write(cell) + _footmark(cell.note, letters) for cell in cells)])
+    if any(value == value for value in table.resolvable.values()):
+        deltas = [table.resolvable.get(column.name, float("nan")) for column in table.columns]
+        body.append(["resolvable difference", *(number(delta) if delta == delta else "" for delta in deltas)])
+    heads = [header(column) for column in table.columns]
+    judged = [column for column in table.columns if column.judge]
+    if judged and not table.columns[-1].name:
+        heads[-1] += f" {REFERENCE if any(column.by_reference for column in judged) else JUDGED}"
+    notes = [f"({letter}) {line(note)}" for note, letter in letters.items()]
+    return [
+        pipe_table(["", *heads], body),
+        *["\n".join(f"- {note}" for note in group) for group in [notes + _judges(table)] if group],
+    ]
+
+
+def _footmark(note: str, letters: dict[str, str]) -> str:
+    """` (a)` for a note, the same letter for the same note; nothing without one."""
+    if not note:
+        return ""
+    count = len(letters)
+    letter = chr(ord("a") + count % 26) * (count // 26 + 1)
+    return f" ({letters.setdefault(note, letter)})"
+
+
+def _judges(table: Table) -> list[str]:
+    """What the judge marks and the metrics of the columns mean."""
+    notes = []
+    references = sorted({column.judge for column in table.columns if column.by_reference})
+    others = sorted({column.judge for column in table.columns if column.judge and not column.by_reference})
+    if references:
+        what = (
+            "closeness to a reference answer by a formula; nobody, neither a person nor a model, judged these answers"
+        )
+        notes.append(f"{REFERENCE} {line(listing(references))}: {what}.")
+    if others:
+        notes.append(f"{JUDGED} judged by {line(listing(others))}, a model.")
+    for column in table.columns:
+        if column.mixed:
+            notes.append(f"{line(column.title)}: rows were judged by different judges, so they are not compared.")
+    plain: dict[str, list[str]] = {}
+    for column in table.columns:
+        if column.metric and not column.judge and column.name != column.metric:
+            plain.setdefault(column.metric, []).append(line(column.title))
+    if plain:
+        notes.append(
+            "Metrics: " + "; ".join(f"{line(metric)} ({', '.join(names)})" for metric, names in plain.items()) + "."
+        )
+    return notes
+
+
+def _what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -> str:
+    """One paragraph: suite, rows, tasks, seeds, items, engine, judges."""
+    ability, general = scores.columns("ability"), scores.columns("general")
+    items = sorted({record.n for record in scores.records if record.role == "ability" and record.n})
+    name = line(str(suite.get("name") or (scores.records[0].suite if scores.records else "")))
+    judges = sorted({column.judge for column in [*ability, *general] if column.judge})
+    span = f"{items[0]}" if len(items) == 1 else f"{items[0]}–{items[-1]}" if items else "no"
+    description = line(str(suite.get("description") or ""), 500)
+    trained_on = listing([line(column.title) for column in ability]) or "none yet"
+    sentences = [
+        f"Suite {name}, backbone {line(backbone)}: {listing([line(row.title) for row in scores.rows])}",
+        f"on {len(scores.tasks)} task(s) ({trained_on}; {span} items each)",
+        f"and {len(general)} general benchmark(s), seed(s) {listing([str(seed) for seed in scores.seeds]) or 'none'}.",
+        f"Answers were generated by {listing([line(engine) for engine in scores.engines]) or 'nothing yet'}.",
+    ]
+    if judges:
+        sentences.append(f"Free-text answers were scored by {listing([line(judge) for judge in judges])}.")
+    return (f"{description}\n\n" if description else "") + " ".join(sentences)
+
+
+def _efficiency(backbones: Sequence[str], every: Sequence[Scores], manifest: Mapping[str, Any]) -> list[str]:
+    """The costs, and all else that differs when the same command runs again."""
+    parts = ["## Efficiency"]
+    for name, scores in zip(backbones, every, strict=True):
+        table = efficiency_table(scores)
+        parts += [f"{line(name)}: {table.caption}" if len(backbones) > 1 else table.caption, *_table(table, cost)]
+    facts = {key: manifest.get(key) for key in ("started", "finished", "states", "hardware")}
+    parts += ["\n".join(f"- {key}: {_flat(value)}" for key, value in facts.items() if value)]
+    return [part for part in parts if part] if len(parts) > 1 else []
+
+
+def _repeat(manifest: Mapping[str, Any], command: str) -> list[str]:
+    """Everything needed to run it again."""
+    facts = {key: manifest.get(key) for key in ("git", "versions", "seeds")}
+    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
+    parts = ["## How to repeat", f"    {command}"]
+    return [*parts, "\n".join(known)] if known else parts
+
+
+def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
+    return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
+
+
+def _flat(value: Any) -> str:
+    """A value of the manifest in one line."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{line(str(key))} {_flat(inner)}" for key, inner in value.items())
+    if isinstance(value, list):
+        return ", ".join(_flat(inner) for inner in value)
+    return line(str(value))
+
+
+def _manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
+    """The manifest, and what is wrong with it."""
+    try:
+        return _mapping(json.loads(path.read_text(encoding="utf-8"))), []
+    except FileNotFoundError:
+        return {}, [f"There is no {MANIFEST}: command, order of rows, versions and hardware are not known."]
+    except ValueError:
+        return {}, [f"{MANIFEST} is not readable: command, order of rows, versions and hardware are not known."]
+
+
+def _mapping(value: Any) -> dict[str, Any]:
+    return dict(value) if isinstance(value, Mapping) else {}
+
+
+def _sequence(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []

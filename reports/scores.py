@@ -1,0 +1,197 @@
+"""What the tables stand on: the records of one backbone, laid out by row, column and training run."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from reports.blocks import Array
+from reports.records import Record
+from reports.results import read_items
+
+ENOUGH = 0.95
+"""Coverage below which a value is neither compared nor marked best."""
+
+Role = Literal["ability", "general"]
+Run = tuple[str, int]
+"""A training run of a method: (task, seed); the base model has ("", seed)."""
+
+NO_RUN: list[Run] = [("", 0)]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A benchmark as a column: its name, header, metric and, where it is judged, who judged."""
+
+    name: str
+    title: str
+    metric: str = ""
+    judge: str = ""
+    mixed: bool = False
+
+    @property
+    def by_reference(self) -> bool:
+        """True where the "judge" is a metric against the reference answer: no model or person judged."""
+        return self.judge.startswith("reference")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A method as a row: its name in the suite, its title, and the row it is the random ablation of."""
+
+    name: str
+    title: str
+    ablates: str = ""
+
+
+class Scores:
+    """The records of one backbone in a run folder.
+
+    Args:
+        frame: from `results.read`, rows of one backbone.
+        folder: the run folder, for the items.
+        suite: the suite of the manifest; gives the order of rows and columns, and what is expected. May be empty:
+            rows and columns then come in the order of the records.
+    """
+
+    def __init__(self, frame: pd.DataFrame, folder: Path, suite: Mapping[str, Any] | None = None) -> None:
+        self.folder = folder
+        self.suite = dict(suite or {})
+        rows = frame.to_dict("records")
+        self.records = [Record.model_validate(row | {"value": _number(row["value"])}) for row in rows]
+        self._items: dict[str, dict[str, float]] = {}
+        self._cells: dict[tuple[str, str, str, str], list[Record]] = {}
+        for record in sorted(self.records, key=lambda record: (record.task, record.seed)):
+            self._cells.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        """Methods in suite order, then any that only the records know."""
+        listed = _names(self.suite.get("methods"))
+        found = {record.method: Row(record.method, record.method_title, record.ablates) for record in self.records}
+        return [found.get(name) or self._planned(name) for name in [*listed, *(set_minus(found, listed))]]
+
+    @cached_property
+    def seeds(self) -> list[int]:
+        """The seeds of the suite, or those of the records."""
+        listed = self.suite.get("seeds")
+        if isinstance(listed, list) and listed:
+            return [int(seed) for seed in listed]
+        return sorted({record.seed for record in self.records if record.task})
+
+    @cached_property
+    def tasks(self) -> list[str]:
+        """The tasks trained on, in suite order."""
+        listed = _names(self.suite.get("tasks"))
+        return [*listed, *set_minus({record.task: None for record in self.records if record.task}, listed)]
+
+    @cached_property
+    def engines(self) -> list[str]:
+        """Everything that generated answers."""
+        return sorted({record.engine for record in self.records if record.engine})
+
+    def columns(self, role: Role) -> list[Column]:
+        """Benchmarks in suite order, then any that only the records know."""
+        listed = _names(self.suite.get("tasks" if role == "ability" else "general"))
+        found = {record.benchmark: None for record in self.records if record.role == role}
+        return [self._column(name, role) for name in [*listed, *set_minus(found, listed)]]
+
+    def is_base(self, row: Row) -> bool:
+        """True for a row that is not trained: all its records have an empty task."""
+        records = [record for record in self.records if record.method == row.name]
+        return bool(records) and all(not record.task for record in records)
+
+    def expected_runs(self, row: Row, column: Column, role: Role) -> list[Run]:
+        """The training runs a cell of a table averages over, when everything is there."""
+        if self.is_base(row):
+            return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
+        tasks = [column.name] if role == "ability" else self.tasks
+        return [(task, seed) for task in tasks for seed in self.seeds]
+
+    def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
+        """The records behind a cell of a table, by training run, in the table's metric."""
+        records = self._cells.get((row.name, column.name, role, column.metric), [])
+        return {
+            (record.task, record.seed): record
+            for record in records
+            if role == "general" or record.task in ("", column.name)
+        }
+
+    def blocks(self, rows: Sequence[Row], columns: Sequence[Column], role: Role) -> dict[str, list[Array]]:
+        """Item scores in points for each row: an array [runs, items] for each column, aligned between the rows.
+
+        Item order is by id and NaN where there is no score. The base model, trained in no run, stands beside each
+        run with the same scores.
+        """
+        aligned: dict[str, list[Array]] = {row.name: [] for row in rows}
+        shared = sorted({run for row in rows for column in columns for run in self._trained(row, column, role)})
+        for column in columns:
+            items = {row.name: self._scores(row, column, role) for row in rows}
+            if role == "ability":
+                shared = sorted({run for row in rows for run in self._trained(row, column, role)})
+            ids = sorted({key for runs in items.values() for scores in runs.values() for key in scores})
+            for row in rows:
+                runs = items[row.name]
+                if self.is_base(row):
+                    runs = dict.fromkeys(shared or NO_RUN, next(iter(runs.values()), {}))
+                lines = [[runs.get(run, {}).get(key, np.nan) for key in ids] for run in shared or NO_RUN]
+                aligned[row.name].append(np.array(lines, dtype=float).reshape(len(lines), len(ids)))
+        return aligned
+
+    def _trained(self, row: Row, column: Column, role: Role) -> list[Run]:
+        return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]
+
+    def _scores(self, row: Row, column: Column, role: Role) -> dict[Run, dict[str, float]]:
+        return {run: self._of_record(record) for run, record in self.of(row, column, role).items()}
+
+    def _of_record(self, record: Record) -> dict[str, float]:
+        """Scores in points by item id; items without a score are absent."""
+        key = record.items
+        if key not in self._items:
+            items = read_items(self.folder, record)
+            self._items[key] = {item.id: 100.0 * item.score for item in items if item.score is not None}
+        return self._items[key]
+
+    def _planned(self, name: str) -> Row:
+        methods = self.suite.get("methods")
+        settings = methods.get(name) if isinstance(methods, Mapping) else None
+        settings = settings if isinstance(settings, Mapping) else {}
+        return Row(name, str(settings.get("title") or name), str(settings.get("ablates") or ""))
+
+    def _column(self, name: str, role: Role) -> Column:
+        """The metric of a column is the judged one where there is one, then the one most records have."""
+        records = [record for record in self.records if record.benchmark == name and record.role == role]
+        if not records:
+            return Column(name, name)
+        count: dict[tuple[bool, str], int] = {}
+        for record in records:
+            key = (not record.judge, record.metric)
+            count[key] = count.get(key, 0) + 1
+        metric = min(count, key=lambda key: (key[0], -count[key], key[1]))[1]
+        judges = sorted({record.judge for record in records if record.metric == metric and record.judge})
+        title = next(record.benchmark_title or name for record in records)
+        return Column(name, title, metric, ", ".join(judges), mixed=len(judges) > 1)
+
+
+def _number(value: Any) -> float | None:
+    """A finite number or None: pandas has NaN where a record has no value."""
+    return float(value) if value is not None and np.isfinite(value) else None
+
+
+def set_minus(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """Return the names that are not known, in their order."""
+    seen = set(known)
+    return [name for name in names if name not in seen]
+
+
+def _names(value: Any) -> list[str]:
+    """Names from a list of names, a list of {name: …} or a mapping by name."""
+    if isinstance(value, Mapping):
+        return [str(key) for key in value]
+    if not isinstance(value, list):
+        return []
+    return [str(entry["name"]) if isinstance(entry, Mapping) and "name" in entry else str(entry) for entry in value]
