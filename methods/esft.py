@@ -1,6 +1,6 @@
 """Expert-specialized fine-tuning: train only the experts that a task uses most (arXiv 2407.01906)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -37,8 +37,8 @@ class Esft(Method):
     shared_experts: bool = False
     non_expert_modules: bool = False
 
-    def select(self, profile: Profile, seed: int) -> Selection:
-        """Choose the experts to train from a profile; `seed` is for methods that draw."""
+    def select(self, profile: Profile) -> Selection:
+        """Choose the experts to train from a profile."""
         return select(expert_scores(profile, self.score, self.score_rule), self.p)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
@@ -46,11 +46,17 @@ class Esft(Method):
 
         Raises MethodError for a model without routed experts, a profile of another model or an empty selection.
         """
+        return self.train_selected(model, context, self.select)
+
+    def train_selected(
+        self, model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]
+    ) -> Sequence[nn.Parameter]:
+        """Prepare `model` to train the experts that `choose` takes from the profile, with this method's other options."""
         layers = moe_layers(model)
         if context.profile is None:
             raise MethodError("expert selection needs a profile of the task's data, and none was given")
         _check_profile(context.profile, layers)
-        selection = self.select(context.profile, context.seed)
+        selection = choose(context.profile)
         check(selection, layers)
         model.requires_grad_(False)
         self._unfreeze_others(model, layers)

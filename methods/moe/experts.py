@@ -110,7 +110,8 @@ class _Combine(torch.autograd.Function):
         row_weight, token = weights.reshape(-1, 1)[order], order // weights.shape[1]
 
         def part(rows: slice) -> Tensor:
-            return (grad[token[rows]] * row_weight[rows]).to(ctx.dtype)
+            weighted: Tensor = grad[token[rows]] * row_weight[rows]
+            return weighted.to(ctx.dtype)
 
         first, rest = slice(None, ctx.split), slice(ctx.split, None)
         d_weights = None

@@ -1,6 +1,6 @@
 """Expert statistics of a data set, from one forward pass over it: what every score rule is computed from."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +15,7 @@ from methods.atomic import write_tensors
 from methods.errors import MethodError
 from methods.moe.view import MoeLayer, moe_layers
 
+FILE = "profile.safetensors"
 STATISTICS = ("token_counts", "gate_sums", "token_means", "gate_means")
 
 
@@ -48,15 +49,16 @@ class Profile:
         """Experts a layer has."""
         return int(self.token_counts.shape[1])
 
-    def save(self, path: Path) -> None:
-        """Write as one safetensors file."""
+    def save(self, folder: Path) -> None:
+        """Write `profile.safetensors` into an existing folder."""
         numbers = {"layers": list(self.layers), "top_k": self.top_k, "tokens": self.tokens, "samples": self.samples}
         tensors = {name: torch.tensor(value) for name, value in numbers.items()}
-        write_tensors(path, tensors | {name: getattr(self, name) for name in STATISTICS})
+        write_tensors(folder / FILE, tensors | {name: getattr(self, name) for name in STATISTICS})
 
     @classmethod
-    def load(cls, path: Path) -> "Profile":
-        """Read what `save` wrote. Raises MethodError where the file is no profile."""
+    def load(cls, folder: Path) -> "Profile":
+        """Read what `save` wrote. Raises MethodError where the folder holds no profile."""
+        path = folder / FILE
         try:
             with safe_open(path, "pt") as file:
                 read = {name: file.get_tensor(name) for name in ("layers", "top_k", "tokens", "samples", *STATISTICS)}
@@ -68,11 +70,11 @@ class Profile:
 
 
 @torch.no_grad()
-def profile(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> Profile:
+def profile(model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]]) -> Profile:
     """Run `model` once over `batches` and collect the statistics of all its experts.
 
-    A batch has `input_ids` (B, T) and, where it is padded, `attention_mask` (B, T) with 0 on padding, which is ignored;
-    a row is a sample. The result does not depend on how samples are batched. Only the layers run, not the LM head.
+    A batch is (input_ids, attention_mask), both (B, T); the mask is 0 on padding, which is ignored; a row is a sample.
+    The result does not depend on how samples are batched. Only the layers run, not the LM head.
 
     Raises MethodError for a model without routed experts, for layers of unequal expert counts and where `batches` holds
     no token.
@@ -89,9 +91,8 @@ def profile(model: PreTrainedModel, batches: Iterable[Mapping[str, Tensor]]) -> 
         for counter in counters:
             handle = counter.layer.experts.register_forward_pre_hook(counter.see, with_kwargs=True)
             stack.callback(handle.remove)
-        for batch in batches:
-            ids = batch["input_ids"].to(model.device)
-            mask = batch["attention_mask"].to(model.device) if "attention_mask" in batch else torch.ones_like(ids)
+        for ids, mask in batches:
+            ids, mask = ids.to(model.device), mask.to(model.device)
             for counter in counters:
                 counter.lengths, counter.mask = mask.sum(1), mask.bool()
             model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)

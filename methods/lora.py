@@ -1,0 +1,90 @@
+"""Low-rank adaptation (arXiv 2106.09685) by peft: of the attention, and of the experts where asked."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import torch
+from peft import LoraConfig, PeftModel
+from pydantic import Field
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from methods.checkpoint import overlay
+from methods.errors import MethodError
+from methods.method import Context, Method
+from methods.moe.view import moe_layers
+
+
+class Lora(Method):
+    """Train low-rank updates W + alpha/rank · B A; the ESFT paper's rank 8 and scaling 2 by default.
+
+    Attributes:
+        rank: rank of the updates.
+        alpha: numerator of the scaling alpha / rank.
+        target_modules: names of linear layers as peft takes them; empty for every linear layer of the attention.
+        experts: adapt all routed experts, through their fused parameters, and the shared experts too. Never routers.
+    """
+
+    rank: int = Field(default=8, ge=1)
+    alpha: float = Field(default=16.0, gt=0)
+    target_modules: tuple[str, ...] = ()
+    experts: bool = False
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Add the adapter to the model, in place, initialised from the cell's seed, and return its parameters.
+
+        Raises MethodError where no layer matches, or `experts` is asked of a model without routed experts.
+        """
+        config = LoraConfig(
+            r=self.rank,
+            lora_alpha=self.alpha,
+            target_modules=list(self.target_modules) or [*_attention(model), *(_shared(model) if self.experts else ())],
+            target_parameters=_fused(model) if self.experts else None,
+        )
+        with torch.random.fork_rng():
+            torch.manual_seed(context.seed)
+            try:
+                model.add_adapter(config)
+            except ValueError as error:
+                raise MethodError(f"lora cannot adapt this model: {error}") from error
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the adapter as plain peft reads it."""
+        model.save_pretrained(folder)
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Add the updates to the base's weights with peft and write them under their names in hub checkpoints."""
+        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        with TemporaryDirectory(dir=out.parent, prefix=".merge-") as folder:
+            merged.save_pretrained(folder)
+            overlay(base, Path(folder), out)
+
+
+def _attention(model: PreTrainedModel) -> list[str]:
+    """Linear layers inside a module whose name says attention."""
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and any(part in name for part in ("attn", "attention"))
+    ]
+    if not names:
+        raise MethodError(
+            f"{type(model).__name__} has no linear layer inside an `attn` or `attention`; set target_modules"
+        )
+    return names
+
+
+def _shared(model: PreTrainedModel) -> Iterator[str]:
+    """Linear layers of the shared experts; the gate in front of them, itself a linear layer, is a router and left out."""
+    for layer in moe_layers(model).values():
+        for path, shared in layer.shared:
+            yield from (
+                f"{path}.{name}" for name, module in shared.named_modules() if name and isinstance(module, nn.Linear)
+            )
+
+
+def _fused(model: PreTrainedModel) -> list[str]:
+    return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in ("gate_up_proj", "down_proj")]

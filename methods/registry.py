@@ -1,0 +1,41 @@
+"""All methods by name: those of this package and those other packages add under the entry point `esft_bench.methods`.
+
+[project.entry-points."esft_bench.methods"]
+my-method = "my_package.my_method:MyMethod"
+"""
+
+from importlib.metadata import entry_points
+
+from methods.base import Base
+from methods.errors import MethodError
+from methods.esft import EsftGate, EsftToken
+from methods.fft import FullFineTuning
+from methods.lora import Lora
+from methods.method import Method
+from methods.random_experts import RandomExperts
+
+METHODS: dict[str, type[Method]] = {
+    "base": Base,
+    "fft": FullFineTuning,
+    "lora": Lora,
+    "esft-gate": EsftGate,
+    "esft-token": EsftToken,
+    "random-experts": RandomExperts,
+}
+
+
+def load_methods() -> dict[str, type[Method]]:
+    """All methods by name. Raises MethodError where an entry point cannot be loaded, is no Method or takes a used name."""
+    methods = dict(METHODS)
+    for point in entry_points(group="esft_bench.methods"):
+        origin = f"the entry point '{point.name}' ({point.value})"
+        try:
+            loaded = point.load()
+        except Exception as error:  # another package's import may fail in any way
+            raise MethodError(f"{origin} cannot be loaded: {error}") from error
+        if not (isinstance(loaded, type) and issubclass(loaded, Method)):
+            raise MethodError(f"{origin} is no subclass of methods.method.Method")
+        if point.name in methods:
+            raise MethodError(f"{origin} takes the name of a method that exists; rename it")
+        methods[point.name] = loaded
+    return methods
