@@ -54,10 +54,11 @@ def measure(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Canary:
 
 
 def _token_logprobs(model: PreTrainedModel, prompt: Sequence[int]) -> list[float]:
-    ids_BT = torch.tensor([list(prompt)], device=model.device)
-    logits_TV = model(input_ids=ids_BT, use_cache=False).logits[0].float()
-    logprobs_TV = torch.log_softmax(logits_TV[:-1], dim=-1)
-    row: list[float] = logprobs_TV.gather(1, ids_BT[0, 1:, None])[:, 0].tolist()
+    # B = 1 prompt of T tokens, V the vocabulary: ids [B, T], logits [T, V], logprobs [T - 1, V].
+    ids = torch.tensor([list(prompt)], device=model.device)
+    logits = model(input_ids=ids, use_cache=False).logits[0].float()
+    logprobs = torch.log_softmax(logits[:-1], dim=-1)
+    row: list[float] = logprobs.gather(1, ids[0, 1:, None])[:, 0].tolist()
     return row
 
 

@@ -1,0 +1,147 @@
+"""Asks a model the items of some tasks through lm-eval and returns what it answered and how it scored, item by item."""
+
+import contextlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lm_eval
+from datasets import Dataset
+from lm_eval.api.model import LM
+from lm_eval.api.task import ConfigurableTask
+from lm_eval.tasks._yaml_loader import load_yaml
+from lm_eval.utils import handle_non_serializable
+
+from harness.errors import UserError
+from reports.records import ItemScore
+from tasks.task import Item, Task
+
+FEWSHOT_SEED = 1234
+JUDGED = "bypass"
+"""The metric of a task that lm-eval only generates for; a judge scores it later."""
+
+Progress = Callable[[int, int], None]
+"""Called with the number of answered and of all requests."""
+
+
+def evaluate(
+    lm: LM,
+    benchmarks: Sequence[tuple[Task, Sequence[Item]]],
+    folder: Path,
+    progress: Progress | None = None,
+) -> dict[str, list[ItemScore]]:
+    """Evaluate `lm` on the items of one or several tasks, all in one go; returns each task's item scores by its name.
+
+    Scores are in the order of the items. Those of judged tasks come back `unscored`, with the completion. lm-eval's own
+    results are written to `folder`/lm_eval.json. Generated code is run by the tasks themselves, in their sandbox: tasks
+    that lm-eval marks unsafe are refused.
+
+    Raises UserError where a task's lm-eval configuration and its metric do not fit.
+    """
+    with _quiet():
+        prepared = {task.name: lm_eval_task(task, items) for task, items in benchmarks}
+        with _reporting(lm, progress, sum(_requests(prepared[task.name], items) for task, items in benchmarks)):
+            results = lm_eval.evaluate(
+                lm=lm,
+                task_dict={"tasks": prepared, "groups": {}, "group_map": {}},
+                bootstrap_iters=0,
+                log_samples=True,
+            )
+    samples: Mapping[str, list[dict[str, Any]]] = results.pop("samples")
+    (folder / "lm_eval.json").write_text(
+        json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
+    )
+    return {task.name: _scores(task, items, samples[task.name]) for task, items in benchmarks}
+
+
+def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
+    """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
+    if task.lm_eval is None:
+        raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
+    config = load_yaml(task.lm_eval)
+    split = config.get("test_split") or "test"
+    # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
+    dataset = {split: Dataset.from_list(list(items))}
+    prepared = ConfigurableTask(config=config | {"task": task.name, "custom_dataset": lambda **_: dataset})
+    prepared.set_fewshot_seed(seed=FEWSHOT_SEED)
+    if prepared.get_config("num_fewshot") is None:
+        prepared.set_config(key="num_fewshot", value=0)
+    return prepared
+
+
+def _requests(prepared: ConfigurableTask, items: Sequence[Item]) -> int:
+    if prepared.OUTPUT_TYPE == "multiple_choice":
+        return sum(len(item["choices"]) for item in items)
+    return len(items)
+
+
+def _scores(task: Task, items: Sequence[Item], samples: Sequence[dict[str, Any]]) -> list[ItemScore]:
+    metric, _, wanted_filter = task.metric.partition(",")
+    by_id: dict[str, dict[str, Any]] = {}
+    for sample in samples:
+        if wanted_filter in ("", sample["filter"]):
+            by_id.setdefault(str(sample["doc"]["id"]), sample)
+    return [_score(task, metric, item, by_id) for item in items]
+
+
+def _score(task: Task, metric: str, item: Item, by_id: Mapping[str, dict[str, Any]]) -> ItemScore:
+    sample = by_id[item["id"]]
+    if metric not in sample:
+        raise UserError(
+            f"task {task.name} names the metric {task.metric!r}, but its lm-eval configuration {task.lm_eval} "
+            f"gives {', '.join(sample['metrics'])}"
+        )
+    value = None if metric == JUDGED or sample[metric] is None else float(sample[metric])
+    return ItemScore(
+        id=item["id"],
+        score=value,
+        state="unscored" if value is None else "scored",
+        prompt=item["prompt"],
+        completion=_completion(item, sample["resps"]),
+        answer=item["answer"],
+    )
+
+
+def _completion(item: Item, responses: Sequence[Sequence[Any]]) -> str:
+    """The generated text or, where log-likelihoods were asked for, the most likely choice."""
+    first = responses[0][0]
+    if isinstance(first, str):
+        return first
+    likelihoods = [float(choice[0][0]) for choice in responses]
+    return str(item["choices"][likelihoods.index(max(likelihoods))])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep lm-eval's progress bars and information off the terminal; its warnings still reach logging's handlers."""
+    logger = logging.getLogger("lm_eval")
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        with open(os.devnull, "w") as nowhere, contextlib.redirect_stderr(nowhere):  # noqa: PTH123 - a device
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _reporting(lm: LM, progress: Progress | None, total: int) -> Iterator[None]:
+    """Let a model that can tell (`on_answers`) report its progress."""
+    if progress is None or not hasattr(lm, "on_answers"):
+        yield
+        return
+    done = 0
+
+    def answered(count: int) -> None:
+        nonlocal done
+        done += count
+        progress(done, total)
+
+    lm.on_answers = answered
+    try:
+        yield
+    finally:
+        lm.on_answers = None

@@ -1,0 +1,223 @@
+"""Engines: what turns a merged checkpoint into answers. One engine serves a whole run, one checkpoint after another.
+
+`VllmEngine` keeps one vLLM server and swaps its weights; `TransformersEngine` is for machines where vLLM cannot run.
+Either proves by a canary that it serves the weights it was asked to serve, or refuses.
+"""
+
+import hashlib
+import importlib.metadata
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import torch
+import transformers
+from lm_eval.api.model import LM
+from lm_eval.models.huggingface import HFLM
+from packaging.version import Version
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
+
+from harness.canary import Canary, compare, measure
+from harness.errors import UserError
+from harness.vllm_lm import ServerLM
+from harness.vllm_server import Settings, VllmServer, choose_port, log_names, model_config, served_length
+
+FLOAT32_TOLERANCE = 1e-3
+"""Largest difference of log-probability, in nats, between float32 implementations; rounding reaches about 1e-5."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """How a checkpoint came to be served.
+
+    Attributes:
+        how: `start` (the engine's first), `swap`, `restart` (a swap could not be proven) or `kept` (the very same
+            weights were there already).
+        seconds: wall time, canary included.
+        difference: largest difference of log-probability to the canary, in nats.
+    """
+
+    how: Literal["start", "swap", "restart", "kept"]
+    seconds: float
+    difference: float
+
+
+class Engine(Protocol):
+    """Serves one checkpoint at a time to lm-eval."""
+
+    @property
+    def name(self) -> str:
+        """What results say generated the answers, e.g. `vllm 0.32.0`."""
+        ...
+
+    def load(self, checkpoint: Path, canary: Canary) -> Loaded:
+        """Serve the merged checkpoint in a folder, proven by `canary`.
+
+        The folder may go once this returns. Raises UserError if the weights served are not those of the canary.
+        """
+        ...
+
+    def lm(self) -> LM:
+        """The loaded checkpoint as lm-eval's model."""
+        ...
+
+    def close(self) -> None:
+        """Give back memory and processes. The next `load` starts afresh."""
+        ...
+
+
+def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
+    """The tokenizer as training used it: BOS first where it has one."""
+    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
+    bos = tokenizer.bos_token_id
+    if bos is not None and tokenizer("a").input_ids[0] != bos:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint, add_bos_token=True)
+    return tokenizer
+
+
+class VllmEngine:
+    """One vLLM server for a run. A checkpoint's weights replace those before it; the canary proves it happened."""
+
+    def __init__(self, logs: Path, settings: Settings | None = None, tolerance: float = FLOAT32_TOLERANCE) -> None:
+        """Nothing starts before the first `load`; the server's logs go to the folder `logs`."""
+        self._settings = settings or Settings()
+        self._tolerance = tolerance
+        self._logs = log_names(logs)
+        self._server: VllmServer | None = None
+        self._served = ""  # digest of the served weights; empty when unknown
+        self._lm: LM | None = None
+
+    @property
+    def name(self) -> str:
+        """`vllm` and its version, without what a build adds to it."""
+        return f"vllm {Version(importlib.metadata.version('vllm')).public}"
+
+    def load(self, checkpoint: Path, canary: Canary) -> Loaded:
+        """See `Engine.load`: swap, and restart where the swap fails or cannot be proven."""
+        begin = time.perf_counter()
+        digest = weights_digest(checkpoint)
+        how: Literal["start", "swap", "restart", "kept"] = "start"
+        difference = float("inf")
+        if self._server and self._server.alive:
+            how = "kept" if digest == self._served else "swap"
+            difference = self._swap(self._server, checkpoint, canary, keep=how == "kept")
+            if difference > self._tolerance:
+                how = "restart"
+        if how in ("start", "restart"):
+            difference = self._restart(checkpoint, canary)
+        if difference > self._tolerance:
+            self.close()
+            raise UserError(
+                f"{self.name} does not compute what {checkpoint} computed when it was trained: log-probabilities "
+                f"differ by {difference:.2g}, {self._tolerance:.2g} allowed; choose the engine transformers"
+            )
+        self._served = digest
+        return Loaded(how, time.perf_counter() - begin, difference)
+
+    def _swap(self, server: VllmServer, checkpoint: Path, canary: Canary, keep: bool) -> float:
+        """Swap (unless `keep`) and return the canary's difference; infinite if that would prove nothing."""
+        self._served = ""
+        try:
+            if keep:
+                return compare(canary, server.canary(canary.prompts))
+            # A canary that the weights before would have passed as well cannot tell whether the swap happened.
+            void = compare(canary, server.canary(canary.prompts)) <= self._tolerance
+            if void:
+                return float("inf")
+            server.swap(checkpoint)
+            return compare(canary, server.canary(canary.prompts))
+        except UserError:  # the server died or refused: a restart is the answer to that, too
+            return float("inf")
+
+    def _restart(self, checkpoint: Path, canary: Canary) -> float:
+        self.close()
+        log = next(self._logs)
+        self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
+        self._lm = ServerLM.connect(
+            self._server.url,
+            checkpoint,
+            load_tokenizer(checkpoint),
+            served_length(model_config(checkpoint), self._settings),
+        )
+        return compare(canary, self._server.canary(canary.prompts))
+
+    def lm(self) -> LM:
+        """See `Engine.lm`. The same object as long as the server lives."""
+        if self._lm is None:
+            raise RuntimeError("load a checkpoint first")
+        return self._lm
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        if self._server:
+            self._server.close()
+        self._server, self._lm, self._served = None, None, ""
+
+
+def weights_digest(checkpoint: Path) -> str:
+    """SHA-256 over the names and contents of a checkpoint's weight files."""
+    digest = hashlib.sha256()
+    for path in sorted(checkpoint.glob("*.safetensors")):
+        digest.update(path.name.encode())
+        with path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+class TransformersEngine:
+    """lm-eval's own transformers model, loaded anew for each checkpoint: slower, and runs wherever torch does."""
+
+    def __init__(
+        self,
+        dtype: str = "float32",
+        max_length: int = 2048,
+        batch_size: int = 32,
+        tolerance: float = FLOAT32_TOLERANCE,
+    ) -> None:
+        """`dtype` and `max_length` as in `Settings`."""
+        self._dtype = dtype
+        self._max_length = max_length
+        self._batch_size = batch_size
+        self._tolerance = tolerance
+        self._lm: LM | None = None
+
+    @property
+    def name(self) -> str:
+        """`transformers` and its version."""
+        return f"transformers {transformers.__version__}"
+
+    def load(self, checkpoint: Path, canary: Canary) -> Loaded:
+        """See `Engine.load`. There is nothing to swap: `how` is always `start`."""
+        begin = time.perf_counter()
+        self.close()
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self._dtype).to(device).eval()
+        difference = compare(canary, measure(model, canary.prompts))
+        if difference > self._tolerance:
+            raise UserError(
+                f"{checkpoint} does not compute what it computed when it was trained: log-probabilities differ by "
+                f"{difference:.2g}, {self._tolerance:.2g} allowed"
+            )
+        length = min(self._max_length, int(model.config.max_position_embeddings))
+        self._lm = HFLM(
+            pretrained=model,
+            backend="causal",
+            tokenizer=load_tokenizer(checkpoint),
+            batch_size=self._batch_size,
+            max_length=length,
+            add_bos_token=True,
+        )
+        return Loaded("start", time.perf_counter() - begin, difference)
+
+    def lm(self) -> LM:
+        """See `Engine.lm`."""
+        if self._lm is None:
+            raise RuntimeError("load a checkpoint first")
+        return self._lm
+
+    def close(self) -> None:
+        """See `Engine.close`."""
+        self._lm = None
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

@@ -1,0 +1,229 @@
+"""One `vllm serve` process on the loopback interface: its settings, start, requests and end."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import httpx
+import torch
+
+from harness.canary import Canary
+from harness.errors import UserError
+
+HOST = "127.0.0.1"
+"""vLLM's development endpoints let a caller run worker methods: they are never offered beyond this machine."""
+
+MODEL = "model"
+"""The name the server answers to, whatever weights it holds."""
+
+MLA_KERNEL_WIDTH = 576
+"""kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to serve. None of it may change a result beyond rounding, so none of it is part of a step's key.
+
+    Attributes:
+        dtype: `float32` where results are compared with transformers; `bfloat16` for models that need it.
+        max_length: longest prompt plus answer, in tokens; cut to what the model allows.
+        max_sequences: how many requests are in the works at once.
+        port: where to listen; None takes a free one.
+        start_seconds: how long a start may take.
+        cpu_cache_gib: memory for the key-value cache on a machine without a GPU.
+    """
+
+    dtype: str = "float32"
+    max_length: int = 2048
+    max_sequences: int = 128
+    port: int | None = None
+    start_seconds: float = 600.0
+    cpu_cache_gib: int = 1
+
+
+def model_config(checkpoint: Path) -> dict[str, Any]:
+    """The checkpoint's config.json. Raises UserError if there is none."""
+    try:
+        config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{checkpoint} is not a Hugging Face checkpoint: its config.json cannot be read") from error
+    return config
+
+
+def served_length(config: dict[str, Any], settings: Settings) -> int:
+    """Tokens a sequence may have."""
+    return min(settings.max_length, int(config.get("max_position_embeddings") or settings.max_length))
+
+
+def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> list[str]:
+    """The command line of `vllm serve` for this checkpoint and machine."""
+    config = model_config(checkpoint)
+    options = {
+        "--served-model-name": MODEL,
+        "--host": HOST,
+        "--port": str(port),
+        "--dtype": settings.dtype,
+        "--max-model-len": str(served_length(config, settings)),
+        "--max-num-seqs": str(settings.max_sequences),
+        "--generation-config": "vllm",
+        "--worker-extension-cls": "harness.vllm_swap.WeightSwap",
+    }
+    if "n_group" in config and config["n_group"] is None:
+        # What transformers leaves out, one group of experts, vLLM wants spelled out.
+        options["--hf-overrides"] = json.dumps({"n_group": 1, "topk_group": 1})
+    flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
+    if on_cpu:
+        flags.append("--enforce-eager")
+        if _has_mla(config):
+            # The CPU build's rotary operator is silently wrong for multi-head latent attention.
+            options["--compilation-config"] = json.dumps({"custom_ops": ["all", "-rotary_embedding"]})
+    return ["serve", str(checkpoint), *(part for option in options.items() for part in option), *flags]
+
+
+def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str, str]:
+    """The server's environment: ours without any key, offline, quiet, with what the machine and the model need."""
+    env = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
+    config = model_config(checkpoint)
+    if _has_mla(config) and config["kv_lora_rank"] + config["qk_rope_head_dim"] != MLA_KERNEL_WIDTH:
+        env["VLLM_MLA_DISABLE"] = "1"
+    if on_cpu:
+        env.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_cache_gib))
+    return env
+
+
+def _has_mla(config: dict[str, Any]) -> bool:
+    return bool(config.get("kv_lora_rank"))
+
+
+def choose_port(wanted: int | None) -> int:
+    """`wanted`, or any free port. Raises UserError if something listens at `wanted`."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((HOST, wanted or 0))
+        except OSError as error:
+            raise UserError(f"port {wanted} is in use; free it, choose another or let one be chosen") from error
+        return int(probe.getsockname()[1])
+
+
+def last_error(log: Path) -> str:
+    """The last line of a log that names an error, without the logger's decoration; else its last line."""
+    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    named = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b: ", line)]
+    line = (named or lines or ["it wrote nothing"])[-1]
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line)
+    return re.sub(r"^(\(.*?pid=\d+\) )?(ERROR [\d:. -]+ \[.*?\] )?", "", line)
+
+
+class VllmServer:
+    """A running server. Construct it to start it; it ends with `close`, or with this process."""
+
+    def __init__(self, checkpoint: Path, log: Path, settings: Settings, port: int) -> None:
+        """Start `vllm serve` on `checkpoint` and wait until it answers.
+
+        Raises UserError if it ends before that (with the last error of its log) or takes too long.
+        """
+        on_cpu = not torch.cuda.is_available()
+        self.port = port
+        self.log = log
+        self.url = f"http://{HOST}:{port}"
+        # Requests to ourselves must not go through a proxy that the environment names.
+        self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=settings.start_seconds)
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "harness.vllm_launch", *arguments(checkpoint, port, settings, on_cpu)],
+                env=environment(checkpoint, settings, on_cpu),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        try:
+            self._wait(settings.start_seconds)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def alive(self) -> bool:
+        """Whether the process still runs."""
+        return self._process.poll() is None
+
+    def _wait(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            if not self.alive:
+                raise UserError(f"the vLLM server ended while starting: {last_error(self.log)} (log: {self.log})")
+            try:
+                if self._client.get("/health", timeout=5).status_code == httpx.codes.OK:
+                    return
+            except httpx.TransportError:
+                pass
+            time.sleep(0.1)
+        raise UserError(f"the vLLM server did not answer within {seconds:.0f} seconds (log: {self.log})")
+
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """POST JSON and return the JSON answer. Raises UserError if the server has died or refuses."""
+        try:
+            response = self._client.post(path, json=body)
+            response.raise_for_status()
+        except httpx.HTTPError as error:
+            raise UserError(f"the vLLM server failed at {path}: {last_error(self.log)} (log: {self.log})") from error
+        return response.json()
+
+    def swap(self, checkpoint: Path) -> None:
+        """Replace the served weights by those of `checkpoint` and forget every cached prefix."""
+        self.post("/collective_rpc", {"method": "swap_weights", "kwargs": {"folder": str(checkpoint.resolve())}})
+        if not self.post("/reset_prefix_cache")["success"]:
+            raise UserError("the vLLM server could not reset its prefix cache: a request is still running")
+
+    def canary(self, prompts: list[list[int]]) -> Canary:
+        """The log-probabilities the served weights give `prompts` (token ids)."""
+        body = {"model": MODEL, "prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
+        choices = sorted(self.post("/v1/completions", body)["choices"], key=lambda choice: int(choice["index"]))
+        pairs = zip(prompts, choices, strict=True)
+        rows = [choice["logprobs"]["token_logprobs"][1 : len(prompt)] for prompt, choice in pairs]
+        return Canary(prompts=prompts, logprobs=rows)
+
+    def close(self) -> None:
+        """End the server and all its children. Closing twice is fine."""
+        for end in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, end)
+                self._process.wait(timeout=5)
+            except ProcessLookupError:
+                break
+            except subprocess.TimeoutExpired:
+                continue
+        self._process.wait()
+        stdin: IO[bytes] | None = self._process.stdin
+        if stdin:
+            stdin.close()
+        self._client.close()
+
+    def __enter__(self) -> "VllmServer":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def log_names(folder: Path) -> Iterator[Path]:
+    """Fresh log files for one server after another: vllm-1.log, vllm-2.log, …"""
+    number = 1
+    while True:
+        path = folder / f"vllm-{number}.log"
+        if not path.exists():
+            yield path
+        number += 1
