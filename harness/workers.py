@@ -4,11 +4,11 @@ Children are forked from a server process that has imported torch and transforme
 milliseconds. They die with their parent.
 """
 
-import ctypes
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable
@@ -21,7 +21,6 @@ from harness.errors import USER_ERRORS
 
 Progress = Callable[[int, int], None]
 StepFunction = Callable[[Any, dict[str, Any], Progress], dict[str, Any]]
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -104,10 +103,17 @@ class Workers:
         self._running.clear()
 
 
+def _die_with_parent() -> None:
+    """Wait for the run's own process to end, however it ends, and end this one."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _child(job: Job, pipe: connection.Connection, log: str) -> None:
     """Run one job: print to the log, report progress, measurements or the error through the pipe."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    threading.Thread(target=_die_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(descriptor, 1)

@@ -1,0 +1,1 @@
+"""The tests; packages, so that helpers can be imported by child processes."""

@@ -1,0 +1,79 @@
+"""Encoding, mixing and packing."""
+
+import itertools
+import random
+import string
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harness.data import IGNORED, Sample, encode, encode_file, mixed, packed
+from harness.errors import UserError
+from harness.files import write_jsonl
+
+
+class Letters:
+    """A tokenizer of one token a character."""
+
+    bos_token_id = 1
+    eos_token_id = 2
+
+    def encode(self, text, add_special_tokens):
+        assert not add_special_tokens
+        return [ord(character) for character in text]
+
+
+def talk(question, answer):
+    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+
+
+@given(st.text(string.ascii_letters, min_size=1), st.text(string.ascii_letters, min_size=1))
+def test_loss_counts_on_the_answer_and_its_end_alone(question, answer):
+    sample = encode(Letters(), talk(question, answer))
+    counted = [token for token, label in zip(sample.ids, sample.labels, strict=True) if label != IGNORED]
+    assert counted == [*map(ord, " " + answer), 2]
+    assert sample.ids[: -len(counted)] == [1, *map(ord, f"User: {question}\n\nAssistant:")]
+
+
+def test_a_second_turn_starts_anew_with_bos_and_is_counted_like_the_first():
+    sample = encode(Letters(), talk("a", "b") + talk("c", "d"))
+    assert sample.ids.count(1) == sample.ids.count(2) == 2
+    assert [chr(label) for label in sample.labels if label > 2] == list(" b d")
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=8), st.integers(1, 50))
+def test_packing_fills_every_sequence_and_starts_each_with_a_fresh_sample(lengths, length):
+    samples = [Sample([number] * size, [number] * size) for number, size in enumerate(lengths)]
+    stream = packed(itertools.cycle(samples), length)
+    for sequence in itertools.islice(stream, 5):
+        assert len(sequence.ids) == len(sequence.labels) == length
+        first = sequence.ids[0]
+        run = next((place for place, token in enumerate(sequence.ids) if token != first), length)
+        assert run >= min(length, lengths[first])
+
+
+@given(st.integers(0, 100), st.sampled_from([0.0, 0.25, 0.5]))
+def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, share):
+    own, other = [Sample([n], [n]) for n in range(7)], [Sample([-n], [-n]) for n in range(1, 4)]
+
+    def drawn():
+        return [sample.ids[0] for sample in itertools.islice(mixed(own, other, share, seed), 200)]
+
+    assert drawn() == drawn()
+    assert sum(token < 0 for token in drawn()) == 200 * share
+
+
+def test_each_epoch_meets_every_sample_once():
+    own = [Sample([n], [n]) for n in range(10)]
+    drawn = [sample.ids[0] for sample in itertools.islice(mixed(own, [], 0.0, 3), 30)]
+    for epoch in range(3):
+        assert sorted(drawn[10 * epoch : 10 * epoch + 10]) == list(range(10))
+    assert drawn[:10] != drawn[10:20]
+
+
+def test_a_question_longer_than_the_sequence_is_refused_with_file_and_line(tmp_path):
+    path = tmp_path / "train.jsonl"
+    write_jsonl(path, [talk("a", "b"), talk("".join(random.Random(0).choices("abc", k=99)), "b")])
+    with pytest.raises(UserError, match=r"train\.jsonl, line 2"):
+        encode_file(Letters(), path, 64)
