@@ -5,6 +5,7 @@ a comparison that averages over benchmarks has a list of blocks. Equation number
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,19 +28,53 @@ def estimate_of(blocks: Sequence[Array]) -> float:
     return float(np.mean([np.nanmean(block, axis=1).mean() for block in blocks]))
 
 
-def crossed(blocks: Sequence[Array], shared_runs: bool) -> tuple[float, float]:
-    """Return SE and its degrees of freedom, equations (4) and (5), of the mean over blocks."""
+@dataclass(frozen=True)
+class Spread:
+    """The variances A, C and E of equation (4), already divided by R, N and R·N, and the degrees of freedom."""
+
+    run: float
+    item: float
+    residual: float
+    run_freedom: float
+    item_freedom: float
+    runs: int
+    items: int
+
+    def error(self) -> tuple[float, float]:
+        """Return SE and its degrees of freedom, equations (4) and (5)."""
+        variance = max(self.item, self.residual) + max(self.run - self.residual, 0.0)
+        spread = self.run**2 / self.run_freedom + self.item**2 / self.item_freedom
+        return float(np.sqrt(variance)), max(variance**2 / spread, 1.0) if spread else 1.0
+
+
+def spread_of(blocks: Sequence[Array], shared_runs: bool) -> Spread:
+    """The spread of the mean over (cleaned) blocks; with `shared_runs` their rows are the same training runs."""
     share = 1 / len(blocks) ** 2
     parts = [_components(block) for block in blocks]
     run, item, residual = (share * sum(part[k] for part in parts) for k in range(3))
-    spread = sum((share * a) ** 2 / max(b.shape[0] - 1, 1) for (a, _, _), b in zip(parts, blocks, strict=True))
-    if shared_runs and blocks[0].shape[0] > 1:
+    shapes = [block.shape for block in blocks]
+    run_terms = sum((share * part[0]) ** 2 / max(shape[0] - 1, 1) for part, shape in zip(parts, shapes, strict=True))
+    item_terms = sum((share * part[1]) ** 2 / max(shape[1] - 1, 1) for part, shape in zip(parts, shapes, strict=True))
+    run_freedom = run**2 / run_terms if run_terms else 1.0
+    if shared_runs and shapes[0][0] > 1:
         means = np.mean([np.nanmean(block, axis=1) for block in blocks], axis=0)
-        run = float(means.var(ddof=1)) / means.size
-        spread = run**2 / (means.size - 1)
-    spread += sum((share * c) ** 2 / max(b.shape[1] - 1, 1) for (_, c, _), b in zip(parts, blocks, strict=True))
-    variance = max(item, residual) + max(run - residual, 0.0)
-    return float(np.sqrt(variance)), float(max(variance**2 / spread, 1.0)) if spread else 1.0
+        run, run_freedom = float(means.var(ddof=1)) / means.size, means.size - 1.0
+    item_freedom = item**2 / item_terms if item_terms else 1.0
+    runs, items = max(shape[0] for shape in shapes), sum(shape[1] for shape in shapes)
+    return Spread(run, item, residual, run_freedom, item_freedom, runs, items)
+
+
+def pooled(spreads: Sequence[Spread], rows: int) -> list[Spread]:
+    """The spreads of all pairs of `rows` rows, with one variance between runs for all of them, equation (9)."""
+    several = [spread for spread in spreads if spread.runs > 1]
+    if not several:
+        return list(spreads)
+    excess = max(float(np.mean([spread.run - spread.residual for spread in several])), 0.0)
+    freedom = float(np.mean([spread.run_freedom for spread in several])) * max(rows - 1, 1)
+    return [
+        replace(spread, run=spread.residual + excess, run_freedom=freedom) if spread.runs > 1 else spread
+        for spread in spreads
+    ]
 
 
 def _components(block: Array) -> tuple[float, float, float]:

@@ -25,17 +25,22 @@ means, the item means and the residuals, divided by R, N and R·N:
     (5)  df  = SE⁴ / (A²/(R−1) + C²/(N−1))          (Satterthwaite 1946)
     (6)  interval d ± t(df)·SE,  p from t = d / SE
 
+All pairs of k rows of a column share one variance between runs, because two or three runs of a pair say little about
+it and corrected tests live in the tails of t:
+
+    (9)  A − E in (4) is its mean over the pairs, with (R−1)(k−1) degrees of freedom in (5)
+
 A bootstrap over three runs cannot reach beyond the three it saw and covers far less than it claims (a test shows
 it); (6) pays for few runs with a wide t.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import stats
 
-from reports.blocks import Array, clean, crossed, estimate_of, is_binary, is_constant, over_runs, weighted
+from reports.blocks import Array, Spread, clean, estimate_of, is_binary, is_constant, spread_of, weighted
 from reports.resampling import Interval, bootstrap, mcnemar, sign_flip
 
 
@@ -47,17 +52,6 @@ class Comparison(Interval):
     standard_error: float
     items: int
     runs: int
-
-
-@dataclass(frozen=True)
-class Best:
-    """The outcome of comparing all rows of a column: see `best_or_indistinguishable`."""
-
-    best: str
-    indistinguishable: frozenset[str]
-    second: str | None
-    resolvable: float
-    p_values: Mapping[tuple[str, str], float]
 
 
 def standard_error(values: Sequence[float] | Array) -> float:
@@ -112,72 +106,18 @@ def compare(
     kept = clean(blocks, shared_runs)
     if kept is None:
         return None
-    items, runs = sum(block.shape[1] for block in kept), max(block.shape[0] for block in kept)
-    estimate, (error, freedom) = estimate_of(kept), crossed(kept, shared_runs)
+    spread, estimate = spread_of(kept, shared_runs), estimate_of(kept)
+    error, freedom = spread.error()
     if is_constant(kept):
-        low, high = _constant(estimate / scale, items, level)
-        spread = Interval(estimate, low * scale, high * scale)
-    elif runs == 1:
-        spread = bootstrap([block[0] for block in kept], level)
+        low, high = _constant(estimate / scale, spread.items, level)
+        around = Interval(estimate, low * scale, high * scale)
+    elif spread.runs == 1:
+        around = bootstrap([block[0] for block in kept], level)
     else:
         half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
-        spread = Interval(estimate, estimate - half, estimate + half)
-    p_value = _p_value(kept, shared_runs, scale)
-    return Comparison(estimate, spread.low, spread.high, p_value, error, items, runs)
-
-
-def best_or_indistinguishable(
-    scores: Mapping[str, Sequence[Array]], *, alpha: float = 0.05, shared_runs: bool = False, scale: float = 100.0
-) -> Best | None:
-    """Return the best row of a column and the rows that can't be told from it.
-
-    `scores` maps a row to its blocks [runs, items], aligned between rows. Every pair of rows is tested and the
-    p-values are Holm-corrected over all pairs, because which row comes out best is itself chosen by looking: the
-    chance that any row as good as the best loses its bold is at most `alpha`. Rows with an empty block are left out;
-    None without any row. `second` is the highest of the rows that are told from the best, `resolvable` the smallest
-    resolvable difference of the median pair at the first step of Holm (NaN with a single row).
-    """
-    rows = {name: kept for name, blocks in scores.items() if (kept := clean(blocks, shared_runs)) is not None}
-    if not rows:
-        return None
-    means = {name: estimate_of(kept) for name, kept in rows.items()}
-    ranked = sorted(rows, key=lambda name: (-means[name], name))
-    pairs = [(first, second) for i, first in enumerate(ranked) for second in ranked[i + 1 :]]
-    adjusted = dict(zip(pairs, holm(pair_p_values(scores, pairs, shared_runs=shared_runs, scale=scale)), strict=True))
-    best = ranked[0]
-    same = frozenset(name for name in ranked[1:] if adjusted[best, name] > alpha)
-    deltas = [
-        _resolvable(a, b, len(pairs), alpha, shared_runs, scale) for a, b in ((scores[x], scores[y]) for x, y in pairs)
-    ]
-    known = [delta for delta in deltas if delta is not None]
-    smallest = float(np.median(known)) if known else float("nan")
-    return Best(best, same, next((name for name in ranked[1:] if name not in same), None), smallest, adjusted)
-
-
-def pair_p_values(
-    scores: Mapping[str, Sequence[Array]],
-    pairs: Sequence[tuple[str, str]],
-    *,
-    shared_runs: bool = False,
-    scale: float = 100.0,
-) -> list[float]:
-    """Return the p-value of each pair of rows, as `compare` would; 1 where a pair has no item in common."""
-    differences = [[a - b for a, b in zip(scores[x], scores[y], strict=True)] for x, y in pairs]
-    values = [1.0] * len(pairs)
-    graded: list[int] = []
-    for k, blocks in enumerate(differences):
-        kept = clean(blocks, shared_runs)
-        if kept is None:
-            continue
-        if max(block.shape[0] for block in kept) > 1 or is_binary(kept, scale) or is_constant(kept):
-            values[k] = _p_value(kept, shared_runs, scale)
-        else:
-            graded.append(k)
-    if graded:
-        columns = [weighted([over_runs(block) for block in differences[k]]) for k in graded]
-        for k, p in zip(graded, sign_flip(np.stack(columns, axis=1)), strict=True):
-            values[k] = float(p)
-    return values
+        around = Interval(estimate, estimate - half, estimate + half)
+    p_value = p_value_of(kept, spread, scale)
+    return Comparison(estimate, around.low, around.high, p_value, error, spread.items, spread.runs)
 
 
 def smallest_resolvable_difference(
@@ -202,10 +142,10 @@ def smallest_resolvable_difference(
     """
     error = float(np.sqrt(sd_items**2 / items + sd_runs**2 / runs))
     freedom = runs - 1 if runs > 1 and sd_runs**2 / runs > sd_items**2 / items else max(items - 1, 1)
-    return _delta(error, freedom, items, runs, comparisons, alpha, power, scale)
+    return resolvable(error, freedom, items, runs, comparisons, alpha, power, scale)
 
 
-def _delta(
+def resolvable(
     error: float,
     freedom: float,
     items: int,
@@ -221,25 +161,13 @@ def _delta(
     return float(min(scale, max(factor * error, floor)))
 
 
-def _resolvable(
-    first: Sequence[Array], second: Sequence[Array], comparisons: int, alpha: float, shared_runs: bool, scale: float
-) -> float | None:
-    """The smallest resolvable difference of two rows, from the spread seen between them."""
-    kept = clean([a - b for a, b in zip(first, second, strict=True)], shared_runs)
-    if kept is None:
-        return None
-    error, freedom = crossed(kept, shared_runs)
-    items, runs = sum(block.shape[1] for block in kept), max(block.shape[0] for block in kept)
-    return _delta(error, freedom, items, runs, comparisons, alpha, scale=scale)
-
-
-def _p_value(blocks: Sequence[Array], shared_runs: bool, scale: float) -> float:
-    """The test that fits: exact for one run, equation (6) for several."""
+def p_value_of(blocks: Sequence[Array], spread: Spread, scale: float) -> float:
+    """The test that fits cleaned blocks: exact for one run, equation (6) for several."""
     estimate = estimate_of(blocks)
     if is_constant(blocks):
-        return 1.0 if estimate == 0 else min(1.0, 2.0 ** (1 - sum(block.shape[1] for block in blocks)))
-    if max(block.shape[0] for block in blocks) > 1:
-        error, freedom = crossed(blocks, shared_runs)
+        return 1.0 if estimate == 0 else min(1.0, 2.0 ** (1 - spread.items))
+    if spread.runs > 1:
+        error, freedom = spread.error()
         return float(2 * stats.t.sf(abs(estimate) / error, freedom))
     if is_binary(blocks, scale):
         return mcnemar(int((blocks[0] > 0).sum()), int((blocks[0] < 0).sum()))

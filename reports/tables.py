@@ -7,10 +7,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from reports.best import best_or_indistinguishable
 from reports.blocks import Array
 from reports.records import Record
 from reports.scores import ENOUGH, Column, Role, Row, Run, Scores
-from reports.statistics import Comparison, best_or_indistinguishable, compare, holm, mean_interval
+from reports.statistics import Comparison, compare, holm, mean_interval
 
 AVERAGE = Column("", "Avg")
 ALPHA = 0.05
