@@ -104,14 +104,13 @@ def test_an_answer_that_repeats_the_reference_is_right(intent: str, slots: dict[
 
 
 @pytest.mark.parametrize("name", ["intent_bdci.yaml", "intent_bdci_fewshot.yaml"])
-def test_lm_eval_asks_in_our_format_and_scores_by_our_metric(tmp_path: Path, name: str) -> None:
+def test_lm_eval_asks_in_our_format_and_scores_by_our_metric(name: str) -> None:
+    from datasets import Dataset
     from lm_eval.api.task import ConfigurableTask
     from lm_eval.tasks._yaml_loader import load_yaml
 
-    file = tmp_path / "items.jsonl"
-    file.write_text(json.dumps({"id": "0", "prompt": "你好", "answer": ANSWER}) + "\n")
-    config = load_yaml(LM_EVAL.with_name(name))
-    task = ConfigurableTask(config={**config, "dataset_kwargs": {"data_files": {"test": str(file)}}})
+    rows = {"test": Dataset.from_list([{"id": "0", "prompt": "你好", "answer": ANSWER}])}
+    task = ConfigurableTask(config=load_yaml(LM_EVAL.with_name(name)) | {"custom_dataset": lambda **_: rows})
     doc = next(iter(task.test_docs()))
     assert task.doc_to_text(doc) == question("你好")
     assert task.process_results(doc, [f" {ANSWER}。"]) == {"exact_match": 1.0}

@@ -1,0 +1,29 @@
+"""The judge for runs without an endpoint: character n-gram F-score against the reference."""
+
+from collections.abc import Sequence
+
+from sacrebleu.metrics import CHRF
+
+from harness.judge.base import JudgeItem, Verdict
+from tasks.task import Task
+
+
+class ReferenceJudge:
+    """chrF of each answer against its reference (Popović 2015, as sacrebleu computes it), 0–100 scaled to [0, 1].
+
+    It measures likeness of wording, not quality; tables name it wherever it judged.
+    """
+
+    name = "reference (chrF)"
+
+    def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
+        """One verdict for each item, in order; an item without a reference is unscored."""
+        metric = CHRF()
+        return [_verdict(metric, item) for item in items]
+
+
+def _verdict(metric: CHRF, item: JudgeItem) -> Verdict:
+    reference = item.answer.strip()
+    if not reference:
+        return Verdict(None, "unscored", "the item has no reference")
+    return Verdict(metric.sentence_score(item.completion.strip(), [reference]).score / 100)
