@@ -51,7 +51,7 @@ class Esft(Method):
     def train_selected(
         self, model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]
     ) -> Sequence[nn.Parameter]:
-        """Prepare `model` to train the experts that `choose` takes from the profile, with this method's other options."""
+        """Prepare `model` to train the experts that `choose` takes from the profile, with this method's options."""
         layers = moe_layers(model)
         if context.profile is None:
             raise MethodError("expert selection needs a profile of the task's data, and none was given")

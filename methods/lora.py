@@ -39,8 +39,8 @@ class Lora(Method):
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
-            target_modules=list(self.target_modules) or [*_attention(model), *(_shared(model) if self.experts else ())],
-            target_parameters=_fused(model) if self.experts else None,
+            target_modules=list(self.target_modules) or _attention(model),
+            target_parameters=[*_routed(model), *_shared(model)] if self.experts else None,
         )
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
@@ -77,14 +77,16 @@ def _attention(model: PreTrainedModel) -> list[str]:
     return names
 
 
+def _routed(model: PreTrainedModel) -> list[str]:
+    return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in ("gate_up_proj", "down_proj")]
+
+
 def _shared(model: PreTrainedModel) -> Iterator[str]:
-    """Linear layers of the shared experts; the gate in front of them, itself a linear layer, is a router and left out."""
+    """Weights of the shared experts' linear layers; the gate before them, itself a linear layer, is left out.
+
+    Weights, not modules: peft 0.21 takes a module named `gate_proj` for the routed experts of an older transformers.
+    """
     for layer in moe_layers(model).values():
         for path, shared in layer.shared:
-            yield from (
-                f"{path}.{name}" for name, module in shared.named_modules() if name and isinstance(module, nn.Linear)
-            )
-
-
-def _fused(model: PreTrainedModel) -> list[str]:
-    return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in ("gate_up_proj", "down_proj")]
+            linear = (name for name, module in shared.named_modules() if name and isinstance(module, nn.Linear))
+            yield from (f"{path}.{name}.weight" for name in linear)

@@ -25,7 +25,10 @@ METHODS: dict[str, type[Method]] = {
 
 
 def load_methods() -> dict[str, type[Method]]:
-    """All methods by name. Raises MethodError where an entry point cannot be loaded, is no Method or takes a used name."""
+    """All methods by name.
+
+    Raises MethodError where an entry point cannot be loaded, is no Method or takes a name in use.
+    """
     methods = dict(METHODS)
     for point in entry_points(group="esft_bench.methods"):
         origin = f"the entry point '{point.name}' ({point.value})"

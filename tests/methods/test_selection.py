@@ -1,0 +1,261 @@
+"""Profiles, scores and selections: laws, and the official release's own numbers."""
+
+import json
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from methods.errors import MethodError
+from methods.esft import EsftGate, EsftToken
+from methods.method import Context
+from methods.moe.profile import STATISTICS, Profile, profile
+from methods.moe.scores import Score, Scores, expert_scores, over_layers, read_logs, read_summary
+from methods.moe.selection import check, draw, select
+from methods.moe.view import moe_layers
+from tests.methods.helpers import MOE, profiled, tokens
+
+Models = Callable[..., PreTrainedModel]
+OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official"
+
+rows = st.lists(st.integers(0, 10_000), min_size=1, max_size=64).map(lambda row: [v / 10_000 for v in row])
+thresholds = st.integers(1, 100).map(lambda percent: percent / 100)
+
+
+@pytest.fixture
+def official() -> Path:
+    if not OFFICIAL.is_dir():
+        pytest.skip("skipped, no data")
+    return OFFICIAL
+
+
+def one_layer(row: list[float]) -> Scores:
+    return Scores((0,), torch.tensor([row], dtype=torch.float64))
+
+
+@given(rows, thresholds)
+def test_the_selection_reaches_p_and_no_expert_of_it_can_be_spared(row: list[float], p: float) -> None:
+    chosen = select(one_layer(row), p)[0]
+    total = math.fsum(row[expert] for expert in chosen)
+    assert len(set(chosen)) == len(chosen)
+    assert total >= p - 1e-6 or len(chosen) == sum(value > 0 for value in row)
+    if chosen:
+        assert total - row[chosen[-1]] < p
+
+
+@given(rows, thresholds)
+def test_the_selection_is_ordered_by_score_then_by_id_and_leaves_out_nothing_better(row: list[float], p: float) -> None:
+    chosen = select(one_layer(row), p)[0]
+    keys = [(-row[expert], expert) for expert in chosen]
+    assert keys == sorted(keys)
+    left = [(-value, expert) for expert, value in enumerate(row) if expert not in chosen]
+    assert not keys or not left or max(keys) < min(left)
+
+
+@given(rows, thresholds, thresholds)
+def test_a_higher_threshold_only_adds_experts(row: list[float], p: float, q: float) -> None:
+    low, high = (select(one_layer(row), value)[0] for value in sorted((p, q)))
+    assert high[: len(low)] == low
+
+
+@given(
+    st.dictionaries(st.integers(0, 60), st.integers(0, 8).map(lambda count: list(range(count))), min_size=1),
+    st.integers(0, 2**32),
+)
+def test_a_draw_has_the_counts_of_the_selection_and_distinct_known_experts(
+    selection: dict[int, list[int]], seed: int
+) -> None:
+    drawn = draw(selection, 8, seed)
+    assert drawn == draw(selection, 8, seed)
+    for layer, chosen in selection.items():
+        assert len(set(drawn[layer])) == len(drawn[layer]) == len(chosen)
+        assert set(drawn[layer]) <= set(range(8))
+
+
+def test_a_draw_prefers_no_expert() -> None:
+    counts = torch.zeros(8)
+    for seed in range(2000):
+        counts[draw({0: [0, 1]}, 8, seed)[0]] += 1
+    assert (counts - 500).abs().max() < 100  # five standard deviations
+
+
+@pytest.mark.parametrize("p", [0, -0.1, 1.01, math.nan])
+def test_a_threshold_outside_its_range_is_refused(p: float) -> None:
+    with pytest.raises(MethodError, match="p is"):
+        select(one_layer([1.0]), p)
+    with pytest.raises(ValidationError):
+        EsftToken(p=p)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
+def test_a_score_that_is_no_score_is_refused_by_name(value: float) -> None:
+    with pytest.raises(MethodError, match="expert 1 in layer 0"):
+        select(one_layer([0.5, value]), 0.2)
+
+
+@pytest.mark.parametrize(
+    ("selection", "message"),
+    [
+        ({9: [0]}, "names layer 9; the model's MoE layers are 1, 2"),
+        ({1: [8]}, "expert 8 in layer 1"),
+        ({1: [-1]}, "expert -1 in layer 1"),
+        ({1: [3, 3]}, "layer 1 twice"),
+        ({1: [], 2: []}, "empty"),
+        ({}, "empty"),
+    ],
+)
+def test_a_selection_that_does_not_fit_the_model_is_refused_by_name(
+    tiny_model: Models, selection: dict[int, list[int]], message: str
+) -> None:
+    with pytest.raises(MethodError, match=message):
+        check(selection, moe_layers(tiny_model("deepseek-v2")))
+
+
+def test_a_profile_of_another_model_is_refused(tiny_model: Models) -> None:
+    model, other = tiny_model("deepseek-v2"), profiled(tiny_model("olmoe"))
+    with pytest.raises(MethodError, match="profile"):
+        EsftToken().prepare(model, Context(seed=0, profile=other))
+    with pytest.raises(MethodError, match="profile"):
+        EsftToken().prepare(model, Context(seed=0))
+
+
+def padded(ids: list[Tensor], left: bool) -> tuple[Tensor, Tensor]:
+    """Samples of different lengths in one batch, with padding that must not count."""
+    length = max(map(len, ids))
+    batch, mask = torch.full((len(ids), length), 7), torch.zeros(len(ids), length, dtype=torch.long)
+    for row, sample in enumerate(ids):
+        place = slice(length - len(sample), None) if left else slice(0, len(sample))
+        batch[row, place], mask[row, place] = sample, 1
+    return batch, mask
+
+
+@pytest.mark.parametrize("architecture", MOE)
+@pytest.mark.parametrize("left", [False, True], ids=["right", "left"])
+def test_the_profile_depends_on_neither_batching_nor_padding(tiny_model: Models, architecture: str, left: bool) -> None:
+    model = tiny_model(architecture)
+    samples = [row[:length] for row, length in zip(tokens(5, 16), (3, 16, 9, 1, 12), strict=True)]
+    alone = profile(model, [padded([sample], left) for sample in samples])
+    together = profile(model, [padded(samples[:2], left), padded(samples[2:], left)])
+    assert (alone.tokens, alone.samples) == (together.tokens, together.samples) == (41, 5)
+    for name in STATISTICS:
+        torch.testing.assert_close(getattr(alone, name), getattr(together, name), atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_a_profile_counts_every_token_once_for_each_of_its_experts(tiny_model: Models, architecture: str) -> None:
+    seen = profiled(tiny_model(architecture))
+    assert seen.token_counts.sum(1).tolist() == [seen.tokens * seen.top_k] * len(seen.layers)
+    torch.testing.assert_close(seen.token_means.sum(1), torch.ones(len(seen.layers), dtype=torch.float64))
+    assert ((seen.gate_sums > 0) == (seen.token_counts > 0)).all()
+
+
+def test_gates_are_those_of_the_paper_whatever_the_routers_scaling_factor(tiny_model: Models) -> None:
+    seen = [profiled(tiny_model("deepseek-v2", routed_scaling_factor=factor)) for factor in (1.0, 4.0)]
+    first = [one.gate_sums[0] for one in seen]  # later layers see other inputs
+    torch.testing.assert_close(first[0], first[1])
+    assert float(first[0].sum()) / seen[0].tokens < 1
+
+
+def test_a_profile_leaves_the_model_as_it_was(tiny_model: Models) -> None:
+    model = tiny_model("olmoe").train()
+    profiled(model)
+    assert model.training
+    assert not any(module._forward_pre_hooks for module in model.modules())
+
+
+def test_a_profile_of_nothing_is_refused(tiny_model: Models) -> None:
+    with pytest.raises(MethodError, match="no token"):
+        profile(tiny_model("olmoe"), [])
+
+
+def test_a_profile_is_read_as_it_was_written(tiny_model: Models, tmp_path: Path) -> None:
+    seen = profiled(tiny_model("deepseek-v2"))
+    seen.save(tmp_path)
+    again = Profile.load(tmp_path)
+    assert (again.layers, again.top_k, again.tokens, again.samples) == ((1, 2), 3, seen.tokens, seen.samples)
+    assert all(torch.equal(getattr(again, name), getattr(seen, name)) for name in STATISTICS)
+    (tmp_path / "profile.safetensors").write_bytes(b"not one")
+    with pytest.raises(MethodError, match="not an expert profile"):
+        Profile.load(tmp_path)
+
+
+def test_the_score_rules_differ_as_defined() -> None:
+    """Two samples, of 1 and of 3 tokens, two layers, top-1 of 2 experts; worked by hand."""
+    by_hand = Profile(
+        layers=(0, 1),
+        top_k=1,
+        tokens=4,
+        samples=2,
+        token_counts=torch.tensor([[1.0, 3.0], [4.0, 0.0]]).double(),
+        gate_sums=torch.tensor([[0.5, 1.5], [2.0, 0.0]]).double(),
+        token_means=torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(),
+        gate_means=torch.tensor([[0.25, 0.25], [0.5, 0.0]]).double(),
+    )
+    assert expert_scores(by_hand, "token").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    assert expert_scores(by_hand, "gate").values.tolist() == [[0.125, 0.375], [0.5, 0.0]]
+    assert expert_scores(by_hand, "token", "paper").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    assert expert_scores(by_hand, "gate", "paper").values.tolist() == [[0.25, 0.25], [0.5, 0.0]]
+    assert expert_scores(by_hand, "token", "upstream_script").values.tolist() == [[0.2, 1.0], [0.8, 0.0]]
+    never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
+    assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
+
+
+def test_gate_and_token_have_the_papers_thresholds() -> None:
+    assert (EsftGate().score, EsftGate().p, EsftToken().score, EsftToken().p) == ("gate", 0.1, "token", 0.2)
+    assert EsftGate().score_rule == "released"
+
+
+@pytest.mark.parametrize("task", ["intent", "translation"])
+def test_the_released_rule_rebuilds_the_released_selection_in_order(official: Path, task: str) -> None:
+    released = json.loads((official / "expert_configs" / f"{task}.json").read_text())["experts"]
+    scores = read_summary(official / "expert_scores" / task / "summary.json", "token")
+    assert select(scores, 0.2) == {int(layer): ids for layer, ids in released.items()}
+    assert len(released) == 26
+
+
+@pytest.mark.parametrize(("task", "token", "gate", "script"), [("intent", 124, 123, 52), ("translation", 83, 77, 38)])
+def test_the_rules_select_as_many_experts_as_known_of_the_release(
+    official: Path, task: str, token: int, gate: int, script: int
+) -> None:
+    def selected(scores: Scores, p: float) -> int:
+        return sum(map(len, select(scores, p).values()))
+
+    summary = official / "expert_scores" / task / "summary.json"
+    tokens_, gates = read_summary(summary, "token"), read_summary(summary, "gate")
+    assert selected(tokens_, 0.2) == token
+    assert selected(gates, 0.1) == gate
+    assert selected(Scores(tokens_.layers, over_layers(tokens_.values)), 0.2) == script
+
+
+@pytest.mark.parametrize("score", ["token", "gate"])
+def test_the_raw_logs_rebuild_the_released_scores(official: Path, score: Score) -> None:
+    folder = official / "expert_scores" / "translation"
+    logged = read_logs(folder, num_experts=64, top_k=6)
+    released = read_summary(folder / "summary.json", score)
+    expected = released.values[[released.layers.index(layer) for layer in logged.layers]]
+    assert logged.layers == (1, 14, 26)
+    assert torch.equal(expert_scores(logged, score, "released").values, expected)
+    assert 0.001 < (expert_scores(logged, score, "paper").values - expected).abs().max() < 0.007
+
+
+def test_malformed_score_files_are_refused_with_the_place(tmp_path: Path) -> None:
+    summary = tmp_path / "summary.json"
+    with pytest.raises(MethodError, match=r"no score file .*summary\.json"):
+        read_summary(summary, "token")
+    summary.write_text('{"token_scores": {"1": {"0": 0.5, "2": 0.5}}}')
+    with pytest.raises(MethodError, match=r"summary\.json: `token_scores`"):
+        read_summary(summary, "token")
+    (tmp_path / "expert_weights_1.txt").write_text("0\t1\t\t0.5\t0.5\n0\t1\t\t0.5\n")
+    with pytest.raises(MethodError, match=r"expert_weights_1\.txt, line 2"):
+        read_logs(tmp_path, num_experts=2, top_k=2)
+    (tmp_path / "expert_weights_1.txt").write_text("0\t2\t\t0.5\t0.5\n")
+    with pytest.raises(MethodError, match=r"line 1.*ids up to 2"):
+        read_logs(tmp_path, num_experts=2, top_k=2)
