@@ -181,7 +181,7 @@ def _command(level: Isolation) -> list[str]:
 def _bubblewrap() -> list[str]:
     """Bubblewrap's options: all namespaces, a read-only root, home and temporary folders empty, no capabilities."""
     command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
-    command += ["--clearenv", "--chdir", "/", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
+    command += ["--chdir", "/", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
     hidden = [str(path) for path in _hidden()]
     for path in hidden:
         command += ["--tmpfs", path]
