@@ -178,8 +178,9 @@ def _efficiency(backbones: Sequence[str], every: Sequence[Scores], manifest: Map
         table = efficiency_table(scores)
         parts += [f"{line(name)}: {table.caption}" if len(backbones) > 1 else table.caption, *_table(table, cost)]
     facts = {key: manifest.get(key) for key in ("started", "finished", "states", "hardware")}
-    parts += ["\n".join(f"- {key}: {_flat(value)}" for key, value in facts.items() if value)]
-    return [part for part in parts if part] if len(parts) > 1 else []
+    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
+    parts += ["This run:", "\n".join(known)] if known else []
+    return parts if len(parts) > 1 else []
 
 
 def _repeat(manifest: Mapping[str, Any], command: str) -> list[str]:

@@ -1,5 +1,7 @@
 """The results of a run on disk: one flat line for each record, and the items behind it."""
 
+from __future__ import annotations
+
 import csv
 import io
 import json
@@ -8,11 +10,14 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import pandas as pd
 from pydantic import ValidationError
 
 from reports.records import SCHEMA_VERSION, ItemScore, Record
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 JSONL, CSV = "results.jsonl", "results.csv"
 KEY = ["run", "backbone", "method", "task", "seed", "benchmark", "role", "metric"]
@@ -121,6 +126,8 @@ def write_text(path: Path, text: str) -> None:
 
 def _frame(records: list[Record], left_out: list[str]) -> pd.DataFrame:
     """A frame of records, with what was left out in its attrs."""
+    import pandas as pd  # here, so that a command that only writes results starts without it
+
     frame = pd.DataFrame([record.model_dump() for record in records], columns=list(Record.model_fields))
     frame["value"] = pd.to_numeric(frame["value"]).astype(float)
     frame.attrs[LEFT_OUT] = left_out

@@ -50,6 +50,7 @@ class Comparison(Interval):
 
     p_value: float
     standard_error: float
+    freedom: float
     items: int
     runs: int
 
@@ -117,7 +118,7 @@ def compare(
         half = float(stats.t.ppf((1 + level) / 2, freedom)) * error
         around = Interval(estimate, estimate - half, estimate + half)
     p_value = p_value_of(kept, spread, scale)
-    return Comparison(estimate, around.low, around.high, p_value, error, spread.items, spread.runs)
+    return Comparison(estimate, around.low, around.high, p_value, error, freedom, spread.items, spread.runs)
 
 
 def smallest_resolvable_difference(

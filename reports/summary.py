@@ -14,32 +14,40 @@ def summary(scores: Scores, ability: Table, general: Table, ablation: Table) -> 
         *_task_ability(scores, ability),
         *_forgetting(scores, general),
         *_random_experts(ablation),
+        *_caveats(scores, ability),
     ]
 
 
 def resolution(table: Table) -> str:
     """What a table's items and runs can't tell apart, and how small a difference they could; empty without pairs."""
     titles = {column.name: line(column.title) for column in table.columns}
-    if table.comparisons:
-        return _resolution_of_differences(table, titles)
+    told = _open_differences(table, titles) if table.comparisons else _open_pairs(table, titles)
     known = {name: delta for name, delta in table.resolvable.items() if delta == delta}
-    total, unresolved = (sum(pair[k] for pair in table.pairs.values()) for k in range(2))
-    if not total or not known:
-        return ""
-    open_columns = [f"{titles[name]} {pair[1]} of {pair[0]}" for name, pair in table.pairs.items() if pair[1]]
+    if not told or not known:
+        return told
     finest, coarsest = min(known, key=lambda name: known[name]), max(known, key=lambda name: known[name])
-    span = f"from {number(known[finest])} points ({titles[finest]}) to {number(known[coarsest])} ({titles[coarsest]})"
-    told = f"{unresolved} of {total} pairs of rows are not resolved ({'; '.join(open_columns)})"
-    return (
-        f"{told if unresolved else f'All {total} pairs of rows are resolved'}. The smallest resolvable difference "
-        f"between two rows goes {span}: a true difference of that size is found with 80% probability."
+    span = (
+        f"runs from {number(known[finest])} points ({titles[finest]}) to {number(known[coarsest])} ({titles[coarsest]})"
     )
+    span = span if finest != coarsest else f"is {number(known[finest])} points"
+    return f"{told} The smallest resolvable difference {span}: found with 80% probability where it truly exists."
 
 
-def _resolution_of_differences(table: Table, titles: dict[str, str]) -> str:
-    """The same for Table 3, whose cells are differences themselves."""
-    lost = [key for key, found in table.comparisons.items() if table.cells[key].mark != "best"]
+def _open_pairs(table: Table, titles: dict[str, str]) -> str:
+    """How many pairs of rows are not told apart, by column."""
+    total, unresolved = (sum(pair[k] for pair in table.pairs.values()) for k in range(2))
+    if not total:
+        return ""
+    columns = "; ".join(f"{titles[name]} {pair[1]} of {pair[0]}" for name, pair in table.pairs.items() if pair[1])
+    if not unresolved:
+        return f"All {total} pairs of rows are resolved."
+    return f"{unresolved} of {total} pairs of rows are not resolved ({columns})."
+
+
+def _open_differences(table: Table, titles: dict[str, str]) -> str:
+    """Which cells of Table 3, differences themselves, are not resolved."""
     names = {row.name: line(row.title) for row in table.rows}
+    lost = [key for key in table.comparisons if table.cells[key].mark != "best"]
     if not lost:
         return f"All {len(table.comparisons)} differences are resolved."
     cells = "; ".join(f"{names[row]} on {titles[column]}" for row, column in lost)
@@ -58,7 +66,7 @@ def _task_ability(scores: Scores, table: Table) -> list[str]:
     sentences = [f"Task ability: {line(best.title)} has the highest average, {value}."]
     same = [row for row in rest if table.cells[row.name, ""].mark == "best"]
     behind = [row for row in rest if table.cells[row.name, ""].mark != "best"]
-    for rows, verb in ((same, "Not resolved from it"), (behind, "Lower, and resolved")):
+    for rows, verb in ((same, "Not resolved"), (behind, "Lower, and resolved")):
         if rows:
             found = [_against(scores, row, best, "ability") for row in rows]
             sentences.append(f"{verb}: {_list(rows, found)}.")
@@ -123,6 +131,22 @@ def _random_experts(table: Table) -> list[str]:
             on_average = f"{spread} on average{'' if sure else ' (not resolved)'}; "
         sentences.append(f"{line(row.title)}: {on_average}{'; '.join(parts)}.")
     return sentences
+
+
+def _caveats(scores: Scores, ability: Table) -> list[str]:
+    """What the numbers above can't know."""
+    caveats = []
+    if len(scores.seeds) == 1:
+        caveats.append(
+            "Each cell was trained once: on task ability, resolved means resolved between these trained models, not "
+            "between the methods over many training runs."
+        )
+    by_reference = [line(column.title) for column in ability.columns if column.by_reference]
+    if by_reference:
+        caveats.append(
+            f"{listing(by_reference)}: scored by closeness to a reference answer, not judged by a person or a model."
+        )
+    return caveats
 
 
 def _against(scores: Scores, row: Row, other: Row, role: Role) -> Comparison | None:

@@ -11,7 +11,7 @@ from reports.best import best_or_indistinguishable
 from reports.blocks import Array
 from reports.records import Record
 from reports.scores import ENOUGH, Column, Role, Row, Run, Scores
-from reports.statistics import Comparison, compare, holm, mean_interval
+from reports.statistics import Comparison, compare, holm, mean_interval, resolvable
 
 AVERAGE = Column("", "Avg")
 ALPHA = 0.05
@@ -119,10 +119,15 @@ def ablation_table(scores: Scores) -> Table:
     for key, p_value in adjusted.items():
         if p_value <= ALPHA and cells[key].coverage is None:
             cells[key] = replace(cells[key], mark="best")
+    deltas: dict[str, list[float]] = {}
+    for (_, column_name), found in comparisons.items():
+        delta = resolvable(found.standard_error, found.freedom, found.items, found.runs, len(comparisons))
+        deltas.setdefault(column_name, []).append(delta)
+    smallest = {name: float(np.median(found)) for name, found in deltas.items()}
     titles = [replace(row, title=f"{row.title} − {named[row.ablates].title}") for row in ablations]
     caption = "Random experts minus selected experts, same number in each layer, in points with 95% interval."
     averaged = [*columns, AVERAGE] if columns else []
-    return Table("Table 3. Random experts", caption, titles, averaged, cells, comparisons=comparisons)
+    return Table("Table 3. Random experts", caption, titles, averaged, cells, smallest, comparisons=comparisons)
 
 
 COSTS = {

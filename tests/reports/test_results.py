@@ -1,0 +1,91 @@
+"""Results on disk: what is written comes back, and what is not sound is left out by name."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from reports.records import Record
+from reports.results import LEFT_OUT, read, read_items, write
+from tests.reports.conftest import MadeUpRun
+
+
+def lines_of(folder: Path) -> list[str]:
+    return (folder / "results.jsonl").read_text(encoding="utf-8").splitlines()
+
+
+def test_written_records_come_back_as_they_were(made_up: MadeUpRun, tmp_path: Path) -> None:
+    records = made_up.build(tmp_path)
+    frame = read(tmp_path)
+    assert frame.attrs[LEFT_OUT] == []
+    assert list(frame.columns) == list(Record.model_fields)
+    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
+    assert [Record.model_validate(row) for row in rows] == records
+    assert len(pd.read_csv(tmp_path / "results.csv")) == len(records)
+
+
+def test_writing_leaves_nothing_else_behind_and_replaces_what_was_there(made_up: MadeUpRun, tmp_path: Path) -> None:
+    records = made_up.build(tmp_path / "run")
+    write(records[:3], tmp_path / "other")
+    write(records[:2], tmp_path / "other")
+    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["results.csv", "results.jsonl"]
+    assert len(read(tmp_path / "other")) == 2
+
+
+def test_a_half_written_line_is_skipped_and_its_number_is_told(made_up: MadeUpRun, tmp_path: Path) -> None:
+    records = made_up.build(tmp_path)
+    path = tmp_path / "results.jsonl"
+    path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
+    frame = read(tmp_path)
+    assert len(frame) == len(records) - 1
+    assert [f"line {len(records)}" in sentence for sentence in frame.attrs[LEFT_OUT]] == [True]
+
+
+def test_repeated_records_count_once_and_of_contradictory_ones_the_last(made_up: MadeUpRun, tmp_path: Path) -> None:
+    records = made_up.build(tmp_path)
+    other = records[0].model_copy(update={"value": 99.0})
+    write([*records, records[1], other], tmp_path)
+    frame = read(tmp_path)
+    assert len(frame) == len(records)
+    assert frame.iloc[-1]["value"] == 99.0
+    assert any("repeated" in sentence for sentence in frame.attrs[LEFT_OUT])
+    assert any("contradicted" in sentence for sentence in frame.attrs[LEFT_OUT])
+
+
+def test_records_of_another_schema_version_are_left_out_and_named(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.build(tmp_path)
+    lines = lines_of(tmp_path)
+    future = json.loads(lines[0]) | {"schema_version": 7, "unheard_of": 1}
+    path = tmp_path / "results.jsonl"
+    path.write_text("\n".join([*lines[1:], json.dumps(future), "[1]", "null"]) + "\n", encoding="utf-8")
+    frame = read(tmp_path)
+    assert len(frame) == len(lines) - 1
+    assert any("schema version 7" in sentence for sentence in frame.attrs[LEFT_OUT])
+    assert any("2 unreadable" in sentence for sentence in frame.attrs[LEFT_OUT])
+
+
+def test_a_folder_without_results_gives_an_empty_frame_that_says_so(tmp_path: Path) -> None:
+    frame = read(tmp_path)
+    assert frame.empty
+    assert len(frame.attrs[LEFT_OUT]) == 1
+
+
+def test_items_come_back_without_broken_lines_and_a_line_separator_inside_a_text_is_text(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    record = next(record for record in made_up.build(tmp_path) if record.items)
+    path = tmp_path / record.items
+    lines = path.read_text(encoding="utf-8").splitlines()
+    first = json.loads(lines[0]) | {"completion": "one\u2028two"}
+    lines[0] = json.dumps(first, ensure_ascii=False)
+    path.write_text("\n".join([*lines, '{"id": "half']), encoding="utf-8")
+    items = read_items(tmp_path, record)
+    assert len(items) == record.n
+    assert items[0].completion == "one\u2028two"
+
+
+def test_items_outside_the_run_folder_are_not_read(made_up: MadeUpRun, tmp_path: Path) -> None:
+    record = next(record for record in made_up.build(tmp_path / "run") if record.items)
+    (tmp_path / "secret.jsonl").write_text((tmp_path / "run" / record.items).read_text(encoding="utf-8"))
+    assert read_items(tmp_path / "run", record.model_copy(update={"items": "../secret.jsonl"})) == []
+    assert read_items(tmp_path / "run", record.model_copy(update={"items": ""})) == []

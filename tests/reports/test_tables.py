@@ -1,0 +1,172 @@
+"""The tables say what the records say, and nothing where the records say nothing."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from reports.records import Record
+from reports.results import read
+from reports.scores import Scores
+from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
+from tests.reports.conftest import METHODS, MadeUpRun
+
+
+def scores_of(made: MadeUpRun, folder: Path) -> Scores:
+    made.build(folder)
+    return Scores(read(folder), folder, made.manifest()["suite"])
+
+
+def cells(table: Table) -> dict[tuple[str, str], object]:
+    return dict(table.cells)
+
+
+def test_table_1_has_the_suites_order_the_records_values_and_their_average(made_up: MadeUpRun, tmp_path: Path) -> None:
+    scores = scores_of(made_up, tmp_path)
+    table = ability_table(scores)
+    assert [row.name for row in table.rows] == list(METHODS)
+    assert [column.name for column in table.columns] == ["intent", "law", "translation", ""]
+    values = {
+        record.benchmark: record.value
+        for record in scores.records
+        if record.method == "fft" and record.role == "ability"
+    }
+    frame = table.frame()
+    assert frame.loc["FFT"].tolist() == pytest.approx([*values.values(), np.mean(list(values.values()))])
+
+
+def test_the_mean_over_seeds_is_what_table_1_shows(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.seeds = (0, 1, 2)
+    scores = scores_of(made_up, tmp_path)
+    values = [r.value for r in scores.records if (r.method, r.benchmark) == ("lora", "intent")]
+    cell = ability_table(scores).cells["lora", "intent"]
+    assert (cell.value, cell.runs) == (pytest.approx(np.mean(values)), 3)
+
+
+def test_table_2_has_the_t_interval_over_all_training_runs_and_none_for_the_base(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    made_up.seeds = (0, 1)
+    scores = scores_of(made_up, tmp_path)
+    table = general_table(scores)
+    values = [r.value for r in scores.records if (r.method, r.benchmark) == ("fft", "facts")]
+    low, high = stats.t.interval(0.95, 5, loc=np.mean(values), scale=stats.sem(values))
+    cell = table.cells["fft", "facts"]
+    assert (cell.value, cell.low, cell.high, cell.runs) == (
+        pytest.approx(np.mean(values)),
+        pytest.approx(low),
+        pytest.approx(high),
+        6,
+    )
+    assert table.cells["base", "facts"].low is None
+    assert table.cells["fft", ""].low is not None
+
+
+def test_a_single_training_run_has_no_interval_and_the_caption_says_so(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.tasks = {"intent": "Intent"}
+    table = general_table(scores_of(made_up, tmp_path))
+    assert table.cells["fft", "facts"].low is None
+    assert "no interval" in table.caption
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
+def test_table_3_is_random_minus_the_row_it_ablates(made_up: MadeUpRun, tmp_path: Path, seeds: tuple[int, ...]) -> None:
+    made_up.seeds = seeds
+    scores = scores_of(made_up, tmp_path)
+    first, third = ability_table(scores).frame(), ablation_table(scores)
+    assert [row.title for row in third.rows] == ["Random (Token) − ESFT-Token", "Random (Gate) − ESFT-Gate"]
+    expected = first.loc["Random (Token)"] - first.loc["ESFT-Token"]
+    assert third.frame().iloc[0].tolist() == pytest.approx(expected.tolist())
+    cell = third.cells["random-token", ""]
+    assert cell.low is not None
+    assert cell.high is not None
+    assert cell.low < cell.value < cell.high < 0  # type: ignore[operator]
+    assert cell.mark == "best"
+
+
+def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    def fail(record: Record) -> Record:
+        if (record.method, record.task, record.benchmark) != ("lora", "law", "law"):
+            return record
+        return record.model_copy(update={"state": "failed", "value": None, "items": "", "note": "out of memory"})
+
+    made_up.change = fail
+    table = ability_table(scores_of(made_up, tmp_path))
+    assert table.cells["lora", "law"].value is None
+    assert table.cells["lora", "law"].note == "failed: out of memory"
+    assert table.cells["lora", ""].value is None
+    assert table.cells["lora", "intent"].value is not None
+    assert math.isnan(table.frame().loc["LoRA", "Law"])
+
+
+def test_what_is_not_there_yet_is_missing_in_every_table(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: None if record.method == "random-gate" and record.task == "intent" else record
+    scores = scores_of(made_up, tmp_path)
+    assert ability_table(scores).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(scores).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(scores).cells["random-gate", "law"].value is not None
+    assert general_table(scores).cells["random-gate", "facts"].note == "2 of 3 runs"
+
+
+def test_a_method_that_has_not_begun_is_a_row_of_its_own(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: None if record.method == "esft-gate" else record
+    table = ability_table(scores_of(made_up, tmp_path))
+    assert [row.title for row in table.rows][4] == "ESFT-Gate"
+    assert table.cells["esft-gate", "law"].value is None
+
+
+def test_short_coverage_is_shown_and_neither_bold_nor_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index % 5 == 0
+    table = ability_table(scores_of(made_up, tmp_path))
+    cell = table.cells["fft", "law"]
+    assert cell.coverage == pytest.approx(0.8)
+    assert cell.mark == ""
+    assert cell.value is not None
+    assert cell.value > 60  # unscored items are not zeros
+    assert table.cells["fft", ""].coverage == pytest.approx(0.8)
+    assert table.cells["fft", "intent"].coverage is None
+
+
+def test_a_few_unscored_items_do_not_keep_a_row_from_being_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index < 3
+    table = ability_table(scores_of(made_up, tmp_path))
+    assert table.cells["fft", "law"].coverage is None
+    assert table.cells["fft", "law"].mark == "best"
+
+
+def test_rows_judged_by_different_judges_are_not_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: (
+        record.model_copy(update={"judge": "gpt-5.2"}) if record.judge and record.method == "random-token" else record
+    )
+    scores = scores_of(made_up, tmp_path)
+    table = ability_table(scores)
+    law = next(column for column in table.columns if column.name == "law")
+    assert law.mixed
+    assert {table.cells[row.name, "law"].mark for row in table.rows} == {""}
+    assert {table.cells[row.name, "intent"].mark for row in table.rows} >= {"best"}
+    assert ablation_table(scores).cells["random-token", "law"].value is None
+
+
+def test_the_order_of_the_records_changes_nothing(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.seeds = (0, 1)
+    made_up.build(tmp_path)
+    suite, frame = made_up.manifest()["suite"], read(tmp_path)
+    shuffled = frame.sample(frac=1.0, random_state=3)
+    for make in (ability_table, general_table, ablation_table):
+        assert cells(make(Scores(frame, tmp_path, suite))) == cells(make(Scores(shuffled, tmp_path, suite)))
+
+
+def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: (
+        record.model_copy(update={"value": 120.0})
+        if (record.method, record.task, record.metric) == ("fft", "intent", "train_seconds")
+        else record
+    )
+    table = efficiency_table(scores_of(made_up, tmp_path))
+    assert table.cells["fft", "train_seconds"].value == pytest.approx((120 + 12 + 12) / 3 / 60)
+    assert table.cells["fft", "stored_bytes"].value == pytest.approx(2.5)
+    assert table.cells["base", "train_seconds"].note == "not trained"
