@@ -65,8 +65,11 @@ class Scores:
         self.records = [Record.model_validate(row | {"value": _number(row["value"])}) for row in rows]
         self._items: dict[str, dict[str, float]] = {}
         self._cells: dict[tuple[str, str, str, str], list[Record]] = {}
+        self._failed: dict[tuple[str, str, str], list[Record]] = {}
         for record in sorted(self.records, key=lambda record: (record.task, record.seed)):
             self._cells.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
+            if record.state == "failed":
+                self._failed.setdefault((record.method, record.benchmark, record.role), []).append(record)
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -113,11 +116,12 @@ class Scores:
         return [(task, seed) for task in tasks for seed in self.seeds]
 
     def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
-        """The records behind a cell of a table, by training run, in the table's metric."""
-        records = self._cells.get((row.name, column.name, role, column.metric), [])
+        """The records behind a cell of a table, by training run: in the column's metric, and failures in any."""
+        own = self._cells.get((row.name, column.name, role, column.metric), [])
+        failed = self._failed.get((row.name, column.name, role), [])
         return {
             (record.task, record.seed): record
-            for record in records
+            for record in [*failed, *own]  # a failure stands until there is a record in the metric
             if role == "general" or record.task in ("", column.name)
         }
 
@@ -168,7 +172,7 @@ class Scores:
         if not records:
             return Column(name, name)
         count: dict[tuple[bool, str], int] = {}
-        for record in records:
+        for record in [record for record in records if record.state != "failed"] or records:
             key = (not record.judge, record.metric)
             count[key] = count.get(key, 0) + 1
         metric = min(count, key=lambda key: (key[0], -count[key], key[1]))[1]

@@ -103,6 +103,17 @@ def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
     assert math.isnan(table.frame().loc["LoRA", "Law"])
 
 
+def test_a_failure_before_anything_was_judged_still_gives_its_reason(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: (
+        record.model_copy(update={"state": "failed", "value": None, "metric": "bypass", "judge": "", "note": "crashed"})
+        if (record.method, record.benchmark) == ("fft", "law")
+        else record
+    )
+    table = ability_table(scores_of(made_up, tmp_path))
+    assert table.cells["fft", "law"].note == "failed: crashed"
+    assert table.cells["lora", "law"].value is not None
+
+
 def test_what_is_not_there_yet_is_missing_in_every_table(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: None if record.method == "random-gate" and record.task == "intent" else record
     scores = scores_of(made_up, tmp_path)
