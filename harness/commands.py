@@ -1,6 +1,7 @@
 """From a command's options to a plan, and from a plan to a finished run: what the commands share."""
 
 import importlib.metadata
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.table import Table
 
 from harness.doctor import vllm_version
 from harness.errors import UserError
+from harness.files import full_disk_is_a_sentence
 from harness.judge import Judge, choose
 from harness.plan import Plan, make_plan
 from harness.store import Store, locked
@@ -112,6 +114,7 @@ def execute(
         command=command,
         notes=prepared.notes,
     )
+    _log_to_file(walk.log)
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
     with locked(prepared.run_dir):
@@ -120,6 +123,13 @@ def execute(
     if failures:
         console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
     return len(failures)
+
+
+def _log_to_file(log: Path) -> None:
+    """Send what libraries have to say to the run's log instead of the terminal."""
+    with full_disk_is_a_sentence(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
 def _default_workers() -> int:

@@ -186,6 +186,19 @@ class Plan:
         """The judge's finished verdicts on a cell's answers."""
         return self._find("verdicts", self.verdicts_key(cell, benchmark))
 
+    def scores(self, cell: Cell, benchmark: str) -> Artifact | None:
+        """The artifact that holds a cell's item scores: the judge's verdicts where the benchmark is judged."""
+        if self.tasks[benchmark].rubric is not None:
+            return self.verdicts(cell, benchmark)
+        return self.answers(cell, benchmark)
+
+    def judged(self, cell: Cell, benchmark: str) -> bool:
+        """Whether nothing is left for the judge to do; verdicts that met an outage are asked for again."""
+        if self.tasks[benchmark].rubric is None:
+            return True
+        verdicts = self.verdicts(cell, benchmark)
+        return verdicts is not None and not verdicts.measured.get("failed")
+
     def _find(self, kind: str, key: str | None) -> Artifact | None:
         return self.store.find(kind, key) if key else None
 
@@ -196,10 +209,7 @@ class Plan:
         benchmarks = self.benchmarks(cell)
         if any(self.answers(cell, name) is None for name in benchmarks):
             return "trained"
-        judged = [name for name in benchmarks if self.tasks[name].rubric is not None]
-        if any(self.verdicts(cell, name) is None for name in judged):
-            return "answered"
-        return "done"
+        return "done" if all(self.judged(cell, name) for name in benchmarks) else "answered"
 
 
 def make_plan(

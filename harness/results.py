@@ -29,7 +29,7 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
             records += _cost_records(plan, cell, trained, run_folder.name)
         failed = failures.get(cell, "")
         for benchmark in plan.benchmarks(cell):
-            artifact = _scored(plan, cell, benchmark)
+            artifact = plan.scores(cell, benchmark)
             if artifact is not None:
                 records.append(_score_record(plan, cell, benchmark, artifact, run_folder))
             elif failed:
@@ -37,11 +37,9 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
     return records
 
 
-def _scored(plan: Plan, cell: Cell, benchmark: str) -> Artifact | None:
-    """The artifact that holds a cell's item scores: the judge's where the benchmark is judged."""
-    if plan.tasks[benchmark].rubric is not None:
-        return plan.verdicts(cell, benchmark)
-    return plan.answers(cell, benchmark)
+def read_scores(artifact: Artifact) -> list[ItemScore]:
+    """The item scores an artifact holds."""
+    return [ItemScore.model_validate(row) for row in read_jsonl(artifact.folder / ITEMS)]
 
 
 def mean_score(scores: list[ItemScore]) -> tuple[float | None, int]:
@@ -56,7 +54,7 @@ def _score_record(plan: Plan, cell: Cell, benchmark: str, artifact: Artifact, ru
     target = run_folder / name
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(artifact.folder / ITEMS, target)
-    scores = [ItemScore.model_validate(row) for row in read_jsonl(target)]
+    scores = read_scores(artifact)
     value, scored = mean_score(scores)
     judged = plan.tasks[benchmark].rubric is not None
     states = {score.state for score in scores}

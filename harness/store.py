@@ -102,7 +102,7 @@ class Store:
             built.chmod(0o755)
             sync(built)
             target = self.root / kind / key
-            shutil.rmtree(target, ignore_errors=True)  # only ever a folder without a readable manifest
+            shutil.rmtree(target, ignore_errors=True)  # a broken one, or verdicts that met an outage
             built.rename(target)
             sync(target.parent)
         shutil.rmtree(self.root / ".work" / key, ignore_errors=True)

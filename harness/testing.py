@@ -10,11 +10,15 @@ from harness.errors import UserError
 from harness.evaluate import evaluate
 from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
 from harness.plan import Cell, Plan
-from harness.results import ITEMS, mean_score
-from harness.serve import Engine, make_engine
+from harness.results import ITEMS, mean_score, read_scores
+from harness.serve import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
 from harness.store import Artifact
+from harness.vllm_server import Settings
 from harness.walk import Walk, failed, refresh_now_and_then
 from reports.records import ItemScore
+
+BFLOAT16_TOLERANCE = 0.3
+"""In nats: bfloat16 kernels differ in rounding, and a router near a tie then picks another expert (facts of vLLM)."""
 
 
 def test_all(walk: Walk, cells: list[Cell]) -> None:
@@ -40,19 +44,16 @@ def test_all(walk: Walk, cells: list[Cell]) -> None:
 
 @contextmanager
 def _engine(walk: Walk) -> Iterator[Engine]:
-    """The engine of this run, started on the backbone and closed whatever happens."""
-    walk.display.step(f"starting {walk.plan.engine}")
-    evaluation, backbone = walk.plan.suite.evaluation, walk.plan.suite.backbone
-    engine = make_engine(
-        evaluation.engine,
-        walk.plan.backbone,
-        precision=backbone.precision,
-        max_length=evaluation.max_length,
-        port=evaluation.port,
-        batch_size=evaluation.batch_size,
-        log=walk.folder / "server.log",
-    )
-    walk.display.step_ended(f"starting {walk.plan.engine}")
+    """The engine of this run, closed whatever happens. It starts with the first checkpoint it is given."""
+    evaluation = walk.plan.suite.evaluation
+    float32 = walk.plan.suite.backbone.precision == "float32"
+    dtype, tolerance = ("float32", FLOAT32_TOLERANCE) if float32 else ("bfloat16", BFLOAT16_TOLERANCE)
+    engine: Engine
+    if evaluation.engine == "vllm":
+        settings = Settings(dtype=dtype, max_length=evaluation.max_length, port=evaluation.port)
+        engine = VllmEngine(walk.folder / "server", settings, tolerance)
+    else:
+        engine = TransformersEngine(dtype, evaluation.max_length, evaluation.batch_size, tolerance)
     try:
         yield engine
     finally:
@@ -75,21 +76,26 @@ def _answer(walk: Walk, engine: Engine, cell: Cell) -> None:
         scratch = plan.store.scratch(f"answers-{trained.key}")
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir()
-        items = {name: read_jsonl(_items_file(plan, name)) for name in missing}
-        tasks = {name: plan.tasks[name] for name in missing}
         answers = evaluate(
             engine.lm(),
-            tasks,
-            items,
+            [(plan.tasks[name], read_jsonl(_items_file(plan, name))) for name in missing],
             scratch,
             progress=lambda done, total: walk.display.step(cell.label, done, total),
         )
+    _keep_lm_eval(walk, cell, scratch)
     for name, scores in answers.items():
         key = plan.answers_key(cell, name)
         assert key is not None
         about = {"cell": cell.label, "benchmark": name, "loaded": loaded.how, "canary": loaded.difference}
         _keep_scores(walk, "answers", key, scores, about, {"load_seconds": loaded.seconds})
     shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _keep_lm_eval(walk: Walk, cell: Cell, scratch: Path) -> None:
+    """Keep lm-eval's own result file beside the run's results."""
+    kept = walk.folder / "lm_eval" / f"{cell.method}-{cell.task or 'none'}-{cell.seed}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    (scratch / "lm_eval.json").replace(kept)
 
 
 def _items_file(plan: Plan, name: str) -> Path:
@@ -128,40 +134,46 @@ def _keep_scores(
 
 def _finish_cell(walk: Walk, cell: Cell) -> None:
     """Judge what is not judged yet, print the cell's line and refresh the report."""
+    silent = 0
     for benchmark in walk.plan.benchmarks(cell):
-        if walk.plan.tasks[benchmark].rubric is not None and walk.plan.verdicts(cell, benchmark) is None:
-            _judge(walk, cell, benchmark)
+        if not walk.plan.judged(cell, benchmark):
+            silent += _judge(walk, cell, benchmark)
     own, general = _scores(walk.plan, cell)
-    walk.display.cell(cell, "done", own)
-    walk.display.say(f"✓ {cell.label}: {_shown(own)}, general ability {_shown(general)}")
+    if silent:
+        failed(walk, cell, f"the judge could not be asked about {silent} answers; the others are kept.")
+    else:
+        walk.display.cell(cell, "done", own)
+        walk.display.say(f"✓ {cell.label}: {_shown(own)}, general ability {_shown(general)}")
     refresh_now_and_then(walk)
 
 
-def _judge(walk: Walk, cell: Cell, benchmark: str) -> None:
-    """Have a cell's stored answers judged and store the verdicts."""
+def _judge(walk: Walk, cell: Cell, benchmark: str) -> int:
+    """Have a cell's stored answers judged and store the verdicts; returns how many met an outage.
+
+    Those are asked again by the next run; what was judged is in the judge's own store and is not paid for twice.
+    """
     answers = walk.plan.answers(cell, benchmark)
     key = walk.plan.verdicts_key(cell, benchmark)
     assert answers is not None
     assert key is not None
-    stored = [ItemScore.model_validate(row) for row in read_jsonl(answers.folder / ITEMS)]
+    stored = read_scores(answers)
     verdicts = walk.judge.score(walk.plan.tasks[benchmark], stored)
     judged = [
         item.model_copy(update={"score": verdict.score, "state": verdict.state, "reason": verdict.reason})
         for item, verdict in zip(stored, verdicts, strict=True)
     ]
-    _keep_scores(walk, "verdicts", key, judged, {"cell": cell.label, "judge": walk.judge.name}, {})
+    silent = sum(verdict.state == "failed" for verdict in verdicts)
+    measured: dict[str, object] = {"failed": silent, "tokens": sum(verdict.tokens for verdict in verdicts)}
+    _keep_scores(walk, "verdicts", key, judged, {"cell": cell.label, "judge": walk.judge.name}, measured)
+    return silent
 
 
 def _scores(plan: Plan, cell: Cell) -> tuple[float | None, float | None]:
     """Mean score on a cell's own benchmarks and on the general ones."""
 
     def mean(names: list[str]) -> float | None:
-        values = []
-        for name in names:
-            artifact = plan.verdicts(cell, name) if plan.tasks[name].rubric else plan.answers(cell, name)
-            if artifact is not None:
-                scores = [ItemScore.model_validate(row) for row in read_jsonl(artifact.folder / ITEMS)]
-                values.append(mean_score(scores)[0])
+        artifacts = [plan.scores(cell, name) for name in names]
+        values = [mean_score(read_scores(artifact))[0] for artifact in artifacts if artifact is not None]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 

@@ -14,7 +14,8 @@ def train_all(walk: Walk, cells: list[Cell]) -> None:
     """Profile and train what is missing, as many at a time as there are workers."""
     waiting: list[Cell | str] = [cell for cell in cells if walk.plan.trained(cell) is None]
     profiled = [cell.task for cell in waiting if isinstance(cell, Cell) and _needs_profile(walk.plan, cell)]
-    waiting = [task for task in dict.fromkeys(profiled) if walk.plan.profile_of(task) is None] + waiting
+    missing = [task for task in dict.fromkeys(profiled) if walk.plan.profile_of(task) is None]
+    waiting = [*missing, *waiting]
     if not waiting:
         return
     walk.display.enter_phase("training")
