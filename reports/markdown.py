@@ -200,7 +200,7 @@ def _flat(value: Any) -> str:
     if isinstance(value, Mapping):
         return ", ".join(f"{line(str(key))} {_flat(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(_flat(inner) for inner in value)
+        return ", ".join(_flat(inner) for inner in value) or "none"
     return line(str(value))
 
 

@@ -63,7 +63,12 @@ def _task_ability(scores: Scores, table: Table) -> list[str]:
     ranked.sort(key=lambda row: -(table.cells[row.name, ""].value or 0.0))
     best, rest = ranked[0], ranked[1:]
     value = number(table.cells[best.name, ""].value or 0.0)
-    sentences = [f"Task ability: {line(best.title)} has the highest average, {value}."]
+    lead = (
+        f"{line(best.title)} has the highest average, {value}"
+        if rest
+        else f"only {line(best.title)} has an average yet, {value}"
+    )
+    sentences = [f"Task ability: {lead}."]
     same = [row for row in rest if table.cells[row.name, ""].mark == "best"]
     behind = [row for row in rest if table.cells[row.name, ""].mark != "best"]
     for rows, verb in ((same, "Not resolved"), (behind, "Lower, and resolved")):

@@ -79,7 +79,7 @@ def ability_table(scores: Scores) -> Table:
 def general_table(scores: Scores) -> Table:
     """Table 2: general ability, mean over all training runs of a row with its 95% t-interval; none for the base."""
     table = _score_table(scores, "general", _interval_cell)
-    most = max((cell.runs for cell in table.cells.values()), default=0)
+    most = len(scores.tasks) * len(scores.seeds)
     over = (
         f"mean over all training runs of a row ({most} where all are there) ± the half width of its 95% interval"
         if most > 1
