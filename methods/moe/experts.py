@@ -82,52 +82,42 @@ class _Dispatch(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: Tensor, token: Tensor, inverse: Tensor, split: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(inverse)
-        return hidden[token[:split]], hidden[token[split:]]
+        ctx.save_for_backward(token, inverse)
+        return hidden.index_select(0, token[:split]), hidden.index_select(0, token[split:])
 
     @staticmethod
     def backward(ctx: Any, head: Tensor, tail: Tensor) -> tuple[Tensor, None, None, None]:
-        (inverse,) = ctx.saved_tensors
-        return _sum_rows(torch.cat([head, tail]), inverse, None), None, None, None
+        return _sum_rows(head, tail, *ctx.saved_tensors), None, None, None
 
 
 class _Combine(torch.autograd.Function):
-    """Sum each token's rows by gate weight: head [n, H], tail [N − n, H], weights [T, K] → [T, H].
+    """Sum each token's rows: head [n, H], tail [N − n, H] → [T, H]. The reverse of dispatch.
 
     A part without gradients, the tail of the lowest trained layer, costs nothing in the backward pass.
     """
 
     @staticmethod
-    def forward(ctx: Any, head: Tensor, tail: Tensor, weights: Tensor, order: Tensor, inverse: Tensor) -> Tensor:
-        kept = (head, tail) if ctx.needs_input_grad[2] else (None, None)
-        ctx.save_for_backward(*kept, weights, order, inverse)
-        ctx.split, ctx.dtype = len(head), head.dtype
-        return _sum_rows(torch.cat([head, tail]), inverse, weights)
+    def forward(ctx: Any, head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Tensor:
+        ctx.save_for_backward(token)
+        ctx.split = len(head)
+        return _sum_rows(head, tail, token, inverse)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
-        head, tail, weights, order, inverse = ctx.saved_tensors
-        row_weight, token = weights.reshape(-1, 1)[order], order // weights.shape[1]
-
-        def part(rows: slice) -> Tensor:
-            weighted: Tensor = grad[token[rows]] * row_weight[rows]
-            return weighted.to(ctx.dtype)
-
-        first, rest = slice(None, ctx.split), slice(ctx.split, None)
-        d_weights = None
-        if ctx.needs_input_grad[2]:
-            per_row = (torch.cat([head, tail]) * grad[token]).sum(-1)
-            d_weights = per_row[inverse].view_as(weights).to(weights.dtype)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
+        (token,) = ctx.saved_tensors
         needs_head, needs_tail = ctx.needs_input_grad[:2]
-        return part(first) if needs_head else None, part(rest) if needs_tail else None, d_weights, None, None
+        head = grad.index_select(0, token[: ctx.split]) if needs_head else None
+        tail = grad.index_select(0, token[ctx.split :]) if needs_tail else None
+        return head, tail, None, None
 
 
-def _sum_rows(rows: Tensor, inverse: Tensor, weights: Tensor | None) -> Tensor:
-    """Sum rows [N, H] over each token's K rows, at `inverse` [T, K]; optionally weighted. Returns [T, H]."""
-    if weights is not None and weights.dtype != rows.dtype:
-        summed = (rows[inverse] * weights.unsqueeze(-1)).sum(1).to(rows.dtype)
-    else:
-        summed = F.embedding_bag(inverse, rows, mode="sum", per_sample_weights=weights)
+def _sum_rows(head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Tensor:
+    """Sum rows over each token's K: row i belongs to `token[i]`, a token's rows are at `inverse` [T, K]. → [T, H]."""
+    if head.device.type == "cpu" and head.dtype == torch.float32:
+        summed = head.new_zeros(len(inverse), head.shape[1])
+        return summed.index_add_(0, token[: len(head)], head).index_add_(0, token[len(head) :], tail)
+    # Elsewhere that would round after each addition, or add in no fixed order.
+    summed = F.embedding_bag(inverse, torch.cat([head, tail]), mode="sum")
     return summed
 
 
@@ -138,32 +128,41 @@ def selective_experts_forward(
     selected = len(experts.selected_experts)
     keys, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
     inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-    inverse = inverse.view_as(top_k_index)
+    inverse, token = inverse.view_as(top_k_index), order // top_k_index.shape[1]
     ends = torch.searchsorted(keys, torch.arange(len(experts.selection_rank), device=keys.device), right=True)
     ends = ends.to(torch.int32)
     split = int(ends[selected - 1]) if selected else 0  # the one host synchronisation
 
-    head, tail = _Dispatch.apply(  # type: ignore[no-untyped-call]
-        hidden_states, order // top_k_index.shape[1], inverse, split
-    )
+    weights = top_k_weights.reshape(-1, 1).gather(0, order.unsqueeze(1))
+    rows = hidden_states.to(_compute_dtype(hidden_states))
+    head, tail = _Dispatch.apply(rows, token, inverse, split)  # type: ignore[no-untyped-call]
     if selected:
-        head = _mlp(experts, head, experts.selected_gate_up, experts.selected_down, ends[:selected])
+        bank = experts.selected_gate_up, experts.selected_down
+        head = _mlp(experts, head, weights[:split], *bank, ends[:selected])
     if len(tail):
-        tail = _mlp(experts, tail, experts.gate_up_proj, experts.down_proj, ends[experts.selection_last] - split)
-    out: Tensor = _Combine.apply(  # type: ignore[no-untyped-call]
-        head, tail, top_k_weights, order, inverse
-    )
+        fused = experts.gate_up_proj, experts.down_proj
+        tail = _mlp(experts, tail, weights[split:], *fused, ends[experts.selection_last] - split)
+    out: Tensor = _Combine.apply(head, tail, token, inverse)  # type: ignore[no-untyped-call]
     return out.to(hidden_states.dtype)
 
 
-def _mlp(experts: Any, rows: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
-    """The gated MLP of each row's expert; rows [n, H] are sorted by expert, `ends` says where each one's rows end."""
-    dtype = torch.get_autocast_dtype(rows.device.type) if torch.is_autocast_enabled(rows.device.type) else rows.dtype
-    transposed = experts.is_transposed
-    rows = _grouped_linear(rows.to(dtype), gate_up.to(dtype), ends, is_transposed=transposed)
-    rows = experts._apply_gate(rows)
-    rows = _grouped_linear(rows.to(dtype), down.to(dtype), ends, is_transposed=transposed)
-    return rows
+def _mlp(experts: Any, rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+    """The gated MLP of each row's expert, times the row's gate weight [n, 1].
+
+    Rows [n, H] are sorted by expert; `ends` says where each one's rows end. The weights go in before the down
+    projection, so that their gradient is a sum over I products, not H, and no [n, H] is kept for it.
+    """
+    dtype, transposed = rows.dtype, experts.is_transposed
+    inner = _grouped_linear(rows, gate_up.to(dtype), ends, is_transposed=transposed)
+    inner = (experts._apply_gate(inner) * weights).to(dtype)
+    outer: Tensor = _grouped_linear(inner, down.to(dtype), ends, is_transposed=transposed)
+    return outer
+
+
+def _compute_dtype(hidden: Tensor) -> torch.dtype:
+    """Autocast's where it is on: grouped products do not follow it by themselves."""
+    device = hidden.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, selective_experts_forward)
