@@ -25,6 +25,9 @@ HOST = "127.0.0.1"
 MODEL = "model"
 """The name the server answers to, whatever weights it holds."""
 
+SMALL_HIDDEN_SIZE = 512
+"""Up to this width one thread serves a model fastest."""
+
 MLA_KERNEL_WIDTH = 576
 """kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
 
@@ -40,6 +43,8 @@ class Settings:
         port: where to listen; None takes a free one.
         start_seconds: how long a start may take.
         cpu_cache_gib: memory for the key-value cache on a machine without a GPU.
+        cpu_threads: threads to compute with on such a machine; None takes one for a small model, which more only slow
+            down, and all cores for others.
     """
 
     dtype: str = "float32"
@@ -48,6 +53,7 @@ class Settings:
     port: int | None = None
     start_seconds: float = 600.0
     cpu_cache_gib: int = 1
+    cpu_threads: int | None = None
 
 
 def model_config(checkpoint: Path) -> dict[str, Any]:
@@ -97,8 +103,21 @@ def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str,
     if _has_mla(config) and config["kv_lora_rank"] + config["qk_rope_head_dim"] != MLA_KERNEL_WIDTH:
         env["VLLM_MLA_DISABLE"] = "1"
     if on_cpu:
-        env.setdefault("VLLM_CPU_KVCACHE_SPACE", str(settings.cpu_cache_gib))
+        env |= _cpu_environment(int(config.get("hidden_size") or 0), settings)
     return env
+
+
+def _cpu_environment(hidden_size: int, settings: Settings) -> dict[str, str]:
+    threads = settings.cpu_threads or (1 if hidden_size <= SMALL_HIDDEN_SIZE else os.cpu_count() or 1)
+    env = {
+        "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib),
+        # vLLM would pin its threads to cores; beside any other busy process that is several times slower.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": str(threads),
+    }
+    # With Intel's OpenMP the engine's idle threads do not spin. It comes as a package that vLLM's CPU build requires.
+    openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
+    return env | ({"LD_PRELOAD": str(openmp)} if openmp.exists() else {})
 
 
 def _has_mla(config: dict[str, Any]) -> bool:
@@ -118,11 +137,19 @@ def choose_port(wanted: int | None) -> int:
 
 def last_error(log: Path) -> str:
     """The last line of a log that names an error, without the logger's decoration; else its last line."""
-    lines = [line.strip() for line in log.read_text(errors="replace").splitlines() if line.strip()]
-    named = [line for line in lines if re.search(r"\b\w*(Error|Exception)\b: ", line)]
-    line = (named or lines or ["it wrote nothing"])[-1]
-    line = re.sub(r"\x1b\[[0-9;]*m", "", line)
-    return re.sub(r"^(\(.*?pid=\d+\) )?(ERROR [\d:. -]+ \[.*?\] )?", "", line)
+    lines = [_undecorated(line) for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    named = [number for number, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b: ", line)]
+    if not named:
+        return lines[-1] if lines else "it wrote nothing"
+    line = lines[named[-1]]
+    if "validation error" in line:  # pydantic says what is wrong in the line after
+        line = " ".join([line, *lines[named[-1] + 1 : named[-1] + 2]])
+    return line
+
+
+def _undecorated(line: str) -> str:
+    line = re.sub(r"\x1b\[[0-9;]*m", "", line).strip()
+    return re.sub(r"^(\(.*?pid=\d+\) )?(ERROR [\d:. -]+ \[.*?\] )?", "", line).strip()
 
 
 class VllmServer:

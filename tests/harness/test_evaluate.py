@@ -1,0 +1,119 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harness.errors import UserError
+from harness.evaluate import evaluate
+from harness.serve import TransformersEngine, VllmEngine
+from tasks.task import Item, Task
+from tests.harness.conftest import Checkpoint
+
+ITEMS: list[Item] = [
+    {
+        "id": f"q-{number}",
+        "prompt": f"Say {number}.",
+        "answer": str(number),
+        "choices": ["1", "2", "3"],
+        "gold": number - 1,
+    }
+    for number in (3, 1, 2)
+]
+CONFIG: dict[str, Any] = {
+    "dataset_path": "json",
+    "test_split": "test",
+    "doc_to_text": "User: {{prompt}}\n\nAssistant:",
+    "target_delimiter": " ",
+    "num_fewshot": 0,
+}
+GENERATE = {
+    "output_type": "generate_until",
+    "doc_to_target": "{{answer}}",
+    "generation_kwargs": {"until": ["User:"], "max_gen_toks": 8, "do_sample": False},
+}
+CHOOSE = {"output_type": "multiple_choice", "doc_to_choice": "{{choices}}", "doc_to_target": "{{gold}}"}
+
+
+def make(folder: Path, name: str, metric: str, kind: dict[str, Any], **more: Any) -> Task:
+    config = CONFIG | kind | {"task": name, "metric_list": [{"metric": metric}]} | more
+    path = folder / f"{name}.yaml"
+    path.write_text(json.dumps(config))  # JSON is YAML
+    return Task(name=name, title=name, role="general", lm_eval=path, metric=metric)
+
+
+@pytest.fixture(scope="session")
+def lm(checkpoints: list[Checkpoint]) -> Any:
+    engine = TransformersEngine()
+    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    return engine.lm()
+
+
+def test_several_tasks_come_back_item_by_item_in_order(lm: Any, tmp_path: Path) -> None:
+    tasks = [make(tmp_path, "spoken", "exact_match", GENERATE), make(tmp_path, "chosen", "acc", CHOOSE)]
+    scores = evaluate(lm, [(task, ITEMS) for task in tasks], tmp_path)
+    assert list(scores) == ["spoken", "chosen"]
+    for rows in scores.values():
+        assert [row.id for row in rows] == ["q-3", "q-1", "q-2"]
+        assert [row.answer for row in rows] == ["3", "1", "2"]
+        assert {row.state for row in rows} == {"scored"}
+    for row, item in zip(scores["chosen"], ITEMS, strict=True):
+        assert row.score == float(row.completion == item["choices"][item["gold"]])
+
+
+def test_judged_tasks_come_back_unscored_with_what_was_said(lm: Any, tmp_path: Path) -> None:
+    rows = evaluate(lm, [(make(tmp_path, "judged", "bypass", GENERATE), ITEMS)], tmp_path)["judged"]
+    assert [(row.state, row.score) for row in rows] == [("unscored", None)] * 3
+    assert any(row.completion for row in rows)
+
+
+def test_lm_evals_own_results_lie_beside(lm: Any, tmp_path: Path) -> None:
+    evaluate(lm, [(make(tmp_path, "chosen", "acc", CHOOSE), ITEMS)], tmp_path)
+    results = json.loads((tmp_path / "lm_eval.json").read_text())
+    assert 0 <= results["results"]["chosen"]["acc,none"] <= 1
+
+
+def test_nothing_is_printed(lm: Any, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    evaluate(lm, [(make(tmp_path, "chosen", "acc", CHOOSE), ITEMS)], tmp_path)
+    assert capfd.readouterr() == ("", "")
+
+
+def test_the_same_question_gets_the_same_answer_twice(lm: Any, tmp_path: Path) -> None:
+    task = make(tmp_path, "spoken", "exact_match", GENERATE)
+    assert evaluate(lm, [(task, ITEMS)], tmp_path) == evaluate(lm, [(task, ITEMS)], tmp_path)
+
+
+def test_a_metric_the_configuration_does_not_give_is_named(lm: Any, tmp_path: Path) -> None:
+    task = make(tmp_path, "chosen", "acc", CHOOSE)
+    wrong = Task(name="chosen", title="", role="general", lm_eval=task.lm_eval, metric="f1")
+    with pytest.raises(UserError, match=r"'f1'.*gives acc"):
+        evaluate(lm, [(wrong, ITEMS)], tmp_path)
+
+
+def test_a_task_that_only_trains_cannot_be_evaluated(lm: Any, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no lm-eval configuration"):
+        evaluate(lm, [(Task(name="mix", title="", role="alignment"), ITEMS)], tmp_path)
+
+
+def test_tasks_that_run_code_inside_lm_eval_are_refused(lm: Any, tmp_path: Path) -> None:
+    task = make(tmp_path, "code", "exact_match", GENERATE, unsafe_code=True)
+    with pytest.raises(ValueError, match="unsafe"):
+        evaluate(lm, [(task, ITEMS)], tmp_path)
+
+
+@pytest.mark.slow
+def test_vllm_and_transformers_give_the_same_answers_and_scores(
+    engine: VllmEngine, checkpoints: list[Checkpoint], tmp_path: Path
+) -> None:
+    checkpoint = checkpoints[2]
+    benchmarks = [
+        (make(tmp_path, "spoken", "exact_match", GENERATE), ITEMS),
+        (make(tmp_path, "chosen", "acc", CHOOSE), ITEMS),
+    ]
+    other = TransformersEngine(max_length=512)
+    for each in (engine, other):
+        each.load(checkpoint.folder, checkpoint.canary)
+    seen: list[tuple[int, int]] = []
+    served = evaluate(engine.lm(), benchmarks, tmp_path, lambda done, total: seen.append((done, total)))
+    assert served == evaluate(other.lm(), benchmarks, tmp_path)
+    assert seen[-1] == (12, 12)

@@ -1,0 +1,165 @@
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from shutil import copytree
+
+import pytest
+
+from harness.errors import UserError
+from harness.serve import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
+from harness.vllm_server import Settings, VllmServer, arguments, choose_port, environment, last_error
+from tests.harness.conftest import Checkpoint
+
+MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'
+PLAIN = '{"max_position_embeddings": 4096, "hidden_size": 64}'
+
+
+@pytest.fixture
+def port_in_use() -> int:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        yield taken.getsockname()[1]
+
+
+def test_a_port_in_use_is_one_clear_sentence(checkpoints: list[Checkpoint], tmp_path: Path, port_in_use: int) -> None:
+    engine = VllmEngine(tmp_path, Settings(port=port_in_use))
+    with pytest.raises(UserError, match=f"port {port_in_use} is in use"):
+        engine.load(checkpoints[0].folder, checkpoints[0].canary)
+
+
+def test_a_free_port_is_chosen_where_none_is_given() -> None:
+    assert choose_port(None) > 1023
+
+
+def test_the_configuration_decides_what_mla_needs(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(MLA)
+    assert "-rotary_embedding" in " ".join(arguments(tmp_path, 1, Settings(), on_cpu=True))
+    assert "-rotary_embedding" not in " ".join(arguments(tmp_path, 1, Settings(), on_cpu=False))
+    assert "VLLM_MLA_DISABLE" not in environment(tmp_path, Settings(), on_cpu=True)
+    (tmp_path / "config.json").write_text(MLA.replace("512", "64"))
+    assert environment(tmp_path, Settings(), on_cpu=True)["VLLM_MLA_DISABLE"] == "1"
+    (tmp_path / "config.json").write_text(PLAIN)
+    assert "-rotary_embedding" not in " ".join(arguments(tmp_path, 1, Settings(), on_cpu=True))
+    assert "VLLM_MLA_DISABLE" not in environment(tmp_path, Settings(), on_cpu=True)
+
+
+def test_the_server_is_offered_to_this_machine_only(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(PLAIN)
+    command = arguments(tmp_path, 1, Settings(), on_cpu=True)
+    assert command[command.index("--host") + 1] == "127.0.0.1"
+
+
+def test_no_key_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "config.json").write_text(PLAIN)
+    for name in ("OPENAI_API_KEY", "HF_TOKEN", "VLLM_API_KEY"):
+        monkeypatch.setenv(name, "secret")
+    assert "secret" not in environment(tmp_path, Settings(), on_cpu=True).values()
+
+
+def test_a_folder_without_a_model_is_one_clear_sentence(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="not a Hugging Face checkpoint"):
+        arguments(tmp_path, 1, Settings(), on_cpu=True)
+
+
+def test_the_last_error_of_a_log_is_found_without_decoration(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("(EngineCore pid=7) ERROR 11-22 09:04:39 [core.py:15] ValueError: no room\n(APIServer pid=3) bye\n")
+    assert last_error(log) == "ValueError: no room"
+
+
+def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
+    child = "import time, threading, harness.vllm_launch as launch;"
+    child += "threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
+    starter = (
+        "import subprocess, sys, time;"
+        f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, start_new_session=True);"
+        "print(p.pid, flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    server = int(process.stdout.readline())
+    time.sleep(1)
+    os.kill(server, 0)  # lives
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert _gone(server, seconds=20)
+
+
+def _gone(pid: int, seconds: float) -> bool:
+    """Whether a process ends in time. Where nobody reaps orphans it stays as a zombie, which counts."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = Path(f"/proc/{pid}/stat")
+        if not status.exists() or status.read_text().rpartition(")")[2].split()[0] == "Z":
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_transformers_serves_what_the_canary_says(checkpoints: list[Checkpoint]) -> None:
+    engine = TransformersEngine()
+    loaded = engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    assert loaded.difference < 1e-5
+    engine.close()
+
+
+def test_a_checkpoint_that_is_not_the_trained_model_is_refused(checkpoints: list[Checkpoint]) -> None:
+    with pytest.raises(UserError, match="differ by"):
+        TransformersEngine().load(checkpoints[0].folder, checkpoints[1].canary)
+
+
+@pytest.mark.slow
+def test_one_server_serves_one_checkpoint_after_another(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
+    first, second, third = checkpoints
+    engine.load(first.folder, first.canary)
+    for checkpoint in (second, third, first):
+        loaded = engine.load(checkpoint.folder, checkpoint.canary)
+        assert loaded.how == "swap"
+        assert loaded.difference < 1e-4
+
+
+@pytest.mark.slow
+def test_the_same_weights_are_kept(engine: VllmEngine, checkpoints: list[Checkpoint], tmp_path: Path) -> None:
+    first = checkpoints[0]
+    engine.load(first.folder, first.canary)
+    copy = copytree(first.folder, tmp_path / "elsewhere")
+    assert engine.load(copy, first.canary).how == "kept"
+
+
+@pytest.mark.slow
+def test_a_swap_that_did_not_happen_is_mended_by_a_restart(
+    engine: VllmEngine, checkpoints: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second, _ = checkpoints
+    engine.load(first.folder, first.canary)
+    with monkeypatch.context() as sabotage:
+        sabotage.setattr(VllmServer, "swap", lambda *_: None)
+        loaded = engine.load(second.folder, second.canary)
+    assert loaded.how == "restart"
+    assert loaded.difference < FLOAT32_TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_server_that_died_is_started_again(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
+    first, second, _ = checkpoints
+    engine.load(first.folder, first.canary)
+    assert engine._server
+    os.killpg(engine._server._process.pid, signal.SIGKILL)
+    loaded = engine.load(second.folder, second.canary)
+    assert loaded.how in ("start", "restart")
+    assert loaded.difference < FLOAT32_TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_server_that_cannot_start_says_why(checkpoints: list[Checkpoint], tmp_path: Path) -> None:
+    pytest.importorskip("vllm")
+    broken = copytree(checkpoints[0].folder, tmp_path / "broken")
+    config = (broken / "config.json").read_text()
+    (broken / "config.json").write_text(config.replace("DeepseekV2ForCausalLM", "NoSuchModel"))
+    with pytest.raises(UserError, match=r"ended while starting: .*NoSuchModel"):
+        VllmEngine(tmp_path / "logs").load(broken, checkpoints[0].canary)
