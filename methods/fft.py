@@ -8,6 +8,7 @@ from transformers import PreTrainedModel
 
 from methods.checkpoint import overlay
 from methods.method import Context, Method
+from methods.moe.experts import use_fast_experts
 
 
 class FullFineTuning(Method):
@@ -16,6 +17,7 @@ class FullFineTuning(Method):
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Unfreeze the model and return all its parameters."""
         model.requires_grad_(True)
+        use_fast_experts(model)
         return list(model.parameters())
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:

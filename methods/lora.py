@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.method import Context, Method
+from methods.moe.experts import use_fast_experts
 from methods.moe.view import moe_layers
 
 
@@ -36,6 +37,7 @@ class Lora(Method):
 
         Raises MethodError where no layer matches, or `experts` is asked of a model without routed experts.
         """
+        use_fast_experts(model)
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,

@@ -39,6 +39,17 @@ def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequen
     return parameters
 
 
+def use_fast_experts(model: PreTrainedModel) -> None:
+    """Run the experts, if the model has any that can, by the same implementation without banks: a faster FFT or LoRA.
+
+    Methods are then compared on equal terms. Dense models and experts of other forms keep what they have.
+    """
+    try:
+        use_selective_experts(model, {})
+    except MethodError:
+        return
+
+
 def selected_experts(layer: MoeLayer) -> list[int]:
     """The expert ids in the layer's bank, in the order of its rows; empty where it has none."""
     ids = getattr(layer.experts, "selected_experts", None)

@@ -59,7 +59,7 @@ def test_any_number_of_experts_can_be_selected(tiny_model: Models, selected: lis
     torch.testing.assert_close(logits(model), before)
 
 
-def test_every_input_gets_the_gradient_fft_gives_it(tiny_model: Models) -> None:
+def test_every_input_gets_the_gradient_the_stock_experts_give_it(tiny_model: Models) -> None:
     """Routers, attention and embeddings too, with all parameters trainable beside the banks."""
     full, selective = tiny_model("deepseek-v2"), tiny_model("deepseek-v2")
     backward(full)

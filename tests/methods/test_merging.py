@@ -249,3 +249,21 @@ def test_an_adapter_without_a_readable_config_is_refused(tiny_checkpoint: Checkp
     (base / "expert_cfg.json").write_text('{"experts": {"one": [1]}}')
     with pytest.raises(MethodError, match=r"expert_cfg\.json: experts"):
         EsftToken().merge(base, base, tmp_path)
+
+
+@pytest.mark.parametrize("method", [FullFineTuning(), Lora(rank=2)], ids=["fft", "lora"])
+def test_fft_and_lora_train_dense_models_too(tiny_model: Any, tmp_path: Path, method: Method) -> None:
+    base = tmp_path / "base"
+    tiny_model("dense").save_pretrained(base)
+    model, adapter, out = load(base), tmp_path / "adapter", tmp_path / "out"
+    adapter.mkdir()
+    out.mkdir()
+    train(model, method.prepare(model, Context(seed=0)))
+    method.export(model, adapter)
+    method.merge(base, adapter, out)
+    torch.testing.assert_close(logits(load(out)), logits(model), atol=1e-5, rtol=1e-5)
+
+
+def test_lora_on_experts_is_refused_for_a_dense_model(tiny_model: Any) -> None:
+    with pytest.raises(MethodError, match="not a mixture-of-experts model"):
+        Lora(experts=True).prepare(tiny_model("dense"), Context(seed=0))
