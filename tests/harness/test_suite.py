@@ -47,7 +47,7 @@ def test_a_wrong_value_is_refused_with_its_line(tmp_path):
 
 
 def test_broken_yaml_is_refused_with_its_line(tmp_path):
-    with pytest.raises(UserError, match="line 2: this is not YAML"):
+    with pytest.raises(UserError, match="line 3: this is not YAML"):
         load(written(tmp_path, "name: tiny\ntasks: [mini-law\nmethods: {}\n"))
 
 

@@ -1,0 +1,127 @@
+"""The plan: which cells there are, what their keys depend on, and what is refused before anything runs."""
+
+import pytest
+
+from harness import commands
+from harness.errors import USER_ERRORS
+from harness.files import write_jsonl
+
+ROWS = """\
+name: tiny
+tasks: [mini-law, mini-intent]
+general: [mini-facts]
+alignment: mini-alignment
+seeds: [0, 1]
+methods:
+  base: {}
+  fft: {learning_rate: 9.0e-4}
+  esft-gate: {learning_rate: 1.0e-2, p: 0.1}
+training: {steps: 2, batch_size: 2, sequence_length: 128}
+profiling: {sequences: 2, sequence_length: 128}
+evaluation: {engine: transformers}
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """`planned(text)`: the plan of a suite with that text; everything under one run folder."""
+
+    def make(text=ROWS, **options):
+        path = tmp_path / "suite.yaml"
+        path.write_text(text)
+        return commands.prepare(str(path), run_dir=tmp_path / "runs", **options).plan
+
+    return make
+
+
+def finish(plan, kind, key):
+    built = plan.store.begin(kind, key)
+    (built / "content").write_text(key)
+    return plan.store.finish(kind, key, built, {}, {})
+
+
+def test_there_is_one_base_cell_and_one_cell_for_each_method_task_and_seed(planned):
+    cells = planned().cells
+    assert len(cells) == 1 + 2 * 2 * 2
+    assert [cell.label for cell in cells[:2]] == ["base", "fft · mini-law · seed 0"]
+
+
+def test_a_trained_cell_is_tested_on_its_task_and_the_base_model_on_all(planned):
+    plan = planned()
+    assert plan.benchmarks(plan.cells[0]) == ["mini-law", "mini-intent", "mini-facts"]
+    assert plan.benchmarks(plan.cells[1]) == ["mini-law", "mini-facts"]
+
+
+def test_a_cell_that_selects_experts_waits_for_its_profile(planned):
+    plan = planned()
+    esft = next(cell for cell in plan.cells if cell.method == "esft-gate")
+    assert plan.train_key(esft) is None
+    finish(plan, "profile", plan.profile_key(esft.task))
+    assert plan.train_key(esft) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("steps: 2,", "steps: 3,", False),
+        ("9.0e-4", "8.0e-4", False),
+        ("{engine: transformers}", "{engine: transformers, batch_size: 1, port: 9000}", True),
+        ("name: tiny", "name: other", True),
+        ("general: [mini-facts]", "general: []", True),
+    ],
+)
+def test_a_training_key_depends_on_what_changes_weights_and_on_nothing_else(planned, old, new, same):
+    cell = planned().cells[1]
+    assert (planned().train_key(cell) == planned(ROWS.replace(old, new)).train_key(cell)) == same
+
+
+def test_a_cells_state_moves_from_step_to_step(planned):
+    plan = planned()
+    cell = plan.cells[1]
+    states = [plan.state(cell)]
+    finish(plan, "train", plan.train_key(cell))
+    states.append(plan.state(cell))
+    for benchmark in plan.benchmarks(cell):
+        finish(plan, "answers", plan.answers_key(cell, benchmark))
+    states.append(plan.state(cell))
+    finish(plan, "verdicts", plan.verdicts_key(cell, "mini-law"))
+    states.append(plan.state(cell))
+    assert states == ["to do", "trained", "answered", "done"]
+
+
+def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(planned):
+    plan = planned(only="method=base,method=fft,task=mini-law")
+    assert [cell.label for cell in plan.chosen_cells] == ["base", "fft · mini-law · seed 0", "fft · mini-law · seed 1"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("mini-law,", "mini-lav,", "there is no task 'mini-lav'"),
+        ("[mini-law, mini-intent]", "[mini-law, mini-facts]", "task 'mini-facts' has no training data"),
+        ("[mini-facts]", "[mini-alignment]", "task 'mini-alignment' has no evaluation items"),
+        ("fft: {", "ffft: {", "there is no method 'ffft'"),
+        ("p: 0.1", "p: 1.5", r"methods\.esft-gate\.p"),
+        ("p: 0.1", "q: 0.1", r"methods\.esft-gate\.q"),
+        ("name: tiny", "name: tiny\nbackbone: {path: no/such}", "'no/such' is no folder here"),
+    ],
+)
+def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(planned, old, new, sentence):
+    with pytest.raises(USER_ERRORS, match=sentence) as refused:
+        planned(ROWS.replace(old, new))
+    assert "\n" not in str(refused.value)
+
+
+def test_a_malformed_row_is_refused_with_its_file_and_line(planned, tmp_path):
+    folder = tmp_path / "data" / "esft_intent"
+    good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
+    write_jsonl(folder / "train.jsonl", [good, {"messages": "odd"}])
+    write_jsonl(folder / "eval.jsonl", [])
+    with pytest.raises(USER_ERRORS, match=r"train\.jsonl.*line 2"):
+        planned(ROWS.replace("mini-law, mini-intent", "intent-bdci"), data_dir=tmp_path / "data")
+
+
+def test_a_data_folder_without_the_files_is_refused(planned, tmp_path):
+    (tmp_path / "data").mkdir()
+    with pytest.raises(USER_ERRORS, match="esft_intent"):
+        planned(ROWS.replace("mini-law, mini-intent", "intent-bdci"), data_dir=tmp_path / "data")

@@ -1,0 +1,160 @@
+"""The whole path, from the command line to the report, on the backbone that ships."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+SUITE = """\
+name: path
+tasks: [mini-law]
+general: [mini-facts, mini-science]
+alignment: mini-alignment
+methods:
+  base: {title: Base}
+  fft: {title: FFT, learning_rate: 9.0e-4}
+  esft-token: {title: ESFT-Token, learning_rate: 1.1e-2, p: 0.2}
+  random-token: {title: Random, ablates: esft-token}
+training: {steps: 60, batch_size: 2, sequence_length: 128}
+profiling: {sequences: 4, sequence_length: 128}
+evaluation: {engine: ENGINE, max_length: 512, limit: 12}
+"""
+CELLS = ["base", "fft · mini-law · seed 0", "esft-token · mini-law · seed 0", "random-token · mini-law · seed 0"]
+
+
+def command(folder: Path, engine: str = "transformers", *more: str) -> list[str]:
+    suite = folder / "path.yaml"
+    suite.write_text(SUITE.replace("ENGINE", engine))
+    return [sys.executable, "-m", "harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), *more]
+
+
+def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+
+
+def report_without_costs(folder: Path) -> str:
+    report = (folder / "runs" / "path" / "report.md").read_text()
+    before, _, after = report.partition("## Efficiency")
+    return before.replace(str(folder), "FOLDER") + after.partition("\n## ")[2].replace(str(folder), "FOLDER")
+
+
+def artifacts(folder: Path) -> dict[str, float]:
+    """Each finished artifact and when it was finished."""
+    store = folder / "runs" / ".store"
+    manifests = [path for path in store.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    return {path.parent.relative_to(store).as_posix(): path.stat().st_mtime for path in manifests}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A finished run with the transformers engine: its folder and what it printed."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    done = finish(command(folder))
+    assert done.returncode == 0, done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_a_run_prints_a_line_for_each_cell_and_ends_with_its_report(undisturbed):
+    folder, printed = undisturbed
+    assert all(f"✓ {label}: " in printed for label in CELLS)
+    assert (folder / "runs" / "path" / "report.md").exists()
+
+
+@pytest.mark.slow
+def test_results_are_one_flat_file_that_pandas_reads(undisturbed):
+    folder, _ = undisturbed
+    frame = pandas.read_csv(folder / "runs" / "path" / "results.csv")
+    scores = frame[frame.role != "cost"]
+    assert len(scores) == len(CELLS) * 3
+    assert set(scores.state) == {"scored"}
+    assert (scores.n == 12).all()
+    costs = frame[frame.metric == "trainable_parameters"].set_index("method").value
+    assert costs["esft-token"] == costs["random-token"] < 0.2 * costs["fft"]
+
+
+@pytest.mark.slow
+def test_the_manifest_says_with_what_and_on_what_the_run_was_made(undisturbed):
+    folder, _ = undisturbed
+    manifest = json.loads((folder / "runs" / "path" / "manifest.json").read_text())
+    assert manifest["states"] == {"done": 4}
+    assert manifest["versions"]["torch"]
+    assert manifest["hardware"]["cores"] >= 1
+    assert manifest["finished"] >= manifest["started"]
+
+
+@pytest.mark.slow
+def test_a_finished_run_repeated_computes_nothing(undisturbed):
+    folder, _ = undisturbed
+    before, report = artifacts(folder), report_without_costs(folder)
+    done = finish(command(folder))
+    assert done.returncode == 0
+    assert artifacts(folder) == before
+    assert report_without_costs(folder) == report
+
+
+@pytest.mark.slow
+def test_a_run_killed_in_training_and_in_testing_goes_on_and_reports_what_an_undisturbed_one_does(
+    undisturbed, tmp_path
+):
+    def kill_when(ready) -> dict[str, float]:
+        process = subprocess.Popen(command(tmp_path), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        deadline = time.monotonic() + 200
+        while not ready() and time.monotonic() < deadline:
+            assert process.poll() is None, "the run ended before it could be killed"
+            time.sleep(0.02)
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+        return artifacts(tmp_path)
+
+    work = tmp_path / "runs" / ".store" / ".work"
+    in_training = kill_when(lambda: list(work.glob("*/checkpoint.safetensors")))
+    in_testing = kill_when(lambda: any(name.startswith("answers") for name in artifacts(tmp_path)))
+    done = finish(command(tmp_path))
+    assert done.returncode == 0, done.stderr
+    after = artifacts(tmp_path)
+    for earlier in (in_training, in_testing):
+        assert earlier.items() <= after.items(), "a finished step was done again"
+    assert set(after) == set(artifacts(undisturbed[0]))  # keys hash contents: the same weights, the same answers
+    assert report_without_costs(tmp_path) == report_without_costs(undisturbed[0])
+
+
+@pytest.mark.slow
+def test_the_vllm_path_gives_the_scores_of_transformers(undisturbed, tmp_path):
+    done = finish(command(tmp_path, "vllm"))
+    assert done.returncode == 0, done.stderr
+    columns = ["method", "benchmark", "value"]
+    ours = pandas.read_csv(tmp_path / "runs" / "path" / "results.csv").query("role != 'cost'")[columns]
+    theirs = pandas.read_csv(undisturbed[0] / "runs" / "path" / "results.csv").query("role != 'cost'")[columns]
+    both = ours.merge(theirs, on=["method", "benchmark"])
+    assert len(both) == len(CELLS) * 3
+    assert ((both.value_x - both.value_y).abs() <= 100 / 12 + 1e-6).all()  # one item may sit on a rounding edge
+    kept = json.loads(next((tmp_path / "runs" / ".store" / "answers").glob("*/manifest.json")).read_text())
+    assert kept["about"]["canary"] < 1e-3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "no-such-suite"], "no suite 'no-such-suite'"),
+        (["run", "--only", "task=mini-lav"], "did you mean 'mini-law'"),
+        (["run", "intent-bdci", "--data-dir", "no/such/folder"], "no such folder"),
+        (["run", "--seeds", "one"], "write whole numbers"),
+        (["report", "no/such/run"], "no such run folder"),
+    ],
+)
+def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(tmp_path, arguments, sentence):
+    done = subprocess.run(
+        [sys.executable, "-m", "harness.cli", *arguments], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert done.returncode == 2
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1

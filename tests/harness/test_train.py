@@ -1,0 +1,89 @@
+"""The training loop: what it minimises, and that interruption and splitting change nothing."""
+
+import itertools
+import random
+
+import pytest
+import torch
+
+from harness.data import IGNORED, Sample, stack
+from harness.suite import Training
+from harness.train import CHECKPOINT, AnswerLoss, train
+from methods.fft import FullFineTuning
+from methods.method import Context
+
+SETTINGS = Training(steps=6, batch_size=4, sequence_length=12, learning_rate=1e-3)
+
+
+def sequences(seed=0, length=12):
+    rng = random.Random(seed)
+    while True:
+        ids = [rng.randrange(3, 96) for _ in range(length)]
+        yield Sample(ids, [token if rng.random() < 0.5 else IGNORED for token in ids])
+
+
+def trained(model, scratch, **options):
+    parameters = FullFineTuning().prepare(model, Context(seed=0))
+    return train(model, parameters, sequences(), SETTINGS, scratch, **options)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def test_the_loss_is_that_of_transformers_on_the_supervised_tokens(tiny_model):
+    model = tiny_model("deepseek-v2")
+    batch = stack(list(itertools.islice(sequences(), 4)))
+    supervised = int((batch["labels"][:, 1:] != IGNORED).sum())
+    ours = AnswerLoss(model)(**batch) / supervised
+    theirs = model(**batch).loss
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_training_lowers_the_loss_on_what_it_is_shown(tiny_model, tmp_path):
+    model = tiny_model("olmoe")
+    parameters = FullFineTuning().prepare(model, Context(seed=0))
+    one = next(sequences())
+    settings = SETTINGS.model_copy(update={"steps": 30, "learning_rate": 1e-2})
+    log = train(model, parameters, itertools.repeat(one), settings, tmp_path)
+    assert log.losses[-1] < 0.2 * log.losses[0]
+
+
+def test_small_chunks_reach_the_weights_of_whole_batches(tiny_model, tmp_path):
+    whole, chunked = tiny_model("qwen3-moe"), tiny_model("qwen3-moe")
+    one = trained(whole, tmp_path)
+    two = trained(chunked, tmp_path, micro_batch=1)
+    torch.testing.assert_close(torch.tensor(one.losses), torch.tensor(two.losses))
+    for a, b in zip(whole.parameters(), chunked.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("stop", [1, 2, 3, 5])
+def test_a_run_stopped_anywhere_and_resumed_ends_at_the_same_weights_byte_for_byte(tiny_model, tmp_path, stop):
+    undisturbed, resumed = tiny_model("deepseek-v2"), tiny_model("deepseek-v2")
+    whole = trained(undisturbed, tmp_path)
+
+    def stopping(step, steps):
+        if step == stop:
+            raise StoppedError
+
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    with pytest.raises(StoppedError):
+        trained(tiny_model("deepseek-v2"), scratch, checkpoint_every=2, progress=stopping)
+    assert (scratch / CHECKPOINT).exists() == (stop >= 2)
+    log = trained(resumed, scratch, checkpoint_every=2)
+    assert log.losses == whole.losses
+    assert all(torch.equal(a, b) for a, b in zip(undisturbed.parameters(), resumed.parameters(), strict=True))
+
+
+def test_gradients_are_clipped_to_the_norm_the_suite_asks_for(tiny_model, tmp_path):
+    model = tiny_model("mixtral")
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    parameters = FullFineTuning().prepare(model, Context(seed=0))
+    settings = SETTINGS.model_copy(update={"steps": 1, "clip_norm": 1e-9, "weight_decay": 0.0})
+    log = train(model, parameters, sequences(), settings, tmp_path)
+    assert log.gradient_norms[0] > 1e-3  # the norm before clipping is what is logged
+    # AdamW's first step is lr * g / (|g| + eps): gradients far below eps barely move anything.
+    moved = max(float((a - b).detach().abs().max()) for a, b in zip(before, model.parameters(), strict=True))
+    assert moved < 0.2 * SETTINGS.learning_rate
