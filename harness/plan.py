@@ -19,6 +19,7 @@ from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
 from methods.method import Method
 from methods.registry import load_methods
+from tasks.registry import get as find_task
 from tasks.registry import load_tasks
 from tasks.source import Source
 from tasks.task import Task
@@ -136,13 +137,13 @@ class Plan:
             return None
         task = self.tasks[benchmark]
         assert task.lm_eval is not None
-        folder = task.lm_eval.parent
-        files = [path for path in folder.iterdir() if path.suffix in (".py", ".yaml")]
+        folder = task.lm_eval.parent  # configurations may include one of the folder above
+        files = [*folder.glob("*.py"), *folder.glob("*.yaml"), *folder.parent.glob("*.yaml")]
         settings = {
             "engine": self.engine,
             "precision": self.suite.backbone.precision,
             "max_length": self.suite.evaluation.max_length,
-            "task": [task.name, task.version, task.metric, digest_of_files(files, folder)],
+            "task": [task.name, task.version, task.metric, digest_of_files(files, folder.parent)],
         }
         inputs = {
             "backbone": self.backbone_digest,
@@ -249,9 +250,7 @@ def _tasks(suite: Suite) -> dict[str, Task]:
     alignment = [suite.alignment] if suite.alignment else []
     for part, names in (("tasks", suite.tasks), ("general", suite.general), ("alignment", alignment)):
         for name in names:
-            if name not in known:
-                raise UserError(f"{part}: there is no task '{name}'; `esft-bench tasks` lists them.")
-            task = known[name]
+            task = find_task(name, known)
             if part != "general" and task.training is None:
                 raise UserError(f"{part}: task '{name}' has no training data.")
             if part != "alignment" and (task.items is None or task.lm_eval is None):

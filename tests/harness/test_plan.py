@@ -97,7 +97,7 @@ def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(planne
 @pytest.mark.parametrize(
     ("old", "new", "sentence"),
     [
-        ("mini-law,", "mini-lav,", "there is no task 'mini-lav'"),
+        ("mini-law,", "mini-lav,", "no task 'mini-lav'; did you mean mini-law"),
         ("[mini-law, mini-intent]", "[mini-law, mini-facts]", "task 'mini-facts' has no training data"),
         ("[mini-facts]", "[mini-alignment]", "task 'mini-alignment' has no evaluation items"),
         ("fft: {", "ffft: {", "there is no method 'ffft'"),
