@@ -1,22 +1,46 @@
-"""lm-eval's `local-completions` model, set up for our own vLLM server."""
+"""lm-eval's `local-completions` model, set up for our own vLLM server.
 
-from collections.abc import Callable
+Multiple choice costs most of an evaluation, and most of that is waste: each option is sent with the whole question, and
+the server computes the distribution of every token of it. Options of one question share their beginnings, so a few
+next-token queries answer them all. By the chain rule, for a question x and an option of tokens o_1 … o_n,
+
+    log p(o | x) = sum over i of log p(o_i | x, o_1 … o_(i-1)),
+
+and each distinct beginning (x, o_1 … o_(i-1)) is asked once, for the tokens that follow it in any option.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Self
 
+import httpx
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from transformers import PreTrainedTokenizerBase
 
 from harness.vllm_server import MODEL
 
-PROMPTS_A_REQUEST = 32
-CONNECTIONS = 4
+PROMPTS_A_REQUEST = 64
+CONNECTIONS = 2
+TOKENS_A_QUERY = 128
+"""vLLM's upper bound on the tokens whose log-probability one query asks for."""
+
+ECHO_COST = 2
+"""What the log-probabilities of a whole prompt cost, in next-token queries (about; measured on a CPU)."""
+
+Tokens = tuple[int, ...]
+Request = tuple[Any, list[int], list[int]]
+"""lm-eval's: a key for its cache, the token ids of the context, those of the continuation."""
+
+Distribution = dict[int, float]
+"""Log-probability by token id: of the tokens asked for, and of the most likely one."""
 
 
 class ServerLM(LocalCompletionsAPI):
     """Requests of token ids, many prompts each, over a few connections; three times faster than one prompt each.
 
-    `on_answers`, if set, is called with the number of prompts answered, batch by batch.
+    `on_answers`, if set, is called with the number of lm-eval's requests answered, batch by batch.
     """
 
     on_answers: Callable[[int], None] | None = None
@@ -44,6 +68,104 @@ class ServerLM(LocalCompletionsAPI):
     async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
         """As inherited, and tells `on_answers`."""
         answers = await super().amodel_call(*args, **kwargs)
-        if self.on_answers and answers:
-            self.on_answers(len(answers))
+        self._tell(len(answers or ()))
         return answers
+
+    def _tell(self, count: int) -> None:
+        if self.on_answers and count:
+            self.on_answers(count)
+
+    def _loglikelihood_tokens(self, requests: Sequence[Request], **kwargs: Any) -> list[tuple[float, bool]]:
+        """(log-likelihood, whether greedy decoding would say it) of each continuation, in order."""
+        options: defaultdict[Tokens, list[int]] = defaultdict(list)
+        for place, request in enumerate(requests):
+            options[tuple(request[1])].append(place)
+        following: dict[Tokens, set[int]] = {}  # beginning -> the tokens that may follow
+        shared: list[int] = []
+        for context, places in options.items():
+            tree = _beginnings(context, [tuple(requests[place][2]) for place in places])
+            if len(tree) <= ECHO_COST * len(places) and max(map(len, tree)) < self.max_length:
+                following |= tree
+                shared += places
+        known = self._next_tokens(following, len(shared))
+        answers = {place: _chain(tuple(requests[place][1]), tuple(requests[place][2]), known) for place in shared}
+        rest = [place for place in range(len(requests)) if place not in answers]
+        if rest:
+            echoed = super()._loglikelihood_tokens([requests[place] for place in rest], **kwargs)
+            answers |= dict(zip(rest, echoed, strict=True))
+        return [answers[place] for place in range(len(requests))]
+
+    def _next_tokens(self, following: dict[Tokens, set[int]], answered: int) -> dict[Tokens, Distribution]:
+        """Ask the server for what follows each beginning; `answered` requests of lm-eval hang on it."""
+        known: dict[Tokens, Distribution] = {}
+        with httpx.Client(trust_env=False, timeout=self.timeout) as client, ThreadPoolExecutor(CONNECTIONS) as pool:
+
+            def ask(batch: list[Tokens]) -> dict[Tokens, Distribution]:
+                tokens = sorted(set().union(*(following[beginning] for beginning in batch)))
+                response = client.post(str(self.base_url), json=_query(batch, tokens))
+                response.raise_for_status()
+                return _read(batch, response.json()["choices"])
+
+            told = 0
+            for found in pool.map(ask, _batches(following)):
+                known |= found
+                share = answered * len(known) // len(following)
+                self._tell(share - told)
+                told = share
+        return known
+
+
+def _beginnings(context: Tokens, continuations: Iterable[Tokens]) -> dict[Tokens, set[int]]:
+    """Every distinct beginning of context + continuation that a token of a continuation follows, with those tokens."""
+    tree: defaultdict[Tokens, set[int]] = defaultdict(set)
+    for tokens in continuations:
+        for place, token in enumerate(tokens):
+            tree[context + tokens[:place]].add(token)
+    return dict(tree)
+
+
+def _chain(context: Tokens, tokens: Tokens, known: dict[Tokens, Distribution]) -> tuple[float, bool]:
+    """The chain rule: (log p of the continuation, whether each of its tokens is the most likely one)."""
+    total, greedy = 0.0, True
+    for place, token in enumerate(tokens):
+        distribution = known[context + tokens[:place]]
+        total += distribution[token]
+        greedy = greedy and distribution[token] == max(distribution.values())
+    return total, greedy
+
+
+def _batches(following: dict[Tokens, set[int]]) -> Iterable[list[Tokens]]:
+    """Group beginnings so that no batch asks for too many prompts or tokens; like ones lie together."""
+    batch: list[Tokens] = []
+    tokens: set[int] = set()
+    for beginning in sorted(following, key=lambda each: (sorted(following[each]), each)):
+        wanted = tokens | following[beginning]
+        if batch and (len(batch) == PROMPTS_A_REQUEST or len(wanted) > TOKENS_A_QUERY):
+            yield batch
+            batch, wanted = [], following[beginning]
+        batch.append(beginning)
+        tokens = wanted
+    if batch:
+        yield batch
+
+
+def _query(batch: Sequence[Tokens], tokens: Sequence[int]) -> dict[str, Any]:
+    return {
+        "model": MODEL,
+        "prompt": [list(beginning) for beginning in batch],
+        "max_tokens": 1,
+        "temperature": 0,
+        "logprobs": len(tokens),
+        "logprob_token_ids": list(tokens),
+        "return_tokens_as_token_ids": True,
+    }
+
+
+def _read(batch: Sequence[Tokens], choices: Iterable[dict[str, Any]]) -> dict[Tokens, Distribution]:
+    """Names are `token_id:7`; the most likely token is among them because it is the one that was sampled."""
+    return {
+        batch[choice["index"]]: {
+            int(name.removeprefix("token_id:")): value for name, value in choice["logprobs"]["top_logprobs"][0].items()
+        }
+        for choice in choices
+    }
