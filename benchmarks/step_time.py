@@ -2,9 +2,9 @@
 
     python benchmarks/step_time.py [--shape mini|512|all] [--rounds 10] [--threads 1]
 
-A step is forward, backward and fused AdamW on 8 × 128 random tokens, float32, loss on every token. Times are CPU seconds of
-this process, the median over rounds. Routing is that of a random router, near uniform: ESFT-Token then needs more
-experts for its fifth of the tokens than on a trained model, so its times are on the safe side.
+A step is forward, backward and fused AdamW on 8 × 128 random tokens, float32, loss on every token. Times are CPU
+seconds of this process, the median over rounds. Routing is that of a random router, near uniform: ESFT-Token then needs
+more experts for its fifth of the tokens than on a trained model, so its times are on the safe side.
 """
 
 import argparse
