@@ -127,8 +127,11 @@ def execute(
 
 def _log_to_file(log: Path) -> None:
     """Send what libraries have to say to the run's log instead of the terminal."""
+    import transformers
+
     with full_disk_is_a_sentence(log):
         log.parent.mkdir(parents=True, exist_ok=True)
+        transformers.logging.disable_progress_bar()
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 

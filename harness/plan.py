@@ -7,6 +7,7 @@ can be named only when its inputs are finished, since it hashes their contents; 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -224,8 +225,8 @@ def make_plan(
     tasks = _tasks(suite)
     folder = backbones.locate(suite.backbone)
     digest = backbones.digest(folder, store.root / "backbones")
-    limited = Source(source.data_dir, suite.evaluation.limit or source.limit)
-    data = {name: _materialise(task, source, limited, store.root / "data") for name, task in tasks.items()}
+    limit = suite.evaluation.limit
+    data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
     return Plan(suite, store, tasks, methods, data, folder, digest, engine, judge, dict(chosen))
 
 
@@ -259,10 +260,10 @@ def _tasks(suite: Suite) -> dict[str, Task]:
     return chosen
 
 
-def _materialise(task: Task, source: Source, limited: Source, folder: Path) -> TaskData:
-    """Write a task's rows to files named by their contents; files that are there stay."""
+def _materialise(task: Task, source: Source, limit: int | None, folder: Path) -> TaskData:
+    """Write a task's rows to files named by their contents; files that are there stay. `limit` is for test items."""
     training, training_digest, _ = _write_rows(list(task.training(source)) if task.training else None, folder)
-    items, items_digest, count = _write_rows(list(task.items(limited)) if task.items else None, folder)
+    items, items_digest, count = _write_rows(list(islice(task.items(source), limit)) if task.items else None, folder)
     if task.training and training is None:
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:

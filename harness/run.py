@@ -6,8 +6,6 @@ Training comes first and serving after it, so that on one accelerator the two ne
 from harness import manifest
 from harness.files import full_disk_is_a_sentence
 from harness.plan import Cell
-from harness.testing import test_all
-from harness.training import train_all
 from harness.walk import Walk, refresh
 
 
@@ -18,6 +16,9 @@ def run(walk: Walk) -> dict[Cell, str]:
     with walk.display:
         work = [cell for cell in walk.plan.chosen_cells if walk.plan.state(cell) != "done"]
         if work:
+            from harness.testing import test_all  # here: they bring lm-eval and the server along, seconds of imports
+            from harness.training import train_all
+
             _write_manifest(walk, finished=False)
             train_all(walk, work)
             test_all(walk, [cell for cell in work if cell not in walk.failures])
