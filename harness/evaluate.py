@@ -4,6 +4,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from reports.records import ItemScore
 from tasks.task import Item, Task
 
 FEWSHOT_SEED = 1234
+TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
 
@@ -41,7 +43,7 @@ def evaluate(
 
     Raises UserError where a task's lm-eval configuration and its metric do not fit.
     """
-    with _quiet():
+    with quiet():
         prepared = {task.name: lm_eval_task(task, items) for task, items in benchmarks}
         with _reporting(lm, progress, sum(_requests(prepared[task.name], items) for task, items in benchmarks)):
             results = lm_eval.evaluate(
@@ -61,7 +63,7 @@ def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    config = load_yaml(task.lm_eval)
+    config = _without_trivial_templates(load_yaml(task.lm_eval))
     split = config.get("test_split") or "test"
     # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
     dataset = {split: Dataset.from_list(list(items))}
@@ -70,6 +72,12 @@ def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
     return prepared
+
+
+def _without_trivial_templates(config: dict[str, Any]) -> dict[str, Any]:
+    """`{{field}}` as `field`, which means the same to lm-eval, without compiling a template for every item."""
+    fields = {key: re.fullmatch(r"{{\s*(\w+)\s*}}", str(config.get(key))) for key in TEMPLATES}
+    return config | {key: match[1] for key, match in fields.items() if match}
 
 
 def _requests(prepared: ConfigurableTask, items: Sequence[Item]) -> int:
@@ -115,8 +123,8 @@ def _completion(item: Item, responses: Sequence[Sequence[Any]]) -> str:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep lm-eval's progress bars and information off the terminal; its warnings still reach logging's handlers."""
+def quiet() -> Iterator[None]:
+    """Keep progress bars and lm-eval's chatter off the terminal; its warnings still reach logging's own handlers."""
     logger = logging.getLogger("lm_eval")
     level = logger.level
     logger.setLevel(logging.WARNING)

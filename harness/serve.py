@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from harness.canary import Canary, compare, measure
 from harness.errors import UserError
+from harness.evaluate import quiet
 from harness.vllm_lm import ServerLM
 from harness.vllm_server import Settings, VllmServer, choose_port, log_names, model_config, served_length
 
@@ -134,12 +135,9 @@ class VllmEngine:
         self.close()
         log = next(self._logs)
         self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
-        self._lm = ServerLM.connect(
-            self._server.url,
-            checkpoint,
-            load_tokenizer(checkpoint),
-            served_length(model_config(checkpoint), self._settings),
-        )
+        length = served_length(model_config(checkpoint), self._settings)
+        with quiet():
+            self._lm = ServerLM.connect(self._server.url, checkpoint, load_tokenizer(checkpoint), length)
         return compare(canary, self._server.canary(canary.prompts))
 
     def lm(self) -> LM:
@@ -192,7 +190,8 @@ class TransformersEngine:
         begin = time.perf_counter()
         self.close()
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self._dtype).to(device).eval()
+        with quiet():
+            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self._dtype).to(device).eval()
         difference = compare(canary, measure(model, canary.prompts))
         if difference > self._tolerance:
             raise UserError(
@@ -200,14 +199,15 @@ class TransformersEngine:
                 f"{difference:.2g}, {self._tolerance:.2g} allowed"
             )
         length = min(self._max_length, int(model.config.max_position_embeddings))
-        self._lm = HFLM(
-            pretrained=model,
-            backend="causal",
-            tokenizer=load_tokenizer(checkpoint),
-            batch_size=self._batch_size,
-            max_length=length,
-            add_bos_token=True,
-        )
+        with quiet():
+            self._lm = HFLM(
+                pretrained=model,
+                backend="causal",
+                tokenizer=load_tokenizer(checkpoint),
+                batch_size=self._batch_size,
+                max_length=length,
+                add_bos_token=True,
+            )
         return Loaded("start", time.perf_counter() - begin, difference)
 
     def lm(self) -> LM:

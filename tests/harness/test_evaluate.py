@@ -117,3 +117,12 @@ def test_vllm_and_transformers_give_the_same_answers_and_scores(
     served = evaluate(engine.lm(), benchmarks, tmp_path, lambda done, total: seen.append((done, total)))
     assert served == evaluate(other.lm(), benchmarks, tmp_path)
     assert seen[-1] == (12, 12)
+
+
+def test_a_template_that_only_names_a_field_means_the_field(lm: Any, tmp_path: Path) -> None:
+    plain = make(tmp_path, "chosen", "acc", CHOOSE | {"doc_to_choice": "choices", "doc_to_target": "gold"})
+    folders = [tmp_path / "plain", tmp_path / "templates"]
+    for folder in folders:
+        folder.mkdir()
+    expected = evaluate(lm, [(plain, ITEMS)], folders[0])
+    assert evaluate(lm, [(make(folders[1], "chosen", "acc", CHOOSE), ITEMS)], folders[1]) == expected
