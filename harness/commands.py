@@ -117,7 +117,7 @@ def execute(
     _log_to_file(walk.log)
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
-    with locked(prepared.run_dir):
+    with locked(prepared.run_dir), full_disk_is_a_sentence(walk.log):
         failures = run(walk)
     console.print(f"Report: {folder / 'report.md'}", highlight=False, soft_wrap=True)
     if failures:

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
+from harness.errors import NoSpaceError, UserError
 
 
 def canonical(value: Any) -> str:
@@ -80,11 +80,12 @@ def full_disk_is_a_sentence(path: Path) -> Iterator[None]:
     """Turn "no space left" and "not permitted" into one sentence that says where; what was finished stays."""
     try:
         yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise UserError(
+    except Exception as error:  # safetensors wraps the system's error in one of its own
+        code = error.errno if isinstance(error, OSError) else None
+        if code in (errno.ENOSPC, errno.EDQUOT) or "No space left on device" in str(error):
+            raise NoSpaceError(
                 f"No disk space left at {path.parent}: free some and run the same command again; finished steps stay."
             ) from error
-        if error.errno in (errno.EACCES, errno.EROFS):
-            raise UserError(f"{path.parent} cannot be written ({error.strerror}): choose another --run-dir.") from error
+        if code in (errno.EACCES, errno.EROFS):
+            raise UserError(f"{path.parent} cannot be written ({error}): choose another --run-dir.") from error
         raise

@@ -19,12 +19,21 @@ def run(walk: Walk) -> dict[Cell, str]:
             from harness.testing import test_all  # here: they bring lm-eval and the server along, seconds of imports
             from harness.training import train_all
 
+            _check_port(walk)
             _write_manifest(walk, finished=False)
             train_all(walk, work)
             test_all(walk, [cell for cell in work if cell not in walk.failures])
             _write_manifest(walk, finished=True)
         refresh(walk)
     return walk.failures
+
+
+def _check_port(walk: Walk) -> None:
+    """Refuse a port that is in use now, before hours of training, rather than when the server starts."""
+    from harness.vllm_server import choose_port
+
+    if walk.plan.suite.evaluation.engine == "vllm":
+        choose_port(walk.plan.suite.evaluation.port)
 
 
 def _write_manifest(walk: Walk, *, finished: bool) -> None:

@@ -1,12 +1,13 @@
 """The testing half of a run: merge, serve, answer, judge, cell by cell on one engine."""
 
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness.canary import Canary
-from harness.errors import UserError
+from harness.errors import NoSpaceError, UserError
 from harness.evaluate import evaluate
 from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
 from harness.plan import Cell, Plan
@@ -30,14 +31,19 @@ def test_all(walk: Walk, cells: list[Cell]) -> None:
     if not unserved:
         return
     walk.display.enter_phase("testing")
+    served = False
     with _engine(walk) as engine:
         for cell in unserved:
             walk.display.cell(cell, "testing")
             try:
                 _answer(walk, engine, cell)
+                served = True
                 _finish_cell(walk, cell)
-            except UserError as error:
-                failed(walk, cell, str(error))
+            except Exception as error:  # lm-eval and the client raise anything; the other cells go on
+                if isinstance(error, NoSpaceError) or (isinstance(error, UserError) and not served):
+                    raise  # nor is a full disk a matter of one cell, nor an engine that has never served
+                logging.getLogger(__name__).exception(cell.label)
+                failed(walk, cell, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
             finally:
                 walk.display.step_ended(cell.label)
 

@@ -17,7 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from harness.errors import USER_ERRORS
+from harness.errors import USER_ERRORS, NoSpaceError
+from harness.files import full_disk_is_a_sentence
 
 Progress = Callable[[int, int], None]
 StepFunction = Callable[[Any, dict[str, Any], Progress], dict[str, Any]]
@@ -69,7 +70,7 @@ class Workers:
     def start(self, job: Job) -> None:
         """Start a job in a child of its own."""
         ours, theirs = self._context.Pipe(duplex=False)
-        process = self._context.Process(target=_child, args=(job, theirs, str(self.log)), daemon=True)
+        process = self._context.Process(target=_child, args=(job, theirs, self.log), daemon=True)
         process.start()
         theirs.close()
         self._running[ours] = (job, process)
@@ -111,7 +112,7 @@ def _die_with_parent() -> None:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def _child(job: Job, pipe: connection.Connection, log: str) -> None:
+def _child(job: Job, pipe: connection.Connection, log: Path) -> None:
     """Run one job: print to the log, report progress, measurements or the error through the pipe."""
     threading.Thread(target=_die_with_parent, daemon=True).start()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -129,11 +130,13 @@ def _child(job: Job, pipe: connection.Connection, log: str) -> None:
     try:
         module, _, name = job.function.partition(":")
         function: StepFunction = getattr(__import__(module, fromlist=[name]), name)
-        pipe.send(("done", function(job.places, job.settings, progress)))
+        with full_disk_is_a_sentence(log):
+            measured = function(job.places, job.settings, progress)
+        pipe.send(("done", measured))
+    except NoSpaceError as error:
+        pipe.send(("fatal", str(error)))
     except USER_ERRORS as error:
         pipe.send(("error", str(error)))
     except BaseException as error:
         print(f"--- {job.name}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        full = "No space left on device" in str(error)  # safetensors raises its own kind for it
-        sentence = "No disk space left: free some and run the same command again; finished steps stay."
-        pipe.send(("fatal", sentence) if full else ("error", f"{type(error).__name__}: {error}".splitlines()[0]))
+        pipe.send(("error", f"{type(error).__name__}: {error}".splitlines()[0]))

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -137,6 +138,42 @@ def test_the_vllm_path_gives_the_scores_of_transformers(undisturbed, tmp_path):
     assert ((both.value_x - both.value_y).abs() <= 100 / 12 + 1e-6).all()  # one item may sit on a rounding edge
     kept = json.loads(next((tmp_path / "runs" / ".store" / "answers").glob("*/manifest.json")).read_text())
     assert kept["about"]["canary"] < 1e-3
+
+
+@pytest.mark.slow
+def test_a_port_in_use_is_refused_before_anything_is_trained(tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = finish(command(tmp_path, "vllm", "--port", str(taken.getsockname()[1])))
+    assert done.returncode == 2
+    assert "is in use" in done.stderr
+    assert not artifacts(tmp_path)
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 12 MB: room for data and ESFT's adapter, not for the 16 MB of full fine-tuning's."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True)
+    if mounted.returncode != 0:
+        pytest.skip("mounting a small disk is not permitted here")
+    yield disk
+    subprocess.run(["umount", "-l", str(disk)], check=True)
+
+
+@pytest.mark.slow
+def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing_that_was_finished(small_disk):
+    first = finish(command(small_disk, "transformers", "--only", "method=esft-token", "--workers", "1"))
+    assert (first.returncode, "No disk space left" in first.stderr) == (2, True)  # merging needs 16 MB, too
+    finished = artifacts(small_disk)
+    assert any(name.startswith("train/") for name in finished)
+    second = finish(command(small_disk, "transformers", "--only", "method=fft"))
+    assert second.returncode == 2
+    assert "No disk space left" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert artifacts(small_disk) == finished
 
 
 @pytest.mark.slow
