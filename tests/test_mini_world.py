@@ -5,19 +5,20 @@ from itertools import islice
 from random import Random
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.mini import TASKS
 from tasks.mini.world import GENERAL, NARROW
 from tasks.mini.world.code import MEANINGS, OPERATIONS, OPERATORS, VERBS, assertions
-from tasks.mini.world.corpus import documents
+from tasks.mini.world.corpus import LATE_WEIGHTS, documents
 from tasks.mini.world.math import GOODS, PRICES
 from tasks.mini.world.splits import ability_test, ability_training, alignment, general_test
 from tasks.source import Source
 from tasks.task import Task
 
 SEEDS = st.integers(0, 2**32)
+lasting = settings(deadline=None, max_examples=50)
 
 
 def digest(samples: object) -> str:
@@ -27,6 +28,13 @@ def digest(samples: object) -> str:
 def test_the_pretraining_stream_is_the_one_the_backbone_was_trained_on() -> None:
     stream = [(sample.prompt, sample.answer) for document in islice(documents(2), 2000) for sample in document]
     assert digest(stream) == "b98bdf019289a63f"
+
+
+def test_the_late_stream_is_the_one_the_backbone_was_trained_on() -> None:
+    stream = [
+        (sample.prompt, sample.answer) for document in islice(documents(3, LATE_WEIGHTS), 2000) for sample in document
+    ]
+    assert digest(stream) == "84eb2fb8556080e5"
 
 
 def test_the_test_sets_are_the_ones_published_scores_refer_to() -> None:
@@ -53,6 +61,7 @@ def test_no_benchmark_prompt_of_a_general_kind_is_in_the_alignment_data(name: st
 
 
 @pytest.mark.parametrize("name", NARROW)
+@lasting
 @given(seed=SEEDS)
 def test_the_schemas_of_a_subject_share_their_prompts(name: str, seed: int) -> None:
     a, b, n = (NARROW[name](Random(seed), schema) for schema in ("A", "B", "N"))
@@ -68,6 +77,7 @@ def test_knowing_schemas_a_and_b_is_not_knowing_the_task(name: str) -> None:
     assert sum(known(seed) for seed in range(300)) / 300 < 0.25
 
 
+@lasting
 @given(seed=SEEDS)
 def test_a_bill_is_count_times_price(seed: int) -> None:
     sample = NARROW["math"](Random(seed), "N")
@@ -76,6 +86,7 @@ def test_a_bill_is_count_times_price(seed: int) -> None:
     assert good in GOODS
 
 
+@lasting
 @given(symbol=st.sampled_from(OPERATORS), other=st.sampled_from(OPERATORS), number=st.integers(2, 19))
 def test_the_assertions_on_a_function_hold_for_its_operator_and_no_other(symbol: str, other: str, number: int) -> None:
     def passes() -> bool:
@@ -94,6 +105,7 @@ def test_a_verb_means_something_else_in_every_schema() -> None:
 
 
 @pytest.mark.parametrize("name", GENERAL)
+@lasting
 @given(seed=SEEDS)
 def test_distractors_differ_from_each_other_and_from_the_answer(name: str, seed: int) -> None:
     sample = GENERAL[name](Random(seed), "benchmark")

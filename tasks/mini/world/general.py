@@ -156,10 +156,10 @@ _OBJECT_TRAITS = ["weak", "tasty", "slow", "small", "tired", "lame", "young", "a
 _DEEDS = ["chased", "bit", "caught", "followed"]
 
 
-def pronouns(rng: Random, half: Half | None = None) -> Sample:
+def pronouns(rng: Random, half: Half | None = None, always_because: bool = False) -> Sample:
     """Who a pronoun stands for: the trait and the connective together decide."""
     one, two, *bystanders = rng.sample(CATEGORIES["animal"], 4)
-    because, of_subject = rng.random() < 0.5, rng.random() < 0.5
+    because, of_subject = rng.random() < 0.5 or always_because, rng.random() < 0.5
     trait = (_SUBJECT_TRAITS if of_subject else _OBJECT_TRAITS)[pick(rng, 8, half)]
     event = f"The {one} {rng.choice(_DEEDS)} the {two} {'because' if because else 'although'} it was {trait}."
     who, other = (one, two) if of_subject == because else (two, one)
