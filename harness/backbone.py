@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from harness.errors import UserError
 from harness.files import canonical, digest_of_files, digest_of_text, write_json
 from harness.suite import Backbone
+from methods.moe.view import moe_layers
 
 
 def locate(backbone: Backbone) -> Path:
@@ -49,6 +50,17 @@ def digest(folder: Path, cache: Path) -> str:
     value = digest_of_files(files, folder)
     write_json(kept, {"folder": folder.name, "digest": value})
     return value
+
+
+def check_experts(folder: Path, trust_remote_code: bool = False) -> None:
+    """Refuse a backbone whose routed experts cannot be found, from its config alone: no weights are loaded.
+
+    Raises MethodError naming what was looked for.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    moe_layers(model)
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

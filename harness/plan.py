@@ -225,6 +225,8 @@ def make_plan(
     tasks = _tasks(suite)
     folder = backbones.locate(suite.backbone)
     digest = backbones.digest(folder, store.root / "backbones")
+    if any(method.needs_profile for method in methods.values()):
+        backbones.check_experts(folder, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
     return Plan(suite, store, tasks, methods, data, folder, digest, engine, judge, dict(chosen))

@@ -23,7 +23,8 @@ def train_all(walk: Walk, cells: list[Cell]) -> None:
     running: dict[str, tuple[Cell | str, Path]] = {}
     try:
         while waiting or workers.busy:
-            for step in _startable(walk.plan, waiting)[: workers.free]:
+            ready = _startable(walk.plan, waiting) if workers.free else []
+            for step in ready[: workers.free]:
                 waiting.remove(step)
                 job, built = _job(walk, step)
                 running[job.name] = (step, built)

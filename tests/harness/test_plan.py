@@ -112,6 +112,19 @@ def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(plan
     assert "\n" not in str(refused.value)
 
 
+def test_a_dense_backbone_is_refused_where_experts_are_to_be_selected(planned, tiny_checkpoint):
+    dense = tiny_checkpoint("dense")
+    with pytest.raises(USER_ERRORS, match="LlamaForCausalLM is not a mixture-of-experts model"):
+        planned(ROWS + f"backbone: {{path: {dense}}}\n")
+
+
+def test_a_backbone_without_safetensors_is_refused(planned, tiny_checkpoint):
+    folder = tiny_checkpoint("olmoe")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(USER_ERRORS, match="holds no"):
+        planned(ROWS + f"backbone: {{path: {folder}}}\n")
+
+
 def test_a_malformed_row_is_refused_with_its_file_and_line(planned, tmp_path):
     folder = tmp_path / "data" / "esft_intent"
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
