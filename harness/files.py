@@ -4,13 +4,13 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from harness.errors import NoSpaceError, UserError
+from reports.results import write_text as replace_text
 
 
 def canonical(value: Any) -> str:
@@ -43,20 +43,9 @@ def sync(path: Path) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically."""
+    """Replace a file's text atomically; a full disk is one sentence."""
     with full_disk_is_a_sentence(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(beside).chmod(0o644)
-            Path(beside).replace(path)
-        except BaseException:
-            Path(beside).unlink(missing_ok=True)
-            raise
+        replace_text(path, text)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -5,7 +5,6 @@ same weights, because batches follow from the seed and the checkpoint holds weig
 """
 
 import itertools
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,12 +12,12 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import nn
 from transformers import PreTrainedModel
 
 from harness.data import IGNORED, Sample, stack
 from harness.suite import Training
+from methods.atomic import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 Progress = Callable[[int, int], None]
@@ -133,17 +132,13 @@ def _checkpoint(
 ) -> None:
     """Write weights, optimizer state and log as one safetensors file, beside and renamed."""
     trained = dict(model.named_parameters())
-    tensors = {f"weight/{name}": trained[name].detach().contiguous() for name in names}
+    tensors = {f"weight/{name}": trained[name] for name in names}
     for name in names:
         for key, value in optimizer.state[trained[name]].items():
-            tensors[f"state/{key}/{name}"] = torch.as_tensor(value).contiguous()
+            tensors[f"state/{key}/{name}"] = torch.as_tensor(value)
     tensors["losses"] = torch.tensor(log.losses, dtype=torch.float64)
     tensors["gradient_norms"] = torch.tensor(log.gradient_norms, dtype=torch.float64)
-    beside = scratch / f".{CHECKPOINT}"
-    save_file(tensors, beside, metadata={"step": str(step)})
-    with beside.open("rb") as file:
-        os.fsync(file.fileno())
-    beside.replace(scratch / CHECKPOINT)
+    write_tensors(scratch / CHECKPOINT, tensors, {"step": str(step)})
 
 
 def _resume(
