@@ -14,11 +14,11 @@ import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
 
-from harness import canary
 from harness.backbone import load_model, load_tokenizer
 from harness.data import encode_file, mixed, packed, profiling_batches
 from harness.files import write_json
 from harness.meter import metered
+from harness.serving import canary
 from harness.store import bytes_in
 from harness.suite import Profiling, Training
 from harness.train import train

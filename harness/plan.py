@@ -115,7 +115,7 @@ class Plan:
             if profile is None:
                 return None
             inputs["profile"] = profile.digest
-        code = code_version("methods", "harness.train", "harness.data", "harness.canary", "tasks.prompt")
+        code = code_version("methods", "harness.train", "harness.data", "harness.serving.canary", "tasks.prompt")
         return key_of("train", self.train_settings(cell), inputs, code)
 
     def train_settings(self, cell: Cell) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class Plan:
             "adapter": trained.digest,
             "items": self.data[benchmark].items_digest,
         }
-        return key_of("answers", settings, inputs, code_version("harness.evaluate", "tasks.prompt"))
+        return key_of("answers", settings, inputs, code_version("harness.evaluate", "harness.serving.lm", "tasks.prompt"))
 
     def verdicts_key(self, cell: Cell, benchmark: str) -> str | None:
         """Key of the judge's verdicts on a cell's answers; None while there are no answers."""

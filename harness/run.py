@@ -30,7 +30,7 @@ def run(walk: Walk) -> dict[Cell, str]:
 
 def _check_port(walk: Walk) -> None:
     """Refuse a port that is in use now, before hours of training, rather than when the server starts."""
-    from harness.vllm_server import choose_port
+    from harness.serving.server import choose_port
 
     if walk.plan.suite.evaluation.engine == "vllm":
         choose_port(walk.plan.suite.evaluation.port)

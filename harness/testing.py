@@ -6,15 +6,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.canary import Canary
 from harness.errors import NoSpaceError, UserError
 from harness.evaluate import evaluate
 from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
 from harness.plan import Cell, Plan
 from harness.results import ITEMS, mean_score, read_scores
-from harness.serve import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
+from harness.serving.canary import Canary
+from harness.serving.engines import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
+from harness.serving.server import Settings
 from harness.store import Artifact
-from harness.vllm_server import Settings
 from harness.walk import Walk, failed, refresh_now_and_then
 from reports.records import ItemScore
 

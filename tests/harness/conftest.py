@@ -8,9 +8,9 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from harness.canary import Canary, measure
-from harness.serve import VllmEngine
-from harness.vllm_server import Settings
+from harness.serving.canary import Canary, measure
+from harness.serving.engines import VllmEngine
+from harness.serving.server import Settings
 
 BACKBONE = Path(__file__).parents[2] / "tasks" / "mini" / "backbone"
 

@@ -6,7 +6,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.evaluate import evaluate
-from harness.serve import TransformersEngine, VllmEngine
+from harness.serving.engines import TransformersEngine, VllmEngine
 from tasks.task import Item, Task
 from tests.harness.conftest import Checkpoint
 

@@ -10,8 +10,8 @@ from shutil import copytree
 import pytest
 
 from harness.errors import UserError
-from harness.serve import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
-from harness.vllm_server import Settings, VllmServer, arguments, choose_port, environment, last_error
+from harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
+from harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, last_error
 from tests.harness.conftest import Checkpoint
 
 MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'
@@ -73,7 +73,7 @@ def test_the_last_error_of_a_log_is_found_without_decoration(tmp_path: Path) -> 
 
 
 def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    child = "import time, threading, harness.vllm_launch as launch;"
+    child = "import time, threading, harness.serving.launch as launch;"
     child += "threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
     starter = (
         "import subprocess, sys, time;"

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.serve import VllmEngine, load_tokenizer
-from harness.vllm_lm import PROMPTS_A_REQUEST, TOKENS_A_QUERY, ServerLM, Tokens, _batches, _beginnings, _chain
+from harness.serving.engines import VllmEngine, load_tokenizer
+from harness.serving.lm import PROMPTS_A_REQUEST, TOKENS_A_QUERY, ServerLM, Tokens, _batches, _beginnings, _chain
 from tests.harness.conftest import Checkpoint
 
 tokens = st.lists(st.integers(0, 300), min_size=1, max_size=4).map(tuple)

@@ -1,6 +1,6 @@
 """A vLLM worker extension: replaces the weights of a running server by those of a checkpoint on disk.
 
-vLLM mixes the class into its workers (`--worker-extension-cls harness.vllm_swap.WeightSwap`); the harness calls it
+vLLM mixes the class into its workers (`--worker-extension-cls harness.serving.swap.WeightSwap`); the harness calls it
 through `/collective_rpc`. This file runs inside vLLM and imports nothing of the harness.
 """
 

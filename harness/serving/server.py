@@ -16,8 +16,8 @@ from typing import IO, Any
 import httpx
 import torch
 
-from harness.canary import Canary
 from harness.errors import UserError
+from harness.serving.canary import Canary
 
 HOST = "127.0.0.1"
 """vLLM's development endpoints let a caller run worker methods: they are never offered beyond this machine."""
@@ -81,7 +81,7 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         "--max-model-len": str(served_length(config, settings)),
         "--max-num-seqs": str(settings.max_sequences),
         "--generation-config": "vllm",
-        "--worker-extension-cls": "harness.vllm_swap.WeightSwap",
+        "--worker-extension-cls": "harness.serving.swap.WeightSwap",
     }
     if "n_group" in config and config["n_group"] is None:
         # What transformers leaves out, one group of experts, vLLM wants spelled out.
@@ -169,7 +169,7 @@ class VllmServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.vllm_launch", *arguments(checkpoint, port, settings, on_cpu)],
+                [sys.executable, "-m", "harness.serving.launch", *arguments(checkpoint, port, settings, on_cpu)],
                 env=environment(checkpoint, settings, on_cpu),
                 stdin=subprocess.PIPE,
                 stdout=output,
