@@ -75,6 +75,6 @@ def full_disk_is_a_sentence(path: Path) -> Iterator[None]:
             raise NoSpaceError(
                 f"No disk space left at {path.parent}: free some and run the same command again; finished steps stay."
             ) from error
-        if code in (errno.EACCES, errno.EROFS):
+        if code in (errno.EACCES, errno.EROFS, errno.ENOTDIR, errno.EEXIST):
             raise UserError(f"{path.parent} cannot be written ({error}): choose another --run-dir.") from error
         raise

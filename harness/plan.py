@@ -151,7 +151,8 @@ class Plan:
             "adapter": trained.digest,
             "items": self.data[benchmark].items_digest,
         }
-        return key_of("answers", settings, inputs, code_version("harness.evaluate", "harness.serving.lm", "tasks.prompt"))
+        code = code_version("harness.evaluate", "harness.serving.lm", "tasks.prompt")
+        return key_of("answers", settings, inputs, code)
 
     def verdicts_key(self, cell: Cell, benchmark: str) -> str | None:
         """Key of the judge's verdicts on a cell's answers; None while there are no answers."""

@@ -174,24 +174,3 @@ def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing_that_was_fin
     assert "No disk space left" in second.stderr
     assert "Traceback" not in second.stderr
     assert artifacts(small_disk) == finished
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("arguments", "sentence"),
-    [
-        (["run", "no-such-suite"], "no suite 'no-such-suite'"),
-        (["run", "--only", "task=mini-lav"], "did you mean 'mini-law'"),
-        (["run", "intent-bdci", "--data-dir", "no/such/folder"], "no such folder"),
-        (["run", "--seeds", "one"], "write whole numbers"),
-        (["report", "no/such/run"], "no such run folder"),
-    ],
-)
-def test_what_a_user_can_mend_is_one_sentence_and_exit_code_2(tmp_path, arguments, sentence):
-    done = subprocess.run(
-        [sys.executable, "-m", "harness.cli", *arguments], capture_output=True, text=True, cwd=tmp_path
-    )
-    assert done.returncode == 2
-    assert sentence in done.stderr
-    assert "Traceback" not in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1
