@@ -109,6 +109,19 @@ def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. ru
         console.print(f"{rewrite(folder)}")
 
 
+@app.command("verify-paper")
+def verify_paper(
+    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
+) -> None:
+    """Rebuild what the ESFT paper's authors released, published values beside ours; exit code 1 where one differs."""
+    from harness.fidelity import as_tables, verify
+
+    rows = verify(official)
+    console.print(as_tables(rows), highlight=False)
+    if any(row.verdict == "differs" for row in rows):
+        raise typer.Exit(1)
+
+
 @app.command()
 def suites() -> None:
     """List the suites that ship."""
