@@ -51,14 +51,18 @@ def run(
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, port=port)  # fmt: skip
     command = shlex.join(["esft-bench", *sys.argv[1:]])
-    failed = execute(
-        prepared,
-        console,
-        command=command,
-        workers=workers,
-        micro_batch=micro_batch,
-        keep_checkpoints=keep_checkpoints,
-    )
+    try:
+        failed = execute(
+            prepared,
+            console,
+            command=command,
+            workers=workers,
+            micro_batch=micro_batch,
+            keep_checkpoints=keep_checkpoints,
+        )
+    except KeyboardInterrupt:
+        print("Stopped. The same command goes on where it was.", file=sys.stderr)
+        raise typer.Exit(130) from None
     if failed:
         raise typer.Exit(1)
 
@@ -157,9 +161,6 @@ def main() -> None:
     except USER_ERRORS as error:
         print(f"esft-bench: {error}", file=sys.stderr)
         sys.exit(2)
-    except KeyboardInterrupt:
-        print("Stopped. The same command goes on where it was.", file=sys.stderr)
-        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pandas
+import psutil
 import pytest
 
 SUITE = """\
@@ -138,6 +139,25 @@ def test_the_vllm_path_gives_the_scores_of_transformers(undisturbed, tmp_path):
     assert ((both.value_x - both.value_y).abs() <= 100 / 12 + 1e-6).all()  # one item may sit on a rounding edge
     kept = json.loads(next((tmp_path / "runs" / ".store" / "answers").glob("*/manifest.json")).read_text())
     assert kept["about"]["canary"] < 1e-3
+
+
+@pytest.mark.slow
+def test_a_run_stopped_from_the_keyboard_says_how_to_go_on_and_leaves_no_process(tmp_path):
+    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command(tmp_path), stdout=pipe, stderr=pipe, text=True, **interruptible)
+    work = tmp_path / "runs" / ".store" / ".work"
+    while not list(work.glob("*")):
+        assert process.poll() is None
+        time.sleep(0.05)
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.send_signal(signal.SIGINT)
+    _, complaint = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "The same command goes on where it was." in complaint
+    assert "Traceback" not in complaint
+    _, alive = psutil.wait_procs(children, timeout=20)
+    assert not alive
 
 
 @pytest.mark.slow
