@@ -6,6 +6,7 @@ my-method = "my_package.my_method:MyMethod"
 
 from importlib.metadata import entry_points
 
+from methods.all_experts import AllExperts
 from methods.base import Base
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
@@ -13,6 +14,8 @@ from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Method
 from methods.random_experts import RandomExperts
+from methods.top_k_experts import TopKExperts
+from methods.unrelated_experts import UnrelatedExperts
 
 METHODS: dict[str, type[Method]] = {
     "base": Base,
@@ -21,6 +24,9 @@ METHODS: dict[str, type[Method]] = {
     "esft-gate": EsftGate,
     "esft-token": EsftToken,
     "random-experts": RandomExperts,
+    "unrelated-experts": UnrelatedExperts,
+    "top-k-experts": TopKExperts,
+    "all-experts": AllExperts,
 }
 
 

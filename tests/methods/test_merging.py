@@ -10,7 +10,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from methods.base import Base
 from methods.checkpoint import overlay
@@ -20,40 +19,9 @@ from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
 from methods.random_experts import RandomExperts
-from tests.methods.helpers import MOE, logits, profiled, train
+from tests.methods.helpers import EXPERT_TRAINING, MOE, TRAINING, Outcome, load, logits, profiled, tensors, train
 
 Checkpoints = Callable[[str], Path]
-
-
-class Outcome:
-    """A method trained on a base, its adapter and the merged checkpoint."""
-
-    def __init__(self, method: Method, base: Path) -> None:
-        self.base = base
-        self.adapter, self.out = base.parent / "adapter", base.parent / "merged"
-        self.adapter.mkdir()
-        self.out.mkdir()
-        self.model = load(base)
-        seen = profiled(self.model)
-        self.parameters = method.prepare(self.model, Context(seed=3, profile=seen))
-        train(self.model, self.parameters)
-        method.export(self.model, self.adapter)
-        method.merge(base, self.adapter, self.out)
-
-    def changed(self) -> set[str]:
-        """Names of tensors of which any byte differs between base and merged checkpoint."""
-        before, after = tensors(self.base), tensors(self.out)
-        assert before.keys() == after.keys()
-        return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def load(folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    return model
-
-
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def experts_of(config: Path) -> dict[str, list[int]]:
@@ -62,9 +30,7 @@ def experts_of(config: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("architecture", MOE)
-@pytest.mark.parametrize(
-    "method", [FullFineTuning(), EsftToken(), Lora(rank=2, experts=True)], ids=["fft", "esft", "lora"]
-)
+@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
 def test_the_merged_checkpoint_is_the_trained_model(
     tiny_checkpoint: Checkpoints, architecture: str, method: Method
 ) -> None:
@@ -74,9 +40,12 @@ def test_the_merged_checkpoint_is_the_trained_model(
     torch.testing.assert_close(logits(load(outcome.out)), logits(outcome.model), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", EXPERT_TRAINING.values(), ids=EXPERT_TRAINING)
 @pytest.mark.parametrize("architecture", MOE)
-def test_esft_changes_the_selected_experts_and_not_a_byte_more(tiny_checkpoint: Checkpoints, architecture: str) -> None:
-    outcome = Outcome(EsftToken(), tiny_checkpoint(architecture))
+def test_expert_training_changes_the_selected_experts_and_not_a_byte_more(
+    tiny_checkpoint: Checkpoints, architecture: str, method: Method
+) -> None:
+    outcome = Outcome(method, tiny_checkpoint(architecture))
     chosen = experts_of(outcome.adapter / "expert_cfg.json")
     expected = {
         name

@@ -19,8 +19,10 @@ from methods.esft import EsftGate, EsftToken
 from methods.method import Context
 from methods.moe.profile import STATISTICS, Profile, profile
 from methods.moe.scores import Score, Scores, expert_scores, over_layers, read_logs, read_summary
-from methods.moe.selection import check, draw, select
+from methods.moe.selection import check, draw, highest, lowest, select
 from methods.moe.view import moe_layers
+from methods.top_k_experts import TopKExperts
+from methods.unrelated_experts import UnrelatedExperts
 from tests.methods.helpers import MOE, profiled, tokens
 
 Models = Callable[..., PreTrainedModel]
@@ -87,6 +89,44 @@ def test_a_draw_prefers_no_expert() -> None:
     assert (counts - 500).abs().max() < 100  # five standard deviations
 
 
+@given(rows, st.data())
+def test_the_highest_and_the_lowest_experts_are_disjoint_parts_of_one_order(
+    row: list[float], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, len(row)))
+    best = highest(one_layer(row), count)[0]
+    worst = lowest(one_layer(row), {0: len(row) - count})[0]
+    assert len(best) == count
+    assert [*best, *reversed(worst)] == highest(one_layer(row), len(row))[0]
+    assert not best or not worst or min(row[expert] for expert in best) >= max(row[expert] for expert in worst)
+
+
+@given(rows, thresholds)
+def test_a_selection_by_threshold_starts_the_order_of_the_highest(row: list[float], p: float) -> None:
+    chosen = select(one_layer(row), p)
+    assert highest(one_layer(row), len(chosen[0])) == chosen
+
+
+def test_unrelated_experts_have_the_counts_of_the_selection_and_its_lowest_scores(tiny_model: Models) -> None:
+    seen = profiled(tiny_model("deepseek-v2"))
+    of = EsftToken(p=0.3)
+    scores = expert_scores(seen, "token")
+    unrelated = UnrelatedExperts(of=of).select(seen, seed=1)
+    assert unrelated == UnrelatedExperts(of=of).select(seen, seed=2)
+    for row, (layer, chosen) in zip(scores.values, of.select(seen).items(), strict=True):
+        assert len(unrelated[layer]) == len(chosen) <= 4
+        assert not set(unrelated[layer]) & set(chosen)
+        assert row[unrelated[layer]].tolist() == row.sort().values[: len(chosen)].tolist()
+
+
+def test_more_experts_than_a_layer_has_are_refused(tiny_model: Models) -> None:
+    model = tiny_model("deepseek-v2")
+    with pytest.raises(MethodError, match="layer 1 has 8 experts, 9 are asked for"):
+        TopKExperts(count=9).prepare(model, Context(seed=0, profile=profiled(model)))
+    with pytest.raises(ValidationError):
+        TopKExperts(count=0)
+
+
 @pytest.mark.parametrize("p", [0, -0.1, 1.01, math.nan])
 def test_a_threshold_outside_its_range_is_refused(p: float) -> None:
     with pytest.raises(MethodError, match="p is"):
@@ -97,8 +137,9 @@ def test_a_threshold_outside_its_range_is_refused(p: float) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
 def test_a_score_that_is_no_score_is_refused_by_name(value: float) -> None:
-    with pytest.raises(MethodError, match="expert 1 in layer 0"):
-        select(one_layer([0.5, value]), 0.2)
+    for choose in (lambda scores: select(scores, 0.2), lambda scores: highest(scores, 1), lambda s: lowest(s, {0: 1})):
+        with pytest.raises(MethodError, match="expert 1 in layer 0"):
+            choose(one_layer([0.5, value]))
 
 
 @pytest.mark.parametrize(
