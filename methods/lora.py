@@ -14,7 +14,7 @@ from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.method import Context, Method
 from methods.moe.experts import use_fast_experts
-from methods.moe.view import moe_layers
+from methods.moe.view import ATTENTION, moe_layers
 
 
 class Lora(Method):
@@ -70,7 +70,7 @@ def _attention(model: PreTrainedModel) -> list[str]:
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(part in name for part in ("attn", "attention"))
+        if isinstance(module, nn.Linear) and any(part in name for part in ATTENTION)
     ]
     if not names:
         raise MethodError(

@@ -7,6 +7,7 @@ my-method = "my_package.my_method:MyMethod"
 from importlib.metadata import entry_points
 
 from methods.all_experts import AllExperts
+from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
@@ -27,6 +28,7 @@ METHODS: dict[str, type[Method]] = {
     "unrelated-experts": UnrelatedExperts,
     "top-k-experts": TopKExperts,
     "all-experts": AllExperts,
+    "attention-router": AttentionRouter,
 }
 
 

@@ -5,6 +5,7 @@ adapters leave out the prefix `model.`; reading accepts both. Source: deepseek-a
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -52,7 +53,7 @@ def write_adapter(model: PreTrainedModel, folder: Path, shared_experts: bool, no
     """Write the selected experts and every other trainable parameter of `model` as an adapter into `folder`."""
     layers = moe_layers(model)
     chosen = {index: ids for index, layer in layers.items() if (ids := selected_experts(layer))}
-    tensors = dict(_others(model, layers))
+    tensors = _others(model, layers)
     for index in chosen:
         tensors |= _experts(model, layers[index])
     write_tensors(folder / WEIGHTS, tensors)
@@ -72,7 +73,7 @@ def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
         for bank, kind in (("selected_gate_up", "gate_up_proj"), ("selected_down", "down_proj"))
     }
     # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
-    split = revert_weight_conversion(model, fused)
+    split = hub_tensors(model, fused)
     if split.keys() & fused.keys():
         raise MethodError(
             f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
@@ -82,11 +83,21 @@ def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
 
 
 def _others(model: PreTrainedModel, layers: dict[int, MoeLayer]) -> dict[str, Tensor]:
-    """Trainable parameters outside the routed experts, under their names in hub checkpoints."""
+    """Trainable tensors outside the routed experts, under their names in hub checkpoints."""
     routed = tuple(f"{layer.name}." for layer in layers.values())
-    named: dict[str, Tensor] = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith(routed)
-    }
-    return revert_weight_conversion(model, named) if named else {}
+    return hub_tensors(model, {name: tensor for name, tensor in _trained(model) if not name.startswith(routed)})
+
+
+def write_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Write every trainable parameter of a model whose experts are frozen, and nothing else, into `folder`."""
+    write_tensors(folder / WEIGHTS, hub_tensors(model, dict(_trained(model))))
+
+
+def _trained(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The trainable parameters of a model with their names in it."""
+    return ((name, weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def hub_tensors(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model in memory as hub checkpoints have them: by other names, and experts one by one."""
+    return revert_weight_conversion(model, tensors) if tensors else {}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from methods.all_experts import AllExperts
+from methods.attention_router import AttentionRouter
 from methods.esft import EsftToken
 from methods.fft import FullFineTuning
 from methods.lora import Lora
@@ -27,7 +28,11 @@ EXPERT_TRAINING: dict[str, Method] = {
     "all-experts": AllExperts(),
 }
 """Methods that train routed experts and nothing else."""
-TRAINING = {"fft": FullFineTuning(), "lora": Lora(rank=2, experts=True)} | EXPERT_TRAINING
+TRAINING: dict[str, Method] = EXPERT_TRAINING | {
+    "fft": FullFineTuning(),
+    "lora": Lora(rank=2, experts=True),
+    "attention-router": AttentionRouter(),
+}
 """Every method that trains."""
 
 

@@ -11,6 +11,7 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.checkpoint import overlay
 from methods.errors import MethodError
@@ -18,6 +19,7 @@ from methods.esft import Esft, EsftToken
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
+from methods.moe.view import moe_layers
 from methods.random_experts import RandomExperts
 from tests.methods.helpers import EXPERT_TRAINING, MOE, TRAINING, Outcome, load, logits, profiled, tensors, train
 
@@ -97,6 +99,18 @@ def test_lora_on_attention_changes_attention_alone_and_loads_in_plain_peft(tiny_
     assert changed == {name for name in tensors(outcome.base) if ".self_attn." in name and "norm" not in name}
     plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
     torch.testing.assert_close(logits(plain), logits(outcome.model))
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_attention_and_routers_change_and_not_a_byte_more(tiny_checkpoint: Checkpoints, architecture: str) -> None:
+    """Every projection of every attention, dense layers counted, and the routers; experts, embeddings, norms stay."""
+    outcome = Outcome(AttentionRouter(), tiny_checkpoint(architecture))
+    names = set(tensors(outcome.base))
+    attention = {name for name in names if ".self_attn." in name and "norm" not in name}
+    routers = {name for name in names if name.endswith(".gate.weight")}
+    assert len({name.split(".")[2] for name in attention}) == 3
+    assert len(routers) == len(moe_layers(outcome.model))
+    assert outcome.changed() == attention | routers == set(tensors(outcome.adapter))
 
 
 def test_lora_starts_as_the_base_and_from_the_seed(tiny_checkpoint: Checkpoints) -> None:

@@ -22,7 +22,7 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-WITHOUT_PROFILE = {"base", "fft", "lora", "all-experts"}
+WITHOUT_PROFILE = {"base", "fft", "lora", "all-experts", "attention-router"}
 ABLATIONS = {"random-experts", "unrelated-experts"}
 WITH_PROFILE = {"esft-gate", "esft-token", "top-k-experts"}
 
