@@ -54,7 +54,7 @@ class ExpertTraining(Method):
         layers = moe_layers(model)
         check(selection, layers)
         model.requires_grad_(False)
-        self._unfreeze_others(model, layers, selection)
+        self.unfreeze_others(model, layers, selection)
         use_selective_experts(model, selection)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -67,7 +67,7 @@ class ExpertTraining(Method):
         read_config(adapter)
         overlay(base, adapter, out, rename=base_name)
 
-    def _unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
+    def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
         """Unfreeze what the options name outside the routed experts."""
         if self.non_expert_modules:
             model.requires_grad_(True)

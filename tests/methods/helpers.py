@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from methods.all_experts import AllExperts
 from methods.attention_router import AttentionRouter
 from methods.esft import EsftToken
+from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
@@ -32,6 +33,7 @@ TRAINING: dict[str, Method] = EXPERT_TRAINING | {
     "fft": FullFineTuning(),
     "lora": Lora(rank=2, experts=True),
     "attention-router": AttentionRouter(),
+    "esft-router": EsftRouter(),
 }
 """Every method that trains."""
 

@@ -16,6 +16,7 @@ from methods.base import Base
 from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.esft import Esft, EsftToken
+from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
@@ -111,6 +112,22 @@ def test_attention_and_routers_change_and_not_a_byte_more(tiny_checkpoint: Check
     assert len({name.split(".")[2] for name in attention}) == 3
     assert len(routers) == len(moe_layers(outcome.model))
     assert outcome.changed() == attention | routers == set(tensors(outcome.adapter))
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_esft_router_changes_selected_experts_and_the_routers_of_their_layers(
+    tiny_checkpoint: Checkpoints, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The highest layer selects nothing here, so its router stays."""
+    monkeypatch.setattr(EsftRouter, "select", lambda self, seen: {index: [6, 1] for index in seen.layers[:-1]})
+    outcome = Outcome(EsftRouter(), tiny_checkpoint(architecture))
+    layers = list(moe_layers(outcome.model))[:-1]
+    changed = outcome.changed()
+    assert {name for name in changed if ".experts." not in name} == {
+        name for name in tensors(outcome.base) if name.endswith(".gate.weight") and int(name.split(".")[2]) in layers
+    }
+    assert len([name for name in changed if ".experts." in name]) == 3 * 2 * len(layers)
+    assert changed == set(tensors(outcome.adapter))
 
 
 def test_lora_starts_as_the_base_and_from_the_seed(tiny_checkpoint: Checkpoints) -> None:
