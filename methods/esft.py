@@ -1,6 +1,6 @@
 """Expert-specialized fine-tuning: train only the experts that a task uses most (arXiv 2407.01906)."""
 
-from pydantic import Field
+from pydantic import BaseModel, Field
 
 from methods.expert_training import ExpertTraining
 from methods.moe.profile import Profile
@@ -8,8 +8,8 @@ from methods.moe.scores import Score, ScoreRule, expert_scores
 from methods.moe.selection import Selection, select
 
 
-class Esft(ExpertTraining):
-    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen.
+class ThresholdSelection(BaseModel):
+    """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
     Attributes:
         score: `gate`, the mean gate weight (Equation 6), or `token`, the share of tokens (Equation 7).
@@ -22,8 +22,12 @@ class Esft(ExpertTraining):
     score_rule: ScoreRule = "released"
 
     def select(self, profile: Profile) -> Selection:
-        """Take the experts with the highest scores until their sum reaches `p`."""
+        """Choose the experts to train from a profile."""
         return select(expert_scores(profile, self.score, self.score_rule), self.p)
+
+
+class Esft(ThresholdSelection, ExpertTraining):
+    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options."""
 
 
 class EsftGate(Esft):

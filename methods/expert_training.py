@@ -47,14 +47,9 @@ class ExpertTraining(Method):
         return self.train_experts(model, chosen_experts(model, context, choose))
 
     def train_experts(self, model: PreTrainedModel, selection: Selection) -> Sequence[nn.Parameter]:
-        """Prepare `model` to train the experts of `selection`, with this method's options.
-
-        Raises MethodError where the selection does not fit the model.
-        """
-        layers = moe_layers(model)
-        check(selection, layers)
+        """Prepare `model` to train the experts of `selection`, valid for it, with this method's options."""
         model.requires_grad_(False)
-        self.unfreeze_others(model, layers, selection)
+        self.unfreeze_others(model, moe_layers(model), selection)
         use_selective_experts(model, selection)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -81,12 +76,15 @@ class ExpertTraining(Method):
 def chosen_experts(model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]) -> Selection:
     """The experts that `choose` takes from the cell's profile.
 
-    Raises MethodError where there is no profile, or one of another model.
+    Raises MethodError where there is no profile, it is of another model, or the selection does not fit `model`.
     """
+    layers = moe_layers(model)
     if context.profile is None:
         raise MethodError("expert selection needs a profile of the task's data, and none was given")
-    _check_profile(context.profile, moe_layers(model))
-    return choose(context.profile)
+    _check_profile(context.profile, layers)
+    selection = choose(context.profile)
+    check(selection, layers)
+    return selection
 
 
 def _check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:

@@ -11,6 +11,7 @@ from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
+from methods.esft_lora import EsftLora
 from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
@@ -25,6 +26,7 @@ METHODS: dict[str, type[Method]] = {
     "lora": Lora,
     "esft-gate": EsftGate,
     "esft-token": EsftToken,
+    "esft-lora": EsftLora,
     "esft-router": EsftRouter,
     "random-experts": RandomExperts,
     "unrelated-experts": UnrelatedExperts,

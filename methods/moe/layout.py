@@ -15,7 +15,7 @@ from transformers.core_model_loading import revert_weight_conversion
 
 from methods.atomic import write_json, write_tensors
 from methods.errors import MethodError
-from methods.moe.experts import selected_experts
+from methods.moe.experts import BANK, selected_experts
 from methods.moe.view import MoeLayer, moe_layers
 
 CONFIG = "expert_cfg.json"
@@ -67,18 +67,26 @@ def write_adapter(model: PreTrainedModel, folder: Path, shared_experts: bool, no
 
 def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
     """The bank of a layer as per-expert tensors under their names in hub checkpoints, in the model's dtype."""
-    ids = selected_experts(layer)
     fused = {
         f"{layer.name}.{kind}": layer.experts.get_parameter(bank).detach().to(layer.experts.get_parameter(kind).dtype)
-        for bank, kind in (("selected_gate_up", "gate_up_proj"), ("selected_down", "down_proj"))
+        for bank, kind in BANK.items()
     }
+    return per_expert(model, layer, fused)
+
+
+def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Split fused tensors, a row for each expert in the layer's bank, into the tensors of hub checkpoints.
+
+    Raises MethodError where the model's checkpoints keep experts fused.
+    """
+    ids = selected_experts(layer)
     # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
     split = hub_tensors(model, fused)
-    if split.keys() & fused.keys():
+    number = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+    if not all(number.search(name) for name in split):
         raise MethodError(
             f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
         )
-    number = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
     return {number.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
 
 

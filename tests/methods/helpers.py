@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, PreTrainedModel
 from methods.all_experts import AllExperts
 from methods.attention_router import AttentionRouter
 from methods.esft import EsftToken
+from methods.esft_lora import EsftLora
 from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
@@ -34,6 +35,7 @@ TRAINING: dict[str, Method] = EXPERT_TRAINING | {
     "lora": Lora(rank=2, experts=True),
     "attention-router": AttentionRouter(),
     "esft-router": EsftRouter(),
+    "esft-lora": EsftLora(rank=2),
 }
 """Every method that trains."""
 
@@ -58,6 +60,12 @@ def train(model: PreTrainedModel, parameters: Sequence[nn.Parameter], steps: int
         optimizer.step()
         optimizer.zero_grad()
     return optimizer
+
+
+def backward(model: PreTrainedModel) -> None:
+    """The gradients of the loss on the tokens above."""
+    ids = tokens()
+    model(input_ids=ids, labels=ids).loss.backward()
 
 
 def logits(model: PreTrainedModel) -> Tensor:

@@ -13,7 +13,7 @@ from methods.errors import MethodError
 from methods.method import Context
 from methods.moe.experts import selected_experts, use_selective_experts
 from methods.moe.view import attention_parameters, moe_layers, router_parameters
-from tests.methods.helpers import MOE, logits, tokens, train
+from tests.methods.helpers import MOE, backward, logits, train
 
 Models = Callable[..., PreTrainedModel]
 
@@ -22,11 +22,6 @@ def selection_for(model: PreTrainedModel) -> dict[int, list[int]]:
     """A few experts of each layer, neither sorted nor the same, one layer without any."""
     indices = list(moe_layers(model))
     return {index: [[5, 2], [0], [7, 1, 3]][number % 3] for number, index in enumerate(indices[1:] or indices)}
-
-
-def backward(model: PreTrainedModel) -> None:
-    ids = tokens()
-    model(input_ids=ids, labels=ids).loss.backward()
 
 
 @pytest.mark.parametrize("architecture", MOE)
