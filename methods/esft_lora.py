@@ -17,6 +17,7 @@ from methods.checkpoint import overlay
 from methods.esft import ThresholdSelection
 from methods.expert_training import chosen_experts
 from methods.method import Context, Method
+from methods.moe.layout import check_exportable
 from methods.moe.low_rank import use_low_rank_experts, write_low_rank, write_updated
 from methods.moe.scores import Score
 
@@ -45,6 +46,7 @@ class EsftLora(ThresholdSelection, Method):
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
             use_low_rank_experts(model, selection, self.rank, self.alpha / self.rank)
+        check_exportable(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:

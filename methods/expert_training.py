@@ -11,7 +11,7 @@ from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.method import Context, Method
 from methods.moe.experts import use_selective_experts
-from methods.moe.layout import base_name, read_config, write_adapter
+from methods.moe.layout import base_name, check_complete, check_exportable, write_adapter
 from methods.moe.profile import Profile
 from methods.moe.selection import Selection, check
 from methods.moe.view import MoeLayer, moe_layers
@@ -47,10 +47,14 @@ class ExpertTraining(Method):
         return self.train_experts(model, chosen_experts(model, context, choose))
 
     def train_experts(self, model: PreTrainedModel, selection: Selection) -> Sequence[nn.Parameter]:
-        """Prepare `model` to train the experts of `selection`, valid for it, with this method's options."""
+        """Prepare `model` to train the experts of `selection`, valid for it, with this method's options.
+
+        Raises MethodError where experts of this form cannot be trained or exported one by one.
+        """
         model.requires_grad_(False)
         self.unfreeze_others(model, moe_layers(model), selection)
         use_selective_experts(model, selection)
+        check_exportable(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
@@ -59,7 +63,7 @@ class ExpertTraining(Method):
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
-        read_config(adapter)
+        check_complete(adapter)
         overlay(base, adapter, out, rename=base_name)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:

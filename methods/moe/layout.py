@@ -8,18 +8,23 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from methods.atomic import write_json, write_tensors
+from methods.checkpoint import tensor_files
 from methods.errors import MethodError
 from methods.moe.experts import BANK, selected_experts
 from methods.moe.view import MoeLayer, moe_layers
 
 CONFIG = "expert_cfg.json"
 WEIGHTS = "adapter_model.safetensors"
+EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+"""The expert's id in the name of a tensor of a hub checkpoint; `PLACE` has the layer's number too."""
+PLACE = re.compile(r"layers\.(\d+)\..*\.experts\.(\d+)\.")
 
 
 class AdapterConfig(BaseModel):
@@ -82,12 +87,32 @@ def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]
     ids = selected_experts(layer)
     # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
     split = hub_tensors(model, fused)
-    number = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
-    if not all(number.search(name) for name in split):
+    if not all(EXPERT.search(name) for name in split):
         raise MethodError(
             f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
         )
-    return {number.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+    return {EXPERT.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+
+
+def check_exportable(model: PreTrainedModel) -> None:
+    """Raise MethodError, before anything is trained, where the experts in the banks could not be exported."""
+    for layer in moe_layers(model).values():
+        if ids := selected_experts(layer):
+            shapes = {kind: (len(ids), *layer.experts.get_parameter(kind).shape[1:]) for kind in BANK.values()}
+            fused = {f"{layer.name}.{kind}": torch.empty(shape, device="meta") for kind, shape in shapes.items()}
+            per_expert(model, layer, fused)
+
+
+def check_complete(adapter: Path) -> None:
+    """Raise MethodError where an adapter has no `expert_cfg.json`, or no tensor of an expert that it names there."""
+    named = {(layer, expert) for layer, experts in read_config(adapter).experts.items() for expert in experts}
+    found = {tuple(map(int, place.groups())) for name in tensor_files(adapter).files if (place := PLACE.search(name))}
+    if missing := sorted(named - found):
+        layer, expert = missing[0]
+        raise MethodError(
+            f"{adapter / CONFIG} names expert {expert} of layer {layer}, of which the adapter has no tensor; "
+            "export or fetch it again"
+        )
 
 
 def _others(model: PreTrainedModel, layers: dict[int, MoeLayer]) -> dict[str, Tensor]:

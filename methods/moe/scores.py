@@ -66,6 +66,8 @@ def read_summary(path: Path, score: Score) -> Scores:
         rows = {int(layer): {int(expert): float(v) for expert, v in row.items()} for layer, row in table.items()}
         layers = tuple(sorted(rows))
         experts = range(len(rows[layers[0]]))
+        if uneven := [layer for layer in layers if len(rows[layer]) != len(experts)]:
+            raise ValueError(f"layer {uneven[0]} has {len(rows[uneven[0]])} experts, layer {layers[0]} {len(experts)}")
         values = torch.tensor([[rows[layer][expert] for expert in experts] for layer in layers], dtype=torch.float64)
     except FileNotFoundError as error:
         raise MethodError(f"there is no score file {path}") from error

@@ -10,18 +10,23 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from transformers import AutoModelForCausalLM, GraniteMoeConfig
 
+from methods.all_experts import AllExperts
 from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.esft import Esft, EsftToken
+from methods.esft_lora import EsftLora
 from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
 from methods.moe.view import moe_layers
 from methods.random_experts import RandomExperts
+from methods.top_k_experts import TopKExperts
+from tests.conftest import COMMON
 from tests.methods.helpers import EXPERT_TRAINING, MOE, TRAINING, Outcome, load, logits, profiled, tensors, train
 
 Checkpoints = Callable[[str], Path]
@@ -249,6 +254,28 @@ def test_an_adapter_without_a_readable_config_is_refused(tiny_checkpoint: Checkp
     (base / "expert_cfg.json").write_text('{"experts": {"one": [1]}}')
     with pytest.raises(MethodError, match=r"expert_cfg\.json: experts"):
         EsftToken().merge(base, base, tmp_path)
+
+
+def test_an_adapter_that_lacks_an_expert_it_names_is_refused(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    outcome = Outcome(TopKExperts(count=2), tiny_checkpoint("olmoe"))
+    config = outcome.adapter / "expert_cfg.json"
+    chosen = experts_of(config)
+    missing = next(expert for expert in range(8) if expert not in chosen["1"])
+    config.write_text(json.dumps({"experts": chosen | {"1": [*chosen["1"], missing]}}))
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(MethodError, match=f"names expert {missing} of layer 1, of which the adapter has no tensor"):
+        EsftToken().merge(outcome.base, outcome.adapter, again)
+    assert list(again.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [EsftToken(), AllExperts(), EsftLora()], ids=["esft", "all-experts", "esft-lora"])
+def test_experts_that_checkpoints_keep_fused_are_refused_before_training(method: Method) -> None:
+    """GraniteMoE's checkpoints hold all experts of a layer in one tensor, under another name than the model's."""
+    settings = COMMON | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16}
+    model = AutoModelForCausalLM.from_config(GraniteMoeConfig(**settings)).eval()
+    with pytest.raises(MethodError, match="checkpoints of GraniteMoeForCausalLM keep experts fused"):
+        method.prepare(model, Context(seed=0, profile=profiled(model)))
 
 
 @pytest.mark.parametrize("method", [FullFineTuning(), Lora(rank=2)], ids=["fft", "lora"])
