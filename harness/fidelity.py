@@ -20,7 +20,6 @@ from rich.table import Table
 from harness.errors import USER_ERRORS, UserError
 from methods.esft import EsftToken
 from methods.moe.layout import AdapterConfig
-from methods.moe.profile import Profile
 from methods.moe.scores import Score, Scores, expert_scores, read_logs, read_summary
 from methods.moe.selection import select
 from reports.statistics import mean_interval
@@ -123,7 +122,7 @@ def check_selections(official: Path) -> list[Row]:
 
 def check_scores(official: Path) -> list[Row]:
     """Rebuild the released scores from the raw routing logs of as many layers as are there."""
-    read = lru_cache(maxsize=1)(_read_logs)  # logs are long, and both scores come from the same
+    read = lru_cache(maxsize=1)(partial(read_logs, top_k=TOP_K))  # logs are long, and both scores come from the same
 
     def compare(score: Score, summary: Path, log: Path) -> Compared:
         released = read_summary(summary, score)
@@ -252,18 +251,6 @@ def _largest_gap(ours: Scores, released: Scores) -> float:
         raise UserError(f"There is a log of layer {min(unknown)}, and no score of it.")
     expected = released.values[[released.layers.index(layer) for layer in ours.layers]]
     return float((ours.values - expected).abs().max())
-
-
-def _read_logs(folder: Path, experts: int) -> Profile:
-    """The profile in a folder's logs. Raises UserError where its layers did not see the same tokens."""
-    try:
-        profile = read_logs(folder, experts, TOP_K)
-    except RuntimeError as error:  # tensors that do not stack
-        raise UserError(f"{folder}: a layer's log is empty, or longer than another's.") from error
-    tokens = (profile.token_counts.sum(1) / TOP_K).tolist()
-    if wrong := [layer for layer, count in zip(profile.layers, tokens, strict=True) if count != profile.tokens]:
-        raise UserError(f"{folder}: the log of layer {wrong[0]} has not as many tokens as layer {profile.layers[0]}'s.")
-    return profile
 
 
 def _read(path: Path, model: type[Line]) -> list[Line]:

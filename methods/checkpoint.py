@@ -64,7 +64,7 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     old, new = tensor_files(base), tensor_files(changed)
     sources = {rename(name): name for name in new.files}
     for name, source in sources.items():
-        _check(name, new.shape(source), old, changed)
+        check_fits(name, new.shape(source), old, changed)
     for path in _shards(base):
         if replaced := [name for name in sources if old.files[name] == path]:
             shard, metadata = _read_shard(path)
@@ -73,6 +73,18 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
         else:
             link(path, out / path.name)
     copy_other_files(base, out)
+
+
+def check_fits(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:
+    """Raise MethodError where the base has no tensor of a name and shape that the folder `changed` changes."""
+    if name not in base.files:
+        raise MethodError(
+            f"{changed} changes `{name}`, which {base.folder} does not have; it belongs to another backbone"
+        )
+    if shape != base.shape(name):
+        raise MethodError(
+            f"`{name}` is {shape} in {changed} and {base.shape(name)} in {base.folder}; it belongs to another backbone"
+        )
 
 
 def link(source: Path, target: Path) -> None:
@@ -95,17 +107,6 @@ def _shards(folder: Path) -> list[Path]:
     if not paths:
         raise MethodError(f"{folder} holds no .safetensors file; it must be a checkpoint folder or an adapter")
     return paths
-
-
-def _check(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:
-    if name not in base.files:
-        raise MethodError(
-            f"{changed} changes `{name}`, which {base.folder} does not have; it belongs to another backbone"
-        )
-    if shape != base.shape(name):
-        raise MethodError(
-            f"`{name}` is {shape} in {changed} and {base.shape(name)} in {base.folder}; it belongs to another backbone"
-        )
 
 
 def _read_shard(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

@@ -1,94 +1,33 @@
 """Expert-specialized fine-tuning: train only the experts that a task uses most (arXiv 2407.01906)."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import ClassVar
+from pydantic import BaseModel, Field
 
-from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
-
-from methods.checkpoint import overlay
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.experts import use_selective_experts
-from methods.moe.layout import base_name, read_config, write_adapter
+from methods.expert_training import ExpertTraining
 from methods.moe.profile import Profile
 from methods.moe.scores import Score, ScoreRule, expert_scores
-from methods.moe.selection import Selection, check, select
-from methods.moe.view import MoeLayer, moe_layers
+from methods.moe.selection import Selection, select
 
 
-class Esft(Method):
-    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen.
+class ThresholdSelection(BaseModel):
+    """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
     Attributes:
         score: `gate`, the mean gate weight (Equation 6), or `token`, the share of tokens (Equation 7).
         p: threshold on the cumulated score, in (0, 1].
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
-        shared_experts: train the shared experts too.
-        non_expert_modules: train everything that is no expert too (attention, routers, embeddings, norms).
     """
 
-    needs_profile: ClassVar[bool] = True
     score: Score
     p: float = Field(gt=0, le=1)
     score_rule: ScoreRule = "released"
-    shared_experts: bool = False
-    non_expert_modules: bool = False
 
     def select(self, profile: Profile) -> Selection:
         """Choose the experts to train from a profile."""
         return select(expert_scores(profile, self.score, self.score_rule), self.p)
 
-    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
-        """Freeze the model but for the selected experts, which become trainable banks of their layers.
 
-        Raises MethodError for a model without routed experts, a profile of another model or an empty selection.
-        """
-        return self.train_selected(model, context, self.select)
-
-    def train_selected(
-        self, model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]
-    ) -> Sequence[nn.Parameter]:
-        """Prepare `model` to train the experts that `choose` takes from the profile, with this method's options."""
-        layers = moe_layers(model)
-        if context.profile is None:
-            raise MethodError("expert selection needs a profile of the task's data, and none was given")
-        _check_profile(context.profile, layers)
-        selection = choose(context.profile)
-        check(selection, layers)
-        model.requires_grad_(False)
-        self._unfreeze_others(model, layers)
-        use_selective_experts(model, selection)
-        return [parameter for parameter in model.parameters() if parameter.requires_grad]
-
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the official adapter layout: `expert_cfg.json` and one tensor for each expert and projection."""
-        write_adapter(model, folder, self.shared_experts, self.non_expert_modules)
-
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
-        read_config(adapter)
-        overlay(base, adapter, out, rename=base_name)
-
-    def _unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer]) -> None:
-        if self.non_expert_modules:
-            model.requires_grad_(True)
-            for layer in layers.values():
-                layer.experts.requires_grad_(False)
-        for layer in layers.values():
-            for _, module in layer.shared:
-                module.requires_grad_(self.shared_experts)
-
-
-def _check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:
-    experts = {layer.num_experts for layer in layers.values()}
-    if profile.layers != tuple(layers) or experts != {profile.num_experts}:
-        raise MethodError(
-            f"the profile has {profile.num_experts} experts in layers {list(profile.layers)}, the model "
-            f"{sorted(experts)} in layers {list(layers)}; profile the data with this model"
-        )
+class Esft(ThresholdSelection, ExpertTraining):
+    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options."""
 
 
 class EsftGate(Esft):

@@ -1,5 +1,6 @@
 """Low-rank adaptation (arXiv 2106.09685) by peft: of the attention, and of the experts where asked."""
 
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,11 +11,14 @@ from pydantic import Field
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from methods.atomic import write_json
 from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.method import Context, Method
 from methods.moe.experts import use_fast_experts
-from methods.moe.view import moe_layers
+from methods.moe.view import ATTENTION, moe_layers
+
+CONFIG = "adapter_config.json"
 
 
 class Lora(Method):
@@ -53,8 +57,11 @@ class Lora(Method):
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the adapter as plain peft reads it."""
+        """Write the adapter as plain peft reads it, byte for byte the same for the same weights."""
         model.save_pretrained(folder)
+        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        # peft keeps targets as sets, whose order changes from process to process.
+        write_json(folder / CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()})
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Add the updates to the base's weights with peft and write them under their names in hub checkpoints."""
@@ -70,7 +77,7 @@ def _attention(model: PreTrainedModel) -> list[str]:
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and any(part in name for part in ("attn", "attention"))
+        if isinstance(module, nn.Linear) and any(part in name for part in ATTENTION)
     ]
     if not names:
         raise MethodError(

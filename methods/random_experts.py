@@ -1,56 +1,13 @@
-"""The ablation of expert selection: as many experts in each layer as ESFT selects, drawn at random."""
+"""The ablation of expert selection in the ESFT paper (Table 3): as many experts in each layer, drawn at random."""
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar
-
-from pydantic import SerializeAsAny, field_validator
-from torch import nn
-from transformers import PreTrainedModel
-
-from methods.esft import Esft, EsftGate, EsftToken
-from methods.method import Context, Method
+from methods.ablation import SelectionAblation
 from methods.moe.profile import Profile
 from methods.moe.selection import Selection, draw
 
-SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken}
 
-
-class RandomExperts(Method):
-    """Train random experts, with the counts and options of the selection that this is the ablation of.
-
-    Attributes:
-        of: that selection's settings, in a suite a mapping with its `method`: `esft-gate` or `esft-token`.
-    """
-
-    needs_profile: ClassVar[bool] = True
-    of: SerializeAsAny[Esft]
-
-    @field_validator("of", mode="before")
-    @classmethod
-    def _by_name(cls, value: Any) -> Any:
-        if not isinstance(value, Mapping) or "method" not in value:
-            return value
-        settings = dict(value)
-        name = settings.pop("method")
-        if name not in SELECTORS:
-            raise ValueError(
-                f"'{name}' selects no experts; random experts take their counts from {', '.join(SELECTORS)}"
-            )
-        return SELECTORS[name].model_validate(settings)
+class RandomExperts(SelectionAblation):
+    """Train random experts, with the counts and options of the selection that this is the ablation of."""
 
     def select(self, profile: Profile, seed: int) -> Selection:
         """Draw the experts to train, with the cell's seed."""
         return draw(self.of.select(profile), profile.num_experts, seed)
-
-    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
-        """Freeze the model but for the drawn experts. Raises MethodError as ESFT does."""
-        return self.of.train_selected(model, context, lambda profile: self.select(profile, context.seed))
-
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the official adapter layout."""
-        self.of.export(model, folder)
-
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own."""
-        self.of.merge(base, adapter, out)

@@ -6,13 +6,19 @@ my-method = "my_package.my_method:MyMethod"
 
 from importlib.metadata import entry_points
 
+from methods.all_experts import AllExperts
+from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
+from methods.esft_lora import EsftLora
+from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Method
 from methods.random_experts import RandomExperts
+from methods.top_k_experts import TopKExperts
+from methods.unrelated_experts import UnrelatedExperts
 
 METHODS: dict[str, type[Method]] = {
     "base": Base,
@@ -20,7 +26,13 @@ METHODS: dict[str, type[Method]] = {
     "lora": Lora,
     "esft-gate": EsftGate,
     "esft-token": EsftToken,
+    "esft-lora": EsftLora,
+    "esft-router": EsftRouter,
     "random-experts": RandomExperts,
+    "unrelated-experts": UnrelatedExperts,
+    "top-k-experts": TopKExperts,
+    "all-experts": AllExperts,
+    "attention-router": AttentionRouter,
 }
 
 

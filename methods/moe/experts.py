@@ -23,6 +23,8 @@ from methods.moe.view import MoeLayer, moe_layers
 
 IMPLEMENTATION = "selective"
 """Name under which the forward below is registered with transformers."""
+BANK = {"selected_gate_up": "gate_up_proj", "selected_down": "down_proj"}
+"""Parameters of the bank, and the fused parameters they are rows of."""
 
 
 def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequence[int]]) -> list[nn.Parameter]:
@@ -77,10 +79,9 @@ def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:
         experts.register_buffer(name, buffer, persistent=False)
     if not len(ids):
         return []
-    bank = {"selected_gate_up": "gate_up_proj", "selected_down": "down_proj"}
-    for name, source in bank.items():
+    for name, source in BANK.items():
         experts.register_parameter(name, nn.Parameter(_trainable_copy(experts.get_parameter(source)[ids])))
-    return [experts.get_parameter(name) for name in bank]
+    return [experts.get_parameter(name) for name in BANK]
 
 
 def _trainable_copy(weights: Tensor) -> Tensor:

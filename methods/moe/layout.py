@@ -5,20 +5,26 @@ adapters leave out the prefix `model.`; reading accepts both. Source: deepseek-a
 """
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
 from methods.atomic import write_json, write_tensors
+from methods.checkpoint import tensor_files
 from methods.errors import MethodError
-from methods.moe.experts import selected_experts
+from methods.moe.experts import BANK, selected_experts
 from methods.moe.view import MoeLayer, moe_layers
 
 CONFIG = "expert_cfg.json"
 WEIGHTS = "adapter_model.safetensors"
+EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
+"""The expert's id in the name of a tensor of a hub checkpoint; `PLACE` has the layer's number too."""
+PLACE = re.compile(r"layers\.(\d+)\..*\.experts\.(\d+)\.")
 
 
 class AdapterConfig(BaseModel):
@@ -52,7 +58,7 @@ def write_adapter(model: PreTrainedModel, folder: Path, shared_experts: bool, no
     """Write the selected experts and every other trainable parameter of `model` as an adapter into `folder`."""
     layers = moe_layers(model)
     chosen = {index: ids for index, layer in layers.items() if (ids := selected_experts(layer))}
-    tensors = dict(_others(model, layers))
+    tensors = _others(model, layers)
     for index in chosen:
         tensors |= _experts(model, layers[index])
     write_tensors(folder / WEIGHTS, tensors)
@@ -66,27 +72,65 @@ def write_adapter(model: PreTrainedModel, folder: Path, shared_experts: bool, no
 
 def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
     """The bank of a layer as per-expert tensors under their names in hub checkpoints, in the model's dtype."""
-    ids = selected_experts(layer)
     fused = {
         f"{layer.name}.{kind}": layer.experts.get_parameter(bank).detach().to(layer.experts.get_parameter(kind).dtype)
-        for bank, kind in (("selected_gate_up", "gate_up_proj"), ("selected_down", "down_proj"))
+        for bank, kind in BANK.items()
     }
+    return per_expert(model, layer, fused)
+
+
+def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Split fused tensors, a row for each expert in the layer's bank, into the tensors of hub checkpoints.
+
+    Raises MethodError where the model's checkpoints keep experts fused.
+    """
+    ids = selected_experts(layer)
     # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
-    split = revert_weight_conversion(model, fused)
-    if split.keys() & fused.keys():
+    split = hub_tensors(model, fused)
+    if not all(EXPERT.search(name) for name in split):
         raise MethodError(
             f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
         )
-    number = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
-    return {number.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+    return {EXPERT.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+
+
+def check_exportable(model: PreTrainedModel) -> None:
+    """Raise MethodError, before anything is trained, where the experts in the banks could not be exported."""
+    for layer in moe_layers(model).values():
+        if ids := selected_experts(layer):
+            shapes = {kind: (len(ids), *layer.experts.get_parameter(kind).shape[1:]) for kind in BANK.values()}
+            fused = {f"{layer.name}.{kind}": torch.empty(shape, device="meta") for kind, shape in shapes.items()}
+            per_expert(model, layer, fused)
+
+
+def check_complete(adapter: Path) -> None:
+    """Raise MethodError where an adapter has no `expert_cfg.json`, or no tensor of an expert that it names there."""
+    named = {(layer, expert) for layer, experts in read_config(adapter).experts.items() for expert in experts}
+    found = {tuple(map(int, place.groups())) for name in tensor_files(adapter).files if (place := PLACE.search(name))}
+    if missing := sorted(named - found):
+        layer, expert = missing[0]
+        raise MethodError(
+            f"{adapter / CONFIG} names expert {expert} of layer {layer}, of which the adapter has no tensor; "
+            "export or fetch it again"
+        )
 
 
 def _others(model: PreTrainedModel, layers: dict[int, MoeLayer]) -> dict[str, Tensor]:
-    """Trainable parameters outside the routed experts, under their names in hub checkpoints."""
+    """Trainable tensors outside the routed experts, under their names in hub checkpoints."""
     routed = tuple(f"{layer.name}." for layer in layers.values())
-    named: dict[str, Tensor] = {
-        name: parameter.detach()
-        for name, parameter in model.named_parameters()
-        if parameter.requires_grad and not name.startswith(routed)
-    }
-    return revert_weight_conversion(model, named) if named else {}
+    return hub_tensors(model, {name: tensor for name, tensor in _trained(model) if not name.startswith(routed)})
+
+
+def write_trained(model: PreTrainedModel, folder: Path) -> None:
+    """Write every trainable parameter of a model whose experts are frozen, and nothing else, into `folder`."""
+    write_tensors(folder / WEIGHTS, hub_tensors(model, dict(_trained(model))))
+
+
+def _trained(model: PreTrainedModel) -> Iterator[tuple[str, Tensor]]:
+    """The trainable parameters of a model with their names in it."""
+    return ((name, weight.detach()) for name, weight in model.named_parameters() if weight.requires_grad)
+
+
+def hub_tensors(model: PreTrainedModel, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Tensors of a model in memory as hub checkpoints have them: by other names, and experts one by one."""
+    return revert_weight_conversion(model, tensors) if tensors else {}

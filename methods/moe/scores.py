@@ -66,6 +66,8 @@ def read_summary(path: Path, score: Score) -> Scores:
         rows = {int(layer): {int(expert): float(v) for expert, v in row.items()} for layer, row in table.items()}
         layers = tuple(sorted(rows))
         experts = range(len(rows[layers[0]]))
+        if uneven := [layer for layer in layers if len(rows[layer]) != len(experts)]:
+            raise ValueError(f"layer {uneven[0]} has {len(rows[uneven[0]])} experts, layer {layers[0]} {len(experts)}")
         values = torch.tensor([[rows[layer][expert] for expert in experts] for layer in layers], dtype=torch.float64)
     except FileNotFoundError as error:
         raise MethodError(f"there is no score file {path}") from error
@@ -83,7 +85,11 @@ def read_logs(folder: Path, num_experts: int, top_k: int) -> Profile:
     files = {int(path.stem.rpartition("_")[2]): path for path in folder.glob("expert_weights_*.txt")}
     if not files:
         raise MethodError(f"{folder} holds no expert_weights_LAYER.txt")
-    rows = [_read_log(path, num_experts, top_k) for _, path in sorted(files.items())]
+    paths = [path for _, path in sorted(files.items())]
+    rows = [_read_log(path, num_experts, top_k) for path in paths]
+    for path, (counts, _) in zip(paths, rows, strict=True):
+        if not torch.equal(counts.sum(1), rows[0][0].sum(1)):
+            raise MethodError(f"{path} is not about the same sequences as {paths[0].name}: lines or tokens are missing")
     counts, gates = (torch.stack([row[i] for row in rows]) for i in (0, 1))  # [L, samples, E]
     lengths = counts[0].sum(1, keepdim=True) / top_k  # tokens of each sample
     return Profile(
@@ -118,4 +124,6 @@ def _read_log(path: Path, num_experts: int, top_k: int) -> tuple[Tensor, Tensor]
             ) from error
         counts.append(torch.bincount(index, minlength=num_experts).double())
         gates.append(torch.bincount(index, weight, minlength=num_experts))
+    if not counts:
+        raise MethodError(f"{path} is empty; it should hold a line for each sequence")
     return torch.stack(counts), torch.stack(gates)

@@ -1,8 +1,8 @@
-"""Which experts to train: by cumulated score, or drawn at random in the same numbers."""
+"""Which experts to train: by cumulated score, the highest, the lowest, or drawn at random in given numbers."""
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from methods.errors import MethodError
 from methods.moe.scores import Scores
@@ -26,21 +26,58 @@ def select(scores: Scores, p: float) -> Selection:
     """
     if not 0 < p <= 1:
         raise MethodError(f"p is {p}, but the threshold on the cumulated expert score must be above 0 and at most 1")
-    return {layer: _cumulate(layer, row, p) for layer, row in zip(scores.layers, scores.values.tolist(), strict=True)}
+    return {layer: _cumulate(layer, row, p) for layer, row in _rows(scores)}
 
 
-def _cumulate(layer: int, row: Sequence[float], p: float) -> list[int]:
+def highest(scores: Scores, count: int) -> Selection:
+    """In each layer, take the `count` experts with the highest scores; among equal scores the lower id goes first.
+
+    Raises MethodError where a layer has fewer experts or a score is not a finite number ≥ 0.
+    """
+    return {layer: _first(layer, _ranked(layer, row), count) for layer, row in _rows(scores)}
+
+
+def lowest(scores: Scores, counts: Mapping[int, int]) -> Selection:
+    """In each layer, take as many experts as `counts` says (0 where it does not), those with the lowest scores.
+
+    Lowest first, the exact reverse of the order in which `select` takes them. Raises MethodError as `highest` does.
+    """
+    return {
+        layer: _first(layer, list(reversed(_ranked(layer, row))), counts.get(layer, 0)) for layer, row in _rows(scores)
+    }
+
+
+def _rows(scores: Scores) -> Iterator[tuple[int, list[float]]]:
+    return zip(scores.layers, scores.values.tolist(), strict=True)
+
+
+def _ranked(layer: int, row: Sequence[float]) -> list[int]:
+    """Expert ids, highest score first, among equal scores the lower id first."""
     for expert, value in enumerate(row):
         if not math.isfinite(value) or value < 0:
             raise MethodError(f"the score of expert {expert} in layer {layer} is {value}; profile the data again")
+    return sorted(range(len(row)), key=lambda expert: (-row[expert], expert))
+
+
+def _cumulate(layer: int, row: Sequence[float], p: float) -> list[int]:
     taken: list[int] = []
     total = 0.0
-    for expert in sorted(range(len(row)), key=lambda expert: (-row[expert], expert)):
+    for expert in _ranked(layer, row):
         if total >= p - EPSILON or row[expert] == 0:
             break
         taken.append(expert)
         total += row[expert]
     return taken
+
+
+def _first(layer: int, experts: list[int], count: int) -> list[int]:
+    _check_count(layer, len(experts), count)
+    return experts[:count]
+
+
+def _check_count(layer: int, experts: int, count: int) -> None:
+    if count > experts:
+        raise MethodError(f"layer {layer} has {experts} experts, {count} are asked for")
 
 
 def draw(selection: Mapping[int, Sequence[int]], num_experts: int, seed: int) -> Selection:
@@ -49,8 +86,7 @@ def draw(selection: Mapping[int, Sequence[int]], num_experts: int, seed: int) ->
     A layer's draw depends on `seed` and the layer's number alone. Raises MethodError where a layer has too few experts.
     """
     for layer, chosen in selection.items():
-        if len(chosen) > num_experts:
-            raise MethodError(f"layer {layer} has {num_experts} experts, {len(chosen)} are asked for")
+        _check_count(layer, num_experts, len(chosen))
     return {
         layer: sorted(random.Random(f"{seed}:{layer}").sample(range(num_experts), len(chosen)))
         for layer, chosen in selection.items()

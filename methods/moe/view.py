@@ -1,8 +1,9 @@
 """One view of any mixture-of-experts model in transformers 5, by its conventions and without model names.
 
 An experts module holds all routed experts of a layer in the 3-D parameters `gate_up_proj` and `down_proj` and is called
-with (hidden_states, top_k_index, top_k_weights). Its siblings in the MoE block are the router, which has a `top_k` and
-may multiply its weights by a `routed_scaling_factor`, and the shared experts, which have `shared` in their name.
+with (hidden_states, top_k_index, top_k_weights). Its siblings in the MoE block are the router, which is named `gate` or
+`router`, has a `top_k` and may multiply its weights by a `routed_scaling_factor`, and the shared experts, which have
+`shared` in their name. A parameter with `attn` or `attention` in its path, and no `norm`, is one of the attention.
 """
 
 import re
@@ -11,6 +12,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from methods.errors import MethodError
+
+ATTENTION = ("attn", "attention")
+ROUTER = ("gate", "router")
 
 
 @dataclass(frozen=True)
@@ -25,6 +29,7 @@ class MoeLayer:
         top_k: experts a token is sent to.
         scaling: the factor the router multiplies its gate weights by; divide it out to get the paper's gates.
         shared: the shared experts and their gates by path; empty where the model has none.
+        router: the path of the router; None where no module of the MoE block has one of its names.
     """
 
     index: int
@@ -34,6 +39,7 @@ class MoeLayer:
     top_k: int
     scaling: float
     shared: tuple[tuple[str, nn.Module], ...]
+    router: str | None
 
 
 def moe_layers(model: nn.Module) -> dict[int, MoeLayer]:
@@ -54,6 +60,28 @@ def moe_layers(model: nn.Module) -> dict[int, MoeLayer]:
             f"{type(model).__name__} has two experts modules in one layer, which selection cannot address"
         )
     return layers
+
+
+def router_parameters(model: nn.Module, layer: MoeLayer) -> list[nn.Parameter]:
+    """The parameters of a layer's router. Raises MethodError where none are found."""
+    found = list(model.get_submodule(layer.router).parameters()) if layer.router else []
+    if not found:
+        raise MethodError(
+            f"no router is found beside `{layer.name}`: no module with parameters is named {' or '.join(ROUTER)}"
+        )
+    return found
+
+
+def attention_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """The parameters of every attention, its norms left out. Raises MethodError where none are found."""
+    found = [
+        parameter
+        for name, parameter in model.named_parameters()
+        if any(part in name for part in ATTENTION) and "norm" not in name
+    ]
+    if not found:
+        raise MethodError(f"{type(model).__name__} has no parameters inside an {' or '.join(ATTENTION)}")
+    return found
 
 
 def _holds_experts(module: nn.Module) -> bool:
@@ -77,6 +105,7 @@ def _layer(model: nn.Module, name: str, experts: nn.Module) -> MoeLayer:
         top_k=_top_k(model, name, siblings),
         scaling=_scaling(siblings),
         shared=tuple((f"{parent}.{key}", module) for key, module in siblings if "shared" in key),
+        router=next((f"{parent}.{key}" for key, _ in siblings if key in ROUTER), None),
     )
 
 

@@ -176,9 +176,9 @@ def cut_everything(lines: list[str]) -> None:
     ("cut", "reason"),
     [
         (cut_in_a_line, "expert_weights_14.txt, line 5: not expert ids, two tabs and as many weights"),
-        (cut_a_token, "expert_scores/translation: the log of layer 14 has not as many tokens as layer 1's."),
-        (cut_a_line, "expert_scores/translation: a layer's log is empty, or longer than another's."),
-        (cut_everything, "expert_scores/translation: a layer's log is empty, or longer than another's."),
+        (cut_a_token, "expert_weights_14.txt is not about the same sequences as expert_weights_1.txt"),
+        (cut_a_line, "expert_weights_14.txt is not about the same sequences as expert_weights_1.txt"),
+        (cut_everything, "expert_weights_14.txt is empty"),
     ],
 )
 def test_a_truncated_log_is_caught_and_named(official: Path, cut: Callable[[list[str]], None], reason: str) -> None:

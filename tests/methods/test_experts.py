@@ -1,16 +1,19 @@
 """Expert-selective training is full fine-tuning with everything but the selected experts held still."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from methods.attention_router import AttentionRouter
 from methods.errors import MethodError
+from methods.method import Context
 from methods.moe.experts import selected_experts, use_selective_experts
-from methods.moe.view import moe_layers
-from tests.methods.helpers import MOE, logits, tokens, train
+from methods.moe.view import attention_parameters, moe_layers, router_parameters
+from tests.methods.helpers import MOE, backward, logits, train
 
 Models = Callable[..., PreTrainedModel]
 
@@ -19,11 +22,6 @@ def selection_for(model: PreTrainedModel) -> dict[int, list[int]]:
     """A few experts of each layer, neither sorted nor the same, one layer without any."""
     indices = list(moe_layers(model))
     return {index: [[5, 2], [0], [7, 1, 3]][number % 3] for number, index in enumerate(indices[1:] or indices)}
-
-
-def backward(model: PreTrainedModel) -> None:
-    ids = tokens()
-    model(input_ids=ids, labels=ids).loss.backward()
 
 
 @pytest.mark.parametrize("architecture", MOE)
@@ -169,10 +167,22 @@ def test_a_dense_model_is_refused_by_what_it_lacks(tiny_model: Models) -> None:
         moe_layers(tiny_model("dense"))
 
 
+def test_a_model_whose_router_or_attention_is_not_seen_is_refused_by_what_was_looked_for(tiny_model: Models) -> None:
+    model = tiny_model("olmoe")
+    unseen = replace(moe_layers(model)[0], router=None)
+    with pytest.raises(MethodError, match=r"no router .*model\.layers\.0\.mlp\.experts.*named gate or router"):
+        router_parameters(model, unseen)
+    with pytest.raises(MethodError, match="no parameters inside an attn or attention"):
+        attention_parameters(model.model.layers[0].mlp)
+    with pytest.raises(MethodError, match=r"LlamaForCausalLM.*gate_up_proj"):
+        AttentionRouter().prepare(tiny_model("dense"), Context(seed=0))
+
+
 def test_the_view_reads_the_conventions(tiny_model: Models) -> None:
     layers = moe_layers(tiny_model("deepseek-v2"))
     assert list(layers) == [1, 2]
     assert (layers[1].num_experts, layers[1].top_k, layers[1].scaling) == (8, 3, 4.0)
+    assert layers[2].router == "model.layers.2.mlp.gate"
     assert [path for path, _ in layers[1].shared] == ["model.layers.1.mlp.shared_experts"]
     mixtral = moe_layers(tiny_model("mixtral"))[0]
     assert (mixtral.num_experts, mixtral.top_k, mixtral.scaling, mixtral.shared) == (8, 2, 1.0, ())

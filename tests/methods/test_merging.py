@@ -10,50 +10,26 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, GraniteMoeConfig
 
+from methods.all_experts import AllExperts
+from methods.attention_router import AttentionRouter
 from methods.base import Base
 from methods.checkpoint import overlay
 from methods.errors import MethodError
 from methods.esft import Esft, EsftToken
+from methods.esft_lora import EsftLora
+from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
+from methods.moe.view import moe_layers
 from methods.random_experts import RandomExperts
-from tests.methods.helpers import MOE, logits, profiled, train
+from methods.top_k_experts import TopKExperts
+from tests.conftest import COMMON
+from tests.methods.helpers import EXPERT_TRAINING, MOE, TRAINING, Outcome, load, logits, profiled, tensors, train
 
 Checkpoints = Callable[[str], Path]
-
-
-class Outcome:
-    """A method trained on a base, its adapter and the merged checkpoint."""
-
-    def __init__(self, method: Method, base: Path) -> None:
-        self.base = base
-        self.adapter, self.out = base.parent / "adapter", base.parent / "merged"
-        self.adapter.mkdir()
-        self.out.mkdir()
-        self.model = load(base)
-        seen = profiled(self.model)
-        self.parameters = method.prepare(self.model, Context(seed=3, profile=seen))
-        train(self.model, self.parameters)
-        method.export(self.model, self.adapter)
-        method.merge(base, self.adapter, self.out)
-
-    def changed(self) -> set[str]:
-        """Names of tensors of which any byte differs between base and merged checkpoint."""
-        before, after = tensors(self.base), tensors(self.out)
-        assert before.keys() == after.keys()
-        return {name for name in before if not torch.equal(before[name], after[name])}
-
-
-def load(folder: Path) -> PreTrainedModel:
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
-    return model
-
-
-def tensors(folder: Path) -> dict[str, Tensor]:
-    return {name: tensor for path in folder.glob("*.safetensors") for name, tensor in load_file(path).items()}
 
 
 def experts_of(config: Path) -> dict[str, list[int]]:
@@ -62,9 +38,7 @@ def experts_of(config: Path) -> dict[str, list[int]]:
 
 
 @pytest.mark.parametrize("architecture", MOE)
-@pytest.mark.parametrize(
-    "method", [FullFineTuning(), EsftToken(), Lora(rank=2, experts=True)], ids=["fft", "esft", "lora"]
-)
+@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
 def test_the_merged_checkpoint_is_the_trained_model(
     tiny_checkpoint: Checkpoints, architecture: str, method: Method
 ) -> None:
@@ -74,9 +48,12 @@ def test_the_merged_checkpoint_is_the_trained_model(
     torch.testing.assert_close(logits(load(outcome.out)), logits(outcome.model), atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("method", EXPERT_TRAINING.values(), ids=EXPERT_TRAINING)
 @pytest.mark.parametrize("architecture", MOE)
-def test_esft_changes_the_selected_experts_and_not_a_byte_more(tiny_checkpoint: Checkpoints, architecture: str) -> None:
-    outcome = Outcome(EsftToken(), tiny_checkpoint(architecture))
+def test_expert_training_changes_the_selected_experts_and_not_a_byte_more(
+    tiny_checkpoint: Checkpoints, architecture: str, method: Method
+) -> None:
+    outcome = Outcome(method, tiny_checkpoint(architecture))
     chosen = experts_of(outcome.adapter / "expert_cfg.json")
     expected = {
         name
@@ -128,6 +105,34 @@ def test_lora_on_attention_changes_attention_alone_and_loads_in_plain_peft(tiny_
     assert changed == {name for name in tensors(outcome.base) if ".self_attn." in name and "norm" not in name}
     plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
     torch.testing.assert_close(logits(plain), logits(outcome.model))
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_attention_and_routers_change_and_not_a_byte_more(tiny_checkpoint: Checkpoints, architecture: str) -> None:
+    """Every projection of every attention, dense layers counted, and the routers; experts, embeddings, norms stay."""
+    outcome = Outcome(AttentionRouter(), tiny_checkpoint(architecture))
+    names = set(tensors(outcome.base))
+    attention = {name for name in names if ".self_attn." in name and "norm" not in name}
+    routers = {name for name in names if name.endswith(".gate.weight")}
+    assert len({name.split(".")[2] for name in attention}) == 3
+    assert len(routers) == len(moe_layers(outcome.model))
+    assert outcome.changed() == attention | routers == set(tensors(outcome.adapter))
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_esft_router_changes_selected_experts_and_the_routers_of_their_layers(
+    tiny_checkpoint: Checkpoints, architecture: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The highest layer selects nothing here, so its router stays."""
+    monkeypatch.setattr(EsftRouter, "select", lambda self, seen: {index: [6, 1] for index in seen.layers[:-1]})
+    outcome = Outcome(EsftRouter(), tiny_checkpoint(architecture))
+    layers = list(moe_layers(outcome.model))[:-1]
+    changed = outcome.changed()
+    assert {name for name in changed if ".experts." not in name} == {
+        name for name in tensors(outcome.base) if name.endswith(".gate.weight") and int(name.split(".")[2]) in layers
+    }
+    assert len([name for name in changed if ".experts." in name]) == 3 * 2 * len(layers)
+    assert changed == set(tensors(outcome.adapter))
 
 
 def test_lora_starts_as_the_base_and_from_the_seed(tiny_checkpoint: Checkpoints) -> None:
@@ -251,6 +256,28 @@ def test_an_adapter_without_a_readable_config_is_refused(tiny_checkpoint: Checkp
         EsftToken().merge(base, base, tmp_path)
 
 
+def test_an_adapter_that_lacks_an_expert_it_names_is_refused(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
+    outcome = Outcome(TopKExperts(count=2), tiny_checkpoint("olmoe"))
+    config = outcome.adapter / "expert_cfg.json"
+    chosen = experts_of(config)
+    missing = next(expert for expert in range(8) if expert not in chosen["1"])
+    config.write_text(json.dumps({"experts": chosen | {"1": [*chosen["1"], missing]}}))
+    again = tmp_path / "again"
+    again.mkdir()
+    with pytest.raises(MethodError, match=f"names expert {missing} of layer 1, of which the adapter has no tensor"):
+        EsftToken().merge(outcome.base, outcome.adapter, again)
+    assert list(again.iterdir()) == []
+
+
+@pytest.mark.parametrize("method", [EsftToken(), AllExperts(), EsftLora()], ids=["esft", "all-experts", "esft-lora"])
+def test_experts_that_checkpoints_keep_fused_are_refused_before_training(method: Method) -> None:
+    """GraniteMoE's checkpoints hold all experts of a layer in one tensor, under another name than the model's."""
+    settings = COMMON | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16}
+    model = AutoModelForCausalLM.from_config(GraniteMoeConfig(**settings)).eval()
+    with pytest.raises(MethodError, match="checkpoints of GraniteMoeForCausalLM keep experts fused"):
+        method.prepare(model, Context(seed=0, profile=profiled(model)))
+
+
 @pytest.mark.parametrize("method", [FullFineTuning(), Lora(rank=2)], ids=["fft", "lora"])
 def test_fft_and_lora_train_dense_models_too(tiny_model: Any, tmp_path: Path, method: Method) -> None:
     base = tmp_path / "base"
@@ -267,3 +294,14 @@ def test_fft_and_lora_train_dense_models_too(tiny_model: Any, tmp_path: Path, me
 def test_lora_on_experts_is_refused_for_a_dense_model(tiny_model: Any) -> None:
     with pytest.raises(MethodError, match="not a mixture-of-experts model"):
         Lora(experts=True).prepare(tiny_model("dense"), Context(seed=0))
+
+
+def test_a_lora_adapters_configuration_is_the_same_text_in_every_process(tiny_model, tmp_path):
+    # peft keeps targets as sets: unsorted, the adapter's digest, and every key after it, would change by chance
+    model = tiny_model("deepseek-v2")
+    method = Lora(rank=2, experts=True)
+    method.prepare(model, Context(seed=0))
+    method.export(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert len(config["target_modules"]) > 1
+    assert config["target_modules"] == sorted(config["target_modules"])

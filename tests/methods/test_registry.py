@@ -22,12 +22,17 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-def test_every_method_has_defaults_but_the_ablation_which_needs_what_it_ablates() -> None:
-    assert set(METHODS) == {"base", "fft", "lora", "esft-gate", "esft-token", "random-experts"}
+WITHOUT_PROFILE = {"base", "fft", "lora", "all-experts", "attention-router"}
+ABLATIONS = {"random-experts", "unrelated-experts"}
+WITH_PROFILE = {"esft-gate", "esft-token", "esft-lora", "esft-router", "top-k-experts"}
+
+
+def test_every_method_has_defaults_but_the_ablations_which_need_what_they_ablate() -> None:
+    assert set(METHODS) == WITHOUT_PROFILE | ABLATIONS | WITH_PROFILE
     for name, method in METHODS.items():
         assert method.trains == (name != "base")
-        made = method.model_validate({"of": {"method": "esft-gate"}} if name == "random-experts" else {})
-        assert made.needs_profile == (name in ("esft-gate", "esft-token", "random-experts"))
+        made = method.model_validate({"of": {"method": "esft-gate"}} if name in ABLATIONS else {})
+        assert made.needs_profile == (name not in WITHOUT_PROFILE)
 
 
 def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,7 @@
-"""Profiles, scores and selections: laws, and the official release's own numbers."""
+"""Profiles, scores and selections: the laws they keep."""
 
-import json
 import math
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,26 +13,20 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from methods.errors import MethodError
-from methods.esft import EsftGate, EsftToken
+from methods.esft import EsftToken
 from methods.method import Context
 from methods.moe.profile import STATISTICS, Profile, profile
-from methods.moe.scores import Score, Scores, expert_scores, over_layers, read_logs, read_summary
-from methods.moe.selection import check, draw, select
+from methods.moe.scores import Scores, expert_scores
+from methods.moe.selection import check, draw, highest, lowest, select
 from methods.moe.view import moe_layers
+from methods.top_k_experts import TopKExperts
+from methods.unrelated_experts import UnrelatedExperts
 from tests.methods.helpers import MOE, profiled, tokens
 
 Models = Callable[..., PreTrainedModel]
-OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official"
 
 rows = st.lists(st.integers(0, 10_000), min_size=1, max_size=64).map(lambda row: [v / 10_000 for v in row])
 thresholds = st.integers(1, 100).map(lambda percent: percent / 100)
-
-
-@pytest.fixture
-def official() -> Path:
-    if not OFFICIAL.is_dir():
-        pytest.skip("skipped, no data")
-    return OFFICIAL
 
 
 def one_layer(row: list[float]) -> Scores:
@@ -87,6 +79,44 @@ def test_a_draw_prefers_no_expert() -> None:
     assert (counts - 500).abs().max() < 100  # five standard deviations
 
 
+@given(rows, st.data())
+def test_the_highest_and_the_lowest_experts_are_disjoint_parts_of_one_order(
+    row: list[float], data: st.DataObject
+) -> None:
+    count = data.draw(st.integers(0, len(row)))
+    best = highest(one_layer(row), count)[0]
+    worst = lowest(one_layer(row), {0: len(row) - count})[0]
+    assert len(best) == count
+    assert [*best, *reversed(worst)] == highest(one_layer(row), len(row))[0]
+    assert not best or not worst or min(row[expert] for expert in best) >= max(row[expert] for expert in worst)
+
+
+@given(rows, thresholds)
+def test_a_selection_by_threshold_starts_the_order_of_the_highest(row: list[float], p: float) -> None:
+    chosen = select(one_layer(row), p)
+    assert highest(one_layer(row), len(chosen[0])) == chosen
+
+
+def test_unrelated_experts_have_the_counts_of_the_selection_and_its_lowest_scores(tiny_model: Models) -> None:
+    seen = profiled(tiny_model("deepseek-v2"))
+    of = EsftToken(p=0.3)
+    scores = expert_scores(seen, "token")
+    unrelated = UnrelatedExperts(of=of).select(seen, seed=1)
+    assert unrelated == UnrelatedExperts(of=of).select(seen, seed=2)
+    for row, (layer, chosen) in zip(scores.values, of.select(seen).items(), strict=True):
+        assert len(unrelated[layer]) == len(chosen) <= 4
+        assert not set(unrelated[layer]) & set(chosen)
+        assert row[unrelated[layer]].tolist() == row.sort().values[: len(chosen)].tolist()
+
+
+def test_more_experts_than_a_layer_has_are_refused(tiny_model: Models) -> None:
+    model = tiny_model("deepseek-v2")
+    with pytest.raises(MethodError, match="layer 1 has 8 experts, 9 are asked for"):
+        TopKExperts(count=9).prepare(model, Context(seed=0, profile=profiled(model)))
+    with pytest.raises(ValidationError):
+        TopKExperts(count=0)
+
+
 @pytest.mark.parametrize("p", [0, -0.1, 1.01, math.nan])
 def test_a_threshold_outside_its_range_is_refused(p: float) -> None:
     with pytest.raises(MethodError, match="p is"):
@@ -97,8 +127,9 @@ def test_a_threshold_outside_its_range_is_refused(p: float) -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -0.1])
 def test_a_score_that_is_no_score_is_refused_by_name(value: float) -> None:
-    with pytest.raises(MethodError, match="expert 1 in layer 0"):
-        select(one_layer([0.5, value]), 0.2)
+    for choose in (lambda scores: select(scores, 0.2), lambda scores: highest(scores, 1), lambda s: lowest(s, {0: 1})):
+        with pytest.raises(MethodError, match="expert 1 in layer 0"):
+            choose(one_layer([0.5, value]))
 
 
 @pytest.mark.parametrize(
@@ -185,77 +216,3 @@ def test_a_profile_is_read_as_it_was_written(tiny_model: Models, tmp_path: Path)
     (tmp_path / "profile.safetensors").write_bytes(b"not one")
     with pytest.raises(MethodError, match="not an expert profile"):
         Profile.load(tmp_path)
-
-
-def test_the_score_rules_differ_as_defined() -> None:
-    """Two samples, of 1 and of 3 tokens, two layers, top-1 of 2 experts; worked by hand."""
-    by_hand = Profile(
-        layers=(0, 1),
-        top_k=1,
-        tokens=4,
-        samples=2,
-        token_counts=torch.tensor([[1.0, 3.0], [4.0, 0.0]]).double(),
-        gate_sums=torch.tensor([[0.5, 1.5], [2.0, 0.0]]).double(),
-        token_means=torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(),
-        gate_means=torch.tensor([[0.25, 0.25], [0.5, 0.0]]).double(),
-    )
-    assert expert_scores(by_hand, "token").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
-    assert expert_scores(by_hand, "gate").values.tolist() == [[0.125, 0.375], [0.5, 0.0]]
-    assert expert_scores(by_hand, "token", "paper").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
-    assert expert_scores(by_hand, "gate", "paper").values.tolist() == [[0.25, 0.25], [0.5, 0.0]]
-    assert expert_scores(by_hand, "token", "upstream_script").values.tolist() == [[0.2, 1.0], [0.8, 0.0]]
-    never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
-    assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
-
-
-def test_gate_and_token_have_the_papers_thresholds() -> None:
-    assert (EsftGate().score, EsftGate().p, EsftToken().score, EsftToken().p) == ("gate", 0.1, "token", 0.2)
-    assert EsftGate().score_rule == "released"
-
-
-@pytest.mark.parametrize("task", ["intent", "translation"])
-def test_the_released_rule_rebuilds_the_released_selection_in_order(official: Path, task: str) -> None:
-    released = json.loads((official / "expert_configs" / f"{task}.json").read_text())["experts"]
-    scores = read_summary(official / "expert_scores" / task / "summary.json", "token")
-    assert select(scores, 0.2) == {int(layer): ids for layer, ids in released.items()}
-    assert len(released) == 26
-
-
-@pytest.mark.parametrize(("task", "token", "gate", "script"), [("intent", 124, 123, 52), ("translation", 83, 77, 38)])
-def test_the_rules_select_as_many_experts_as_known_of_the_release(
-    official: Path, task: str, token: int, gate: int, script: int
-) -> None:
-    def selected(scores: Scores, p: float) -> int:
-        return sum(map(len, select(scores, p).values()))
-
-    summary = official / "expert_scores" / task / "summary.json"
-    tokens_, gates = read_summary(summary, "token"), read_summary(summary, "gate")
-    assert selected(tokens_, 0.2) == token
-    assert selected(gates, 0.1) == gate
-    assert selected(Scores(tokens_.layers, over_layers(tokens_.values)), 0.2) == script
-
-
-@pytest.mark.parametrize("score", ["token", "gate"])
-def test_the_raw_logs_rebuild_the_released_scores(official: Path, score: Score) -> None:
-    folder = official / "expert_scores" / "translation"
-    logged = read_logs(folder, num_experts=64, top_k=6)
-    released = read_summary(folder / "summary.json", score)
-    expected = released.values[[released.layers.index(layer) for layer in logged.layers]]
-    assert logged.layers == (1, 14, 26)
-    assert torch.equal(expert_scores(logged, score, "released").values, expected)
-    assert 0.001 < (expert_scores(logged, score, "paper").values - expected).abs().max() < 0.007
-
-
-def test_malformed_score_files_are_refused_with_the_place(tmp_path: Path) -> None:
-    summary = tmp_path / "summary.json"
-    with pytest.raises(MethodError, match=r"no score file .*summary\.json"):
-        read_summary(summary, "token")
-    summary.write_text('{"token_scores": {"1": {"0": 0.5, "2": 0.5}}}')
-    with pytest.raises(MethodError, match=r"summary\.json: `token_scores`"):
-        read_summary(summary, "token")
-    (tmp_path / "expert_weights_1.txt").write_text("0\t1\t\t0.5\t0.5\n0\t1\t\t0.5\n")
-    with pytest.raises(MethodError, match=r"expert_weights_1\.txt, line 2"):
-        read_logs(tmp_path, num_experts=2, top_k=2)
-    (tmp_path / "expert_weights_1.txt").write_text("0\t2\t\t0.5\t0.5\n")
-    with pytest.raises(MethodError, match=r"line 1.*ids up to 2"):
-        read_logs(tmp_path, num_experts=2, top_k=2)

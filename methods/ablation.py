@@ -1,0 +1,54 @@
+"""Ablations of expert selection: as many experts in each layer as ESFT selects, but chosen otherwise."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from pydantic import SerializeAsAny, field_validator
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.esft import Esft, EsftGate, EsftToken
+from methods.method import Context, Method
+from methods.moe.profile import Profile
+from methods.moe.selection import Selection
+
+SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken}
+
+
+class SelectionAblation(Method):
+    """Train other experts, with the counts and options of the selection that this is the ablation of.
+
+    Attributes:
+        of: that selection's settings, in a suite a mapping with its `method`: `esft-gate` or `esft-token`.
+    """
+
+    needs_profile: ClassVar[bool] = True
+    of: SerializeAsAny[Esft]
+
+    @field_validator("of", mode="before")
+    @classmethod
+    def _by_name(cls, value: Any) -> Any:
+        if not isinstance(value, Mapping) or "method" not in value:
+            return value
+        settings = dict(value)
+        name = settings.pop("method")
+        if name not in SELECTORS:
+            raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(SELECTORS)}")
+        return SELECTORS[name].model_validate(settings)
+
+    def select(self, profile: Profile, seed: int) -> Selection:
+        """Choose the experts to train, in each layer as many as `of` selects there."""
+        raise NotImplementedError
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze the model but for the chosen experts. Raises MethodError as ESFT does."""
+        return self.of.train_selected(model, context, lambda profile: self.select(profile, context.seed))
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the official adapter layout."""
+        self.of.export(model, folder)
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write `base` with the adapter's tensors in place of its own."""
+        self.of.merge(base, adapter, out)

@@ -1,0 +1,24 @@
+"""ESFT with the routers besides: the selected experts and what sends tokens to them are trained together.
+
+A combination that people ask for; the official code trains routers only with everything else that is no expert.
+"""
+
+from transformers import PreTrainedModel
+
+from methods.esft import EsftGate
+from methods.moe.selection import Selection
+from methods.moe.view import MoeLayer, router_parameters
+
+
+class EsftRouter(EsftGate):
+    """Train the selected experts and the routers of their layers; ESFT-Gate's selection by default.
+
+    Routers are trained at the learning rate of the experts. Layers without a selected expert keep their router.
+    """
+
+    def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
+        """Unfreeze the routers too. Raises MethodError where a trained layer has none that is seen."""
+        super().unfreeze_others(model, layers, selection)
+        for index, chosen in selection.items():
+            for parameter in router_parameters(model, layers[index]) if chosen else ():
+                parameter.requires_grad_(True)

@@ -1,0 +1,100 @@
+"""Training some routed experts of each layer: what every method of that kind shares, whatever chooses the experts."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.checkpoint import overlay
+from methods.errors import MethodError
+from methods.method import Context, Method
+from methods.moe.experts import use_selective_experts
+from methods.moe.layout import base_name, check_complete, check_exportable, write_adapter
+from methods.moe.profile import Profile
+from methods.moe.selection import Selection, check
+from methods.moe.view import MoeLayer, moe_layers
+
+
+class ExpertTraining(Method):
+    """Train the experts that `select` chooses from the profile of the task's data; all else is frozen.
+
+    Attributes:
+        shared_experts: train the shared experts too.
+        non_expert_modules: train everything that is no expert too (attention, routers, embeddings, norms).
+    """
+
+    needs_profile: ClassVar[bool] = True
+    shared_experts: bool = False
+    non_expert_modules: bool = False
+
+    def select(self, profile: Profile) -> Selection:
+        """Choose the experts to train from a profile."""
+        raise NotImplementedError
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze the model but for the selected experts, which become trainable banks of their layers.
+
+        Raises MethodError for a model without routed experts, a profile of another model or an empty selection.
+        """
+        return self.train_selected(model, context, self.select)
+
+    def train_selected(
+        self, model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]
+    ) -> Sequence[nn.Parameter]:
+        """Prepare `model` to train the experts that `choose` takes from the profile, with this method's options."""
+        return self.train_experts(model, chosen_experts(model, context, choose))
+
+    def train_experts(self, model: PreTrainedModel, selection: Selection) -> Sequence[nn.Parameter]:
+        """Prepare `model` to train the experts of `selection`, valid for it, with this method's options.
+
+        Raises MethodError where experts of this form cannot be trained or exported one by one.
+        """
+        model.requires_grad_(False)
+        self.unfreeze_others(model, moe_layers(model), selection)
+        use_selective_experts(model, selection)
+        check_exportable(model)
+        return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the official adapter layout: `expert_cfg.json` and one tensor for each expert and projection."""
+        write_adapter(model, folder, self.shared_experts, self.non_expert_modules)
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
+        check_complete(adapter)
+        overlay(base, adapter, out, rename=base_name)
+
+    def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
+        """Unfreeze what the options name outside the routed experts."""
+        if self.non_expert_modules:
+            model.requires_grad_(True)
+            for layer in layers.values():
+                layer.experts.requires_grad_(False)
+        for layer in layers.values():
+            for _, module in layer.shared:
+                module.requires_grad_(self.shared_experts)
+
+
+def chosen_experts(model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]) -> Selection:
+    """The experts that `choose` takes from the cell's profile.
+
+    Raises MethodError where there is no profile, it is of another model, or the selection does not fit `model`.
+    """
+    layers = moe_layers(model)
+    if context.profile is None:
+        raise MethodError("expert selection needs a profile of the task's data, and none was given")
+    _check_profile(context.profile, layers)
+    selection = choose(context.profile)
+    check(selection, layers)
+    return selection
+
+
+def _check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:
+    experts = {layer.num_experts for layer in layers.values()}
+    if profile.layers != tuple(layers) or experts != {profile.num_experts}:
+        raise MethodError(
+            f"the profile has {profile.num_experts} experts in layers {list(profile.layers)}, the model "
+            f"{sorted(experts)} in layers {list(layers)}; profile the data with this model"
+        )

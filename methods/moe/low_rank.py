@@ -1,0 +1,96 @@
+"""Low-rank updates of selected experts: each projection of each selected expert is W + alpha/rank · B A (2106.09685).
+
+The bank of selected experts (see `methods.moe.experts`) stays frozen and gets the update as a parametrization, so the
+selective forward reads W + update in its place, and only the factors are trained.
+
+Shapes: S selected experts, P projections in one fused tensor (gate and up: 2, down: 1), rank R.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from transformers import PreTrainedModel
+
+from methods.atomic import write_tensors
+from methods.checkpoint import check_fits, tensor_files
+from methods.errors import MethodError
+from methods.moe.experts import BANK, selected_experts, use_selective_experts
+from methods.moe.layout import WEIGHTS, per_expert
+from methods.moe.view import moe_layers
+
+A, B = ".lora_A.weight", ".lora_B.weight"
+"""What stands in an adapter for `.weight` in the name of an updated tensor [out, in]: A [R, in] and B [out, R]."""
+
+
+class LowRank(nn.Module):
+    """The update of a bank [S, P·out, in]: `a` [S, P, R, in] starts random, `b` [S, P, out, R] as zeros."""
+
+    def __init__(self, bank: Tensor, projections: int, rank: int, scaling: float) -> None:
+        super().__init__()
+        experts, rows, columns = bank.shape
+        bound = 1 / math.sqrt(columns)  # LoRA's own, that of a linear layer
+        self.a = nn.Parameter(bank.new_empty(experts, projections, rank, columns).uniform_(-bound, bound))
+        self.b = nn.Parameter(bank.new_zeros(experts, projections, rows // projections, rank))
+        self.scaling = scaling
+
+    def forward(self, bank: Tensor) -> Tensor:
+        """The bank with the update added."""
+        return bank + self.scaling * (self.b @ self.a).flatten(1, 2)
+
+
+def use_low_rank_experts(
+    model: PreTrainedModel, selection: Mapping[int, Sequence[int]], rank: int, scaling: float
+) -> None:
+    """Give each selected expert of each layer (layer number → expert ids) trainable factors, in place.
+
+    `selection` must be valid for the model. Draws from torch's global generator. Nothing else becomes trainable.
+    Raises MethodError where the experts have biases or no gate, or keep their weights transposed.
+    """
+    layers = moe_layers(model)
+    for layer in layers.values():
+        if getattr(layer.experts, "is_transposed", False):
+            raise MethodError(f"`{layer.name}` keeps its weights transposed, which low-rank updates do not support")
+    use_selective_experts(model, selection)
+    for layer in layers.values():
+        for name, projections in (("selected_gate_up", 2), ("selected_down", 1)) if selected_experts(layer) else ():
+            bank = layer.experts.get_parameter(name).requires_grad_(False)
+            update = LowRank(bank, projections, rank, scaling)
+            parametrize.register_parametrization(layer.experts, name, update)
+
+
+def write_low_rank(model: PreTrainedModel, folder: Path) -> None:
+    """Write the factors of every expert and projection, the scaling multiplied into B."""
+    tensors: dict[str, Tensor] = {}
+    for layer in moe_layers(model).values():
+        for bank, kind in BANK.items() if selected_experts(layer) else ():
+            update = layer.experts.get_submodule(f"parametrizations.{bank}.0")
+            assert isinstance(update, LowRank)
+            for suffix, factor in ((A, update.a), (B, update.scaling * update.b)):
+                fused = {f"{layer.name}.{kind}": factor.detach().flatten(1, 2)}
+                split = per_expert(model, layer, fused)
+                tensors |= {name.removesuffix(".weight") + suffix: tensor for name, tensor in split.items()}
+    write_tensors(folder / WEIGHTS, tensors)
+
+
+def write_updated(base: Path, adapter: Path, folder: Path) -> None:
+    """Write into `folder` the tensors of the checkpoint `base` that `adapter` updates, in float32, updated.
+
+    Raises MethodError where `adapter` holds anything but pairs of factors, or factors of tensors that `base` lacks.
+    """
+    write_tensors(folder / WEIGHTS, dict(_updated(base, adapter)))
+
+
+def _updated(base: Path, adapter: Path) -> Iterator[tuple[str, Tensor]]:
+    old, factors = tensor_files(base), tensor_files(adapter)
+    stems = {name.removesuffix(A) for name in factors.files if name.endswith(A)}
+    if not stems or set(factors.files) != {stem + suffix for stem in stems for suffix in (A, B)}:
+        raise MethodError(f"{adapter} is no low-rank adapter of experts: it must hold pairs of `*{A}` and `*{B}`")
+    for stem in sorted(stems):
+        a, b = factors.read(stem + A), factors.read(stem + B)
+        name = f"{stem}.weight"
+        check_fits(name, [len(b), a.shape[1]], old, adapter)
+        yield name, torch.addmm(old.read(name).float(), b.float(), a.float())

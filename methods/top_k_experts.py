@@ -1,0 +1,29 @@
+"""Training a fixed number of experts in each layer: those with the highest scores.
+
+Source: the expert-concentration paper varies that number (Figure 3) and looks at the top 6 (Figure 1).
+"""
+
+from pydantic import Field
+
+from methods.expert_training import ExpertTraining
+from methods.moe.profile import Profile
+from methods.moe.scores import Score, ScoreRule, expert_scores
+from methods.moe.selection import Selection, highest
+
+
+class TopKExperts(ExpertTraining):
+    """Train the `count` experts with the highest scores in each layer; all else is frozen.
+
+    Attributes:
+        count: experts trained in a layer; more than a layer has are refused.
+        score: `gate` or `token`, as in ESFT.
+        score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
+    """
+
+    count: int = Field(default=6, ge=1)
+    score: Score = "gate"
+    score_rule: ScoreRule = "released"
+
+    def select(self, profile: Profile) -> Selection:
+        """Take the experts with the highest scores, those without a token too where no others are left."""
+        return highest(expert_scores(profile, self.score, self.score_rule), self.count)

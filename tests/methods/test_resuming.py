@@ -1,0 +1,54 @@
+"""What a method trains are ordinary parameters to the training loop and its checkpoints."""
+
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import PreTrainedModel
+
+from harness.data import Sample
+from harness.suite import Training
+from harness.train import CHECKPOINT, train
+from methods.method import Context, Method
+from tests.methods.helpers import TRAINING, profiled
+
+SETTINGS = Training(steps=4, batch_size=2, sequence_length=12, learning_rate=1e-2)
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+def sequences() -> Iterator[Sample]:
+    rng = random.Random(0)
+    while True:
+        ids = [rng.randrange(3, 96) for _ in range(12)]
+        yield Sample(ids, ids)
+
+
+def stop(step: int, steps: int) -> None:
+    if step == 3:
+        raise StoppedError
+
+
+@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
+def test_a_run_stopped_and_resumed_ends_at_the_weights_of_an_undisturbed_one(
+    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, method: Method
+) -> None:
+    def trained(scratch: str, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
+        model = tiny_model("deepseek-v2")
+        parameters = method.prepare(model, Context(seed=0, profile=profiled(model)))
+        (tmp_path / scratch).mkdir(exist_ok=True)
+        options = {"progress": progress} if progress else {}
+        train(model, parameters, sequences(), SETTINGS, tmp_path / scratch, checkpoint_every=2, **options)
+        return model
+
+    whole = trained("whole")
+    with pytest.raises(StoppedError):
+        trained("stopped", stop)
+    assert (tmp_path / "stopped" / CHECKPOINT).exists()
+    resumed = trained("stopped").state_dict()
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, resumed[name]), name
