@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness.errors import NoSpaceError, UserError
+from harness.errors import USER_ERRORS, NoSpaceError
 from harness.evaluate import evaluate
 from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
 from harness.plan import Cell, Plan
@@ -40,10 +40,11 @@ def test_all(walk: Walk, cells: list[Cell]) -> None:
                 served = True
                 _finish_cell(walk, cell)
             except Exception as error:  # lm-eval and the client raise anything; the other cells go on
-                if isinstance(error, NoSpaceError) or (isinstance(error, UserError) and not served):
+                mendable = isinstance(error, USER_ERRORS)
+                if isinstance(error, NoSpaceError) or (mendable and not served):
                     raise  # nor is a full disk a matter of one cell, nor an engine that has never served
                 logging.getLogger(__name__).exception(cell.label)
-                failed(walk, cell, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+                failed(walk, cell, str(error) if mendable else f"{type(error).__name__}: {error}")
             finally:
                 walk.display.step_ended(cell.label)
 
