@@ -11,7 +11,7 @@ import importlib.util
 import json
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
@@ -125,11 +125,6 @@ def locked(run_folder: Path) -> Iterator[None]:
         yield
 
 
-def digests(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
-    """The contents a step reads, by name."""
-    return {name: artifact.digest for name, artifact in artifacts.items()}
-
-
-def bytes_in(folder: Path, names: Sequence[str] = ("*",)) -> int:
+def bytes_in(folder: Path) -> int:
     """Bytes of the files in a folder, in all its depths."""
-    return sum(path.stat().st_size for name in names for path in folder.rglob(name) if path.is_file())
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
