@@ -1,0 +1,48 @@
+"""What happened during training: one file, `curves.jsonl`, beside the results, a line for each point of a curve."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from reports.results import write_text
+
+FILE = "curves.jsonl"
+
+
+class Point(BaseModel):
+    """One point of a learning curve.
+
+    Attributes:
+        method, method_title, task, seed: the cell.
+        step: optimizer steps done, from 1.
+        metric: `loss`, the mean loss over the supervised tokens of the step's batch; or a benchmark's name, whose
+            score 0–100 was measured after that step (only where the suite evaluates during training).
+        value: the number.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    method: str
+    method_title: str
+    task: str
+    seed: int
+    step: int
+    metric: str
+    value: float
+
+
+def write(points: Iterable[Point], folder: Path) -> None:
+    """Write `curves.jsonl` into `folder`, beside and renamed."""
+    write_text(folder / FILE, "".join(point.model_dump_json() + "\n" for point in points))
+
+
+def read(folder: Path) -> list[Point]:
+    """Read `curves.jsonl`; lines that cannot be read are skipped, and without the file there are none."""
+    path = folder / FILE
+    points: list[Point] = []
+    for line in path.read_text("utf-8").splitlines() if path.is_file() else []:
+        try:
+            points.append(Point.model_validate_json(line))
+        except ValidationError:
+            continue
+    return points
