@@ -57,8 +57,7 @@ def use_fast_experts(model: PreTrainedModel) -> None:
 
 def selected_experts(layer: MoeLayer) -> list[int]:
     """The expert ids in the layer's bank, in the order of its rows; empty where it has none."""
-    ids = getattr(layer.experts, "selected_experts", None)
-    return [] if ids is None else [int(i) for i in ids.tolist()]
+    return list(getattr(layer.experts, "selected_ids", ()))
 
 
 def _check(layer: MoeLayer) -> None:
@@ -80,6 +79,7 @@ def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:
     rank = last.index_put((ids,), torch.arange(len(ids), device=device))
     for name, buffer in (("selected_experts", ids), ("selection_rank", rank), ("selection_last", last)):
         experts.register_buffer(name, buffer, persistent=False)
+    experts.selected_ids = tuple(selected)  # type: ignore[assignment]  # reading the buffer would wait for the device
     if not len(ids):
         return []
     for name, source in BANK.items():
