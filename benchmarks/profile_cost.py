@@ -1,4 +1,4 @@
-"""Cost of the profiling pass against a plain forward pass, interleaved so that what else the machine does falls on both.
+"""Cost of the profiling pass against a plain forward pass, interleaved so that other load falls on both alike.
 
     python -m benchmarks.profile_cost [--rounds 20] [--threads 1]
 
