@@ -53,7 +53,7 @@ def prepare(
     suite = _with_evaluation(suite, engine, limit, port)
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"--data-dir {data_dir}: there is no such folder.")
-    judge, note = choose(suite.judge)
+    judge, note = choose(suite.judge, account=str((run_dir / suite.name).resolve()))
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
