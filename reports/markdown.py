@@ -4,15 +4,17 @@ The same records and manifest give the same bytes: resampling is seeded and no c
 run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
 """
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.results import LEFT_OUT, read, write_text
+from reports import figures
+from reports.results import write_text
 from reports.scores import Scores
+from reports.sheet import Run, Sheet, read_run
 from reports.summary import resolution, summary
-from reports.tables import Cell, Table, ability_table, ablation_table, efficiency_table, general_table
+from reports.tables import Cell, Table, efficiency_table
 from reports.words import (
     JUDGED,
     REFERENCE,
@@ -28,40 +30,45 @@ from reports.words import (
     score,
 )
 
-REPORT, MANIFEST = "report.md", "manifest.json"
+REPORT = "report.md"
 
 
-def write_report(run_folder: Path, *, out: Path | None = None) -> Path:
+def write_report(run_folder: Path, *, out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.md` into `run_folder` (or to `out`) from its results and manifest, and return its path.
 
     May be called at any time, also while the run goes on: what is missing is marked as missing. Unreadable records
-    and a missing manifest are named in the report and stop nothing.
+    and a missing manifest are named in the report and stop nothing. Figures are drawn into `figures/` of the run
+    folder unless `draw` is off, as it is while a run goes on.
     """
+    run = read_run(run_folder)
+    gallery = figures.gallery(run) if draw else None
     path = out or run_folder / REPORT
-    write_text(path, report(run_folder))
+    write_text(path, text_of(run, gallery, path.parent))
     return path
 
 
 def report(run_folder: Path) -> str:
-    """Return the text of the report."""
-    manifest, complaints = _manifest(run_folder / MANIFEST)
-    frame = read(run_folder)
-    suite = _mapping(manifest.get("suite"))
-    command = code(str(manifest.get("command") or "esft-bench run"))
+    """Return the text of the report, without figures."""
+    return text_of(read_run(run_folder))
+
+
+def text_of(run: Run, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
+    """Return the text of the report; figures are linked relative to `beside`, the run folder unless given."""
+    suite = run.suite
+    command = code(str(run.manifest.get("command") or "esft-bench run"))
     parts = [f"# Report of `{command}`"]
-    backbones = list(dict.fromkeys(frame["backbone"]))
-    every = [Scores(frame[frame["backbone"] == name], run_folder, suite) for name in backbones]
-    parts += [_what_was_compared(scores, suite, name) for name, scores in zip(backbones, every, strict=True)]
-    for name, scores in zip(backbones, every, strict=True):
-        parts += _sections(scores, f" ({line(name)})" if len(backbones) > 1 else "")
-    if not backbones:
+    parts += [_what_was_compared(sheet.scores, suite, sheet.backbone) for sheet in run.sheets]
+    for sheet in run.sheets:
+        parts += _sections(sheet, f" ({line(sheet.backbone)})" if len(run.sheets) > 1 else "")
+    if not run.sheets:
         parts.append("Nothing has been evaluated yet.")
     else:
         parts.append(_HOW_TO_READ)
-    parts += _efficiency(backbones, every, manifest)
-    parts += _repeat(manifest, command)
-    parts += _bullets("Notes", [str(note) for note in _sequence(manifest.get("notes"))])
-    parts += _bullets("Left out", [*complaints, *frame.attrs[LEFT_OUT]])
+    parts += _figures(gallery, beside or run.folder)
+    parts += _efficiency(run)
+    parts += _repeat(run.manifest, command)
+    parts += _bullets("Notes", [str(note) for note in _sequence(run.manifest.get("notes"))])
+    parts += _bullets("Left out", run.left_out)
     return "\n\n".join(parts) + "\n"
 
 
@@ -84,11 +91,11 @@ An item that could not be scored counts as missing, never as 0.
 - –: no value; the letter says why."""
 
 
-def _sections(scores: Scores, suffix: str) -> list[str]:
+def _sections(sheet: Sheet, suffix: str) -> list[str]:
     """Summary and the three score tables of one backbone."""
-    ability, general, ablation = ability_table(scores), general_table(scores), ablation_table(scores)
-    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in summary(scores, ability, general, ablation))]
-    for table, write in ((ability, score), (general, score), (ablation, difference)):
+    tables = (sheet.ability, sheet.general, sheet.ablation)
+    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in summary(sheet.scores, *tables))]
+    for table, write in zip(tables, (score, score, difference), strict=True):
         if table.rows and table.columns:
             parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
             parts += [text for text in [resolution(table)] if text]
@@ -171,13 +178,26 @@ def _what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) 
     return (f"{description}\n\n" if description else "") + " ".join(sentences)
 
 
-def _efficiency(backbones: Sequence[str], every: Sequence[Scores], manifest: Mapping[str, Any]) -> list[str]:
+def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
+    """Links to the figures, each with its caption and data, and why the others are not there."""
+    if gallery is None:
+        return []
+    parts = ["## Figures"] if gallery.drawn or gallery.missing else []
+    for drawn in gallery.drawn:
+        svg, data = (Path(os.path.relpath(path, beside)).as_posix() for path in (drawn.svg, drawn.csv))
+        parts += [f"### {line(drawn.title)}", f"![{line(drawn.title)}]({svg})"]
+        parts += [f"{line(drawn.caption, 1000)} Data: [{drawn.csv.name}]({data})."]
+    return [*parts, *_plain("Not drawn:", [f"{one.title}: {one.why}." for one in gallery.missing])]
+
+
+def _efficiency(run: Run) -> list[str]:
     """The costs, and all else that differs when the same command runs again."""
     parts = ["## Efficiency"]
-    for name, scores in zip(backbones, every, strict=True):
-        table = efficiency_table(scores)
-        parts += [f"{line(name)}: {table.caption}" if len(backbones) > 1 else table.caption, *_table(table, cost)]
-    facts = {key: manifest.get(key) for key in ("started", "finished", "states", "hardware")}
+    for sheet in run.sheets:
+        table = efficiency_table(sheet.scores)
+        caption = f"{line(sheet.backbone)}: {table.caption}" if len(run.sheets) > 1 else table.caption
+        parts += [caption, *_table(table, cost)]
+    facts = {key: run.manifest.get(key) for key in ("started", "finished", "states", "hardware")}
     known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
     parts += ["This run:", "\n".join(known)] if known else []
     return parts if len(parts) > 1 else []
@@ -195,6 +215,10 @@ def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 
+def _plain(lead: str, sentences: Sequence[str]) -> list[str]:
+    return [lead, "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
+
+
 def _flat(value: Any) -> str:
     """A value of the manifest in one line."""
     if isinstance(value, Mapping):
@@ -202,20 +226,6 @@ def _flat(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(_flat(inner) for inner in value) or "none"
     return line(str(value))
-
-
-def _manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The manifest, and what is wrong with it."""
-    try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8"))), []
-    except FileNotFoundError:
-        return {}, [f"There is no {MANIFEST}: command, order of rows, versions and hardware are not known."]
-    except ValueError:
-        return {}, [f"{MANIFEST} is not readable: command, order of rows, versions and hardware are not known."]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
 
 
 def _sequence(value: Any) -> list[Any]:
