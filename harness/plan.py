@@ -115,7 +115,9 @@ class Plan:
             if profile is None:
                 return None
             inputs["profile"] = profile.digest
-        code = code_version("methods", "harness.train", "harness.data", "harness.serving.canary", "tasks.prompt")
+        code = code_version(
+            "methods", "harness.train", "harness.checkpoint", "harness.data", "harness.serving.canary", "tasks.prompt"
+        )
         return key_of("train", self.train_settings(cell), inputs, code)
 
     def train_settings(self, cell: Cell) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class Plan:
         rubric = self.tasks[benchmark].rubric
         if answers is None or rubric is None:
             return None
-        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best]}
+        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best, rubric.language]}
         return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
 
     def task_of(self, cell: Cell) -> str:

@@ -10,16 +10,15 @@ from pathlib import Path
 from typing import Any
 
 from reports import figures
+from reports.content import Content, Part, gather
 from reports.results import write_text
 from reports.scores import Scores
-from reports.sheet import Run, Sheet, read_run
-from reports.summary import resolution, summary
-from reports.tables import Cell, Table, efficiency_table
+from reports.summary import resolution
+from reports.tables import Cell, Table
 from reports.words import (
     JUDGED,
     REFERENCE,
     SHORT,
-    code,
     cost,
     difference,
     header,
@@ -40,36 +39,31 @@ def write_report(run_folder: Path, *, out: Path | None = None, draw: bool = True
     and a missing manifest are named in the report and stop nothing. Figures are drawn into `figures/` of the run
     folder unless `draw` is off, as it is while a run goes on.
     """
-    run = read_run(run_folder)
-    gallery = figures.gallery(run) if draw else None
-    path = out or run_folder / REPORT
-    write_text(path, text_of(run, gallery, path.parent))
+    content, path = gather(run_folder), out or run_folder / REPORT
+    gallery = figures.gallery(content) if draw else None
+    write_text(path, render(content, gallery, path.parent))
     return path
 
 
 def report(run_folder: Path) -> str:
     """Return the text of the report, without figures."""
-    return text_of(read_run(run_folder))
+    return render(gather(run_folder))
 
 
-def text_of(run: Run, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
-    """Return the text of the report; figures are linked relative to `beside`, the run folder unless given."""
-    suite = run.suite
-    command = code(str(run.manifest.get("command") or "esft-bench run"))
-    parts = [f"# Report of `{command}`"]
-    parts += [_what_was_compared(sheet.scores, suite, sheet.backbone) for sheet in run.sheets]
-    for sheet in run.sheets:
-        parts += _sections(sheet, f" ({line(sheet.backbone)})" if len(run.sheets) > 1 else "")
-    if not run.sheets:
-        parts.append("Nothing has been evaluated yet.")
-    else:
-        parts.append(_HOW_TO_READ)
-    parts += _figures(gallery, beside or run.folder)
-    parts += _efficiency(run)
-    parts += _repeat(run.manifest, command)
-    parts += _bullets("Notes", [str(note) for note in _sequence(run.manifest.get("notes"))])
-    parts += _bullets("Left out", run.left_out)
-    return "\n\n".join(parts) + "\n"
+def render(content: Content, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
+    """Return the report as markdown; figures are linked relative to `beside`, the run folder unless given."""
+    several = len(content.parts) > 1
+    blocks = [f"# Report of `{content.command}`"]
+    blocks += [what_was_compared(part.scores, content.suite, part.backbone) for part in content.parts]
+    for part in content.parts:
+        blocks += _sections(part, f" ({line(part.backbone)})" if several else "")
+    blocks.append(_HOW_TO_READ if content.parts else "Nothing has been evaluated yet.")
+    blocks += _figures(gallery, beside or content.folder)
+    blocks += _efficiency(content)
+    blocks += _repeat(content)
+    blocks += _bullets("Notes", content.notes)
+    blocks += _bullets("Left out", content.left_out)
+    return "\n\n".join(blocks) + "\n"
 
 
 _HOW_TO_READ = f"""## How to read the tables
@@ -91,11 +85,10 @@ An item that could not be scored counts as missing, never as 0.
 - –: no value; the letter says why."""
 
 
-def _sections(sheet: Sheet, suffix: str) -> list[str]:
+def _sections(part: Part, suffix: str) -> list[str]:
     """Summary and the three score tables of one backbone."""
-    tables = (sheet.ability, sheet.general, sheet.ablation)
-    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in summary(sheet.scores, *tables))]
-    for table, write in zip(tables, (score, score, difference), strict=True):
+    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in part.in_short)]
+    for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference)):
         if table.rows and table.columns:
             parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
             parts += [text for text in [resolution(table)] if text]
@@ -108,7 +101,7 @@ def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
     body = []
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
-        body.append([line(row.title), *(write(cell) + _footmark(cell.note, letters) for cell in cells)])
+        body.append([line(row.title), *(write(cell) + footmark(cell.note, letters) for cell in cells)])
     if any(value == value for value in table.resolvable.values()):
         deltas = [table.resolvable.get(column.name, float("nan")) for column in table.columns]
         body.append(["resolvable difference", *(number(delta) if delta == delta else "" for delta in deltas)])
@@ -119,11 +112,11 @@ def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
     notes = [f"({letter}) {line(note)}" for note, letter in letters.items()]
     return [
         pipe_table(["", *heads], body),
-        *["\n".join(f"- {note}" for note in group) for group in [notes + _judges(table)] if group],
+        *["\n".join(f"- {note}" for note in group) for group in [notes + judges(table)] if group],
     ]
 
 
-def _footmark(note: str, letters: dict[str, str]) -> str:
+def footmark(note: str, letters: dict[str, str]) -> str:
     """` (a)` for a note, the same letter for the same note; nothing without one."""
     if not note:
         return ""
@@ -132,7 +125,7 @@ def _footmark(note: str, letters: dict[str, str]) -> str:
     return f" ({letters.setdefault(note, letter)})"
 
 
-def _judges(table: Table) -> list[str]:
+def judges(table: Table) -> list[str]:
     """What the judge marks and the metrics of the columns mean."""
     notes = []
     references = sorted({column.judge for column in table.columns if column.by_reference})
@@ -158,7 +151,7 @@ def _judges(table: Table) -> list[str]:
     return notes
 
 
-def _what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -> str:
+def what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -> str:
     """One paragraph: suite, rows, tasks, seeds, items, engine, judges."""
     ability, general = scores.columns("ability"), scores.columns("general")
     items = sorted({record.n for record in scores.records if record.role == "ability" and record.n})
@@ -187,46 +180,43 @@ def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
         svg, data = (Path(os.path.relpath(path, beside)).as_posix() for path in (drawn.svg, drawn.csv))
         parts += [f"### {line(drawn.title)}", f"![{line(drawn.title)}]({svg})"]
         parts += [f"{line(drawn.caption, 1000)} Data: [{drawn.csv.name}]({data})."]
-    return [*parts, *_plain("Not drawn:", [f"{one.title}: {one.why}." for one in gallery.missing])]
+    if gallery.missing:
+        reasons = "\n".join(f"- {line(one.title)}: {line(one.why)}." for one in gallery.missing)
+        parts += ["Not drawn:", reasons]
+    return parts
 
 
-def _efficiency(run: Run) -> list[str]:
+def _efficiency(content: Content) -> list[str]:
     """The costs, and all else that differs when the same command runs again."""
     parts = ["## Efficiency"]
-    for sheet in run.sheets:
-        table = efficiency_table(sheet.scores)
-        caption = f"{line(sheet.backbone)}: {table.caption}" if len(run.sheets) > 1 else table.caption
-        parts += [caption, *_table(table, cost)]
-    facts = {key: run.manifest.get(key) for key in ("started", "finished", "states", "hardware")}
-    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
-    parts += ["This run:", "\n".join(known)] if known else []
+    for part in content.parts:
+        caption = part.efficiency.caption
+        parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
+        parts += _table(part.efficiency, cost)
+    known = _facts(content.manifest, "started", "finished", "states", "hardware")
+    parts += ["This run:", known] if known else []
     return parts if len(parts) > 1 else []
 
 
-def _repeat(manifest: Mapping[str, Any], command: str) -> list[str]:
+def _repeat(content: Content) -> list[str]:
     """Everything needed to run it again."""
-    facts = {key: manifest.get(key) for key in ("git", "versions", "seeds")}
-    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
-    parts = ["## How to repeat", f"    {command}"]
-    return [*parts, "\n".join(known)] if known else parts
+    known = _facts(content.manifest, "git", "versions", "seeds")
+    return ["## How to repeat", f"    {content.command}", *([known] if known else [])]
+
+
+def _facts(manifest: Mapping[str, Any], *keys: str) -> str:
+    """What the manifest has under some keys, a line each."""
+    return "\n".join(f"- {key}: {flat(manifest[key])}" for key in keys if manifest.get(key))
 
 
 def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 
-def _plain(lead: str, sentences: Sequence[str]) -> list[str]:
-    return [lead, "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
-
-
-def _flat(value: Any) -> str:
+def flat(value: Any) -> str:
     """A value of the manifest in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{line(str(key))} {_flat(inner)}" for key, inner in value.items())
+        return ", ".join(f"{line(str(key))} {flat(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(_flat(inner) for inner in value) or "none"
+        return ", ".join(flat(inner) for inner in value) or "none"
     return line(str(value))
-
-
-def _sequence(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

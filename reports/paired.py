@@ -9,9 +9,12 @@ def against(scores: Scores, row: Row, other: Row, role: Role, task: str = "") ->
 
     With `task`, general ability after training on that task only.
     """
-    blocks = scores.blocks([row, other], scores.columns(role), role, task)
-    differences = [a - b for a, b in zip(blocks[row.name], blocks[other.name], strict=True)]
-    return compare(differences, shared_runs=role == "general")
+    key = (row.name, other.name, role, task)
+    if key not in scores.compared:
+        blocks = scores.blocks([row, other], scores.columns(role), role, task)
+        differences = [a - b for a, b in zip(blocks[row.name], blocks[other.name], strict=True)]
+        scores.compared[key] = compare(differences, shared_runs=role == "general")
+    return scores.compared[key]
 
 
 def own(scores: Scores, row: Row, role: Role) -> Comparison | None:

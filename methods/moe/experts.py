@@ -9,7 +9,8 @@ needs no gradient, the frozen rows build no graph at all.
 Shapes: T tokens, K experts a token, N = T·K rows, E experts, S of them selected, hidden size H, expert width I.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -25,6 +26,8 @@ IMPLEMENTATION = "selective"
 """Name under which the forward below is registered with transformers."""
 BANK = {"selected_gate_up": "gate_up_proj", "selected_down": "down_proj"}
 """Parameters of the bank, and the fused parameters they are rows of."""
+GroupedProduct = Callable[..., Tensor]
+"""(rows [n, in], weights [experts, …], ends, is_transposed=…) → [n, out], as transformers' grouped linear layer."""
 
 
 def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequence[int]]) -> list[nn.Parameter]:
@@ -133,42 +136,78 @@ def _sum_rows(head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Ten
     return summed
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Token-expert pairs sorted by expert, selected experts first: row i is pair `order[i]` and belongs to `token[i]`.
+
+    `inverse` [T, K]: the row of each pair; `ends` [E]: where the rows of the experts, in sorted order, end.
+    """
+
+    order: Tensor
+    token: Tensor
+    inverse: Tensor
+    ends: Tensor
+
+
+def sort_rows(experts: Any, top_k_index: Tensor) -> Rows:
+    """Sort the pairs of a batch, [T, K] expert ids, so that each expert's rows are contiguous."""
+    keys, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
+    inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    ends = torch.searchsorted(keys, torch.arange(len(experts.selection_rank), device=keys.device), right=True)
+    return Rows(order, order // top_k_index.shape[1], inverse.view_as(top_k_index), ends.to(torch.int32))
+
+
 def selective_experts_forward(
     experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     """The forward transformers calls for an experts module: [T, H], [T, K], [T, K] → [T, H]."""
     selected = len(experts.selected_experts)
-    keys, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
-    inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-    inverse, token = inverse.view_as(top_k_index), order // top_k_index.shape[1]
-    ends = torch.searchsorted(keys, torch.arange(len(experts.selection_rank), device=keys.device), right=True)
-    ends = ends.to(torch.int32)
-    split = int(ends[selected - 1]) if selected else 0  # the one host synchronisation
+    rows = sort_rows(experts, top_k_index)
+    split = int(rows.ends[selected - 1]) if selected else 0  # the one host synchronisation
+    return run_experts(experts, hidden_states, top_k_weights, rows, split)
 
-    weights = top_k_weights.reshape(-1, 1).gather(0, order.unsqueeze(1))
-    rows = hidden_states.to(_compute_dtype(hidden_states))
-    head, tail = _Dispatch.apply(rows, token, inverse, split)  # type: ignore[no-untyped-call]
+
+def run_experts(
+    experts: Any,
+    hidden_states: Tensor,
+    top_k_weights: Tensor,
+    rows: Rows,
+    split: int,
+    grouped: GroupedProduct = _grouped_linear,
+) -> Tensor:
+    """Run the bank on the first `split` rows and the frozen experts on the others, each as grouped products."""
+    selected = len(experts.selected_experts)
+    weights = top_k_weights.reshape(-1, 1).gather(0, rows.order.unsqueeze(1))
+    states = hidden_states.to(_compute_dtype(hidden_states))
+    head, tail = _Dispatch.apply(states, rows.token, rows.inverse, split)  # type: ignore[no-untyped-call]
     if selected:
         bank = experts.selected_gate_up, experts.selected_down
-        head = _mlp(experts, head, weights[:split], *bank, ends[:selected])
+        head = _mlp(experts, head, weights[:split], *bank, rows.ends[:selected], grouped)
     if len(tail):
         fused = experts.gate_up_proj, experts.down_proj
-        tail = _mlp(experts, tail, weights[split:], *fused, ends[experts.selection_last] - split)
-    out: Tensor = _Combine.apply(head, tail, token, inverse)  # type: ignore[no-untyped-call]
+        tail = _mlp(experts, tail, weights[split:], *fused, rows.ends[experts.selection_last] - split, grouped)
+    out: Tensor = _Combine.apply(head, tail, rows.token, rows.inverse)  # type: ignore[no-untyped-call]
     return out.to(hidden_states.dtype)
 
 
-def _mlp(experts: Any, rows: Tensor, weights: Tensor, gate_up: Tensor, down: Tensor, ends: Tensor) -> Tensor:
+def _mlp(
+    experts: Any,
+    rows: Tensor,
+    weights: Tensor,
+    gate_up: Tensor,
+    down: Tensor,
+    ends: Tensor,
+    grouped: GroupedProduct,
+) -> Tensor:
     """The gated MLP of each row's expert, times the row's gate weight [n, 1].
 
     Rows [n, H] are sorted by expert; `ends` says where each one's rows end. The weights go in before the down
     projection, so that their gradient is a sum over I products, not H, and no [n, H] is kept for it.
     """
     dtype, transposed = rows.dtype, experts.is_transposed
-    inner = _grouped_linear(rows, gate_up.to(dtype), ends, is_transposed=transposed)
+    inner = grouped(rows, gate_up.to(dtype), ends, is_transposed=transposed)
     inner = (experts._apply_gate(inner) * weights).to(dtype)
-    outer: Tensor = _grouped_linear(inner, down.to(dtype), ends, is_transposed=transposed)
-    return outer
+    return grouped(inner, down.to(dtype), ends, is_transposed=transposed)
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

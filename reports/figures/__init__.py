@@ -9,9 +9,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reports import curves, routing
+from reports.content import Content, Part, gather
 from reports.figures import costs, experts, sweep, trade, training
 from reports.figures.canvas import Drawn, Missing, Picture, draw
-from reports.sheet import Run, Sheet, read_run
 
 FOLDER = "figures"
 
@@ -28,19 +28,19 @@ class Gallery:
 
 def draw_all(run_folder: Path) -> list[Drawn]:
     """Draw every figure that the run has data for into `run_folder/figures/`; the same data give the same bytes."""
-    return gallery(read_run(run_folder)).drawn
+    return gallery(gather(run_folder)).drawn
 
 
-def gallery(run: Run) -> Gallery:
+def gallery(run: Content) -> Gallery:
     """Draw the figures of a run that was read. Files of an earlier drawing are replaced or removed."""
     folder = run.folder / FOLDER
     known, points = routing.read(run.folder), curves.read(run.folder)
     found = [
-        (sheet, outcome)
-        for k, sheet in enumerate(run.sheets)
-        for outcome in _of_a_backbone(sheet, known if k == 0 else None, points if k == 0 else [])
+        (part, outcome)
+        for k, part in enumerate(run.parts)
+        for outcome in _of_a_backbone(part, known if k == 0 else None, points if k == 0 else [])
     ]
-    drawn = [draw(_named(one, sheet, run.sheets), folder) for sheet, one in found if isinstance(one, Picture)]
+    drawn = [draw(_named(one, part, run.parts), folder) for part, one in found if isinstance(one, Picture)]
     kept = {path for one in drawn for path in (one.svg, one.csv)}
     for path in [*folder.glob("*.svg"), *folder.glob("*.csv")]:
         if path not in kept:
@@ -49,15 +49,15 @@ def gallery(run: Run) -> Gallery:
 
 
 def _of_a_backbone(
-    sheet: Sheet, known: routing.Routing | None, points: Sequence[curves.Point]
+    part: Part, known: routing.Routing | None, points: Sequence[curves.Point]
 ) -> list[Picture | Missing]:
     """In the order of a report: the outcome first, then costs, sweeps, experts, training."""
-    scores = sheet.scores
+    scores = part.scores
     ablations = frozenset(row.name for row in scores.rows if row.ablates)
     return [
-        trade.pareto(sheet),
+        trade.pareto(part),
         costs.costs(scores),
-        *sweep.swept(sheet),
+        *sweep.swept(part),
         experts.concentration(known),
         experts.overlap(known),
         *experts.selected(known, ablations),
@@ -68,9 +68,9 @@ def _of_a_backbone(
     ]
 
 
-def _named(picture: Picture, sheet: Sheet, sheets: Sequence[Sheet]) -> Picture:
+def _named(picture: Picture, part: Part, parts: Sequence[Part]) -> Picture:
     """Figures of a run on several backbones carry their number and its name."""
-    if len(sheets) < 2:
+    if len(parts) < 2:
         return picture
-    number = list(sheets).index(sheet) + 1
-    return replace(picture, name=f"{picture.name}-backbone-{number}", title=f"{picture.title} ({sheet.backbone})")
+    number = list(parts).index(part) + 1
+    return replace(picture, name=f"{picture.name}-backbone-{number}", title=f"{picture.title} ({part.backbone})")

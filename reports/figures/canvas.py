@@ -24,14 +24,15 @@ WIDTH = 4.8
 """Inches. Narrow on purpose: shrunk to a phone's 390 pixels the type is still readable."""
 
 INK, FAINT = "#1a1a1a", "#d0d0d0"
-COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#5f5f5f", "#f0e442")
+COLOURS = ("#0072b2", "#e69f00", "#009e73", "#d55e00", "#56b4e9", "#cc79a7", "#7f7f7f", "#1a1a1a")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 DASHES = ("-", (0, (5, 2)), (0, (1, 1.5)), (0, (5, 2, 1, 2)), (0, (8, 3)), (0, (3, 1, 1, 1, 1, 1)))
-HATCHES = ("", "///", "...", "xxx", "\\\\\\", "|||", "---", "ooo")
+HATCHES = ("", "//", "xx", "\\\\", "||", "--", "++", "/")
 
 DRAWN_WITH = "DejaVu Sans"
 FONTS = (
     DRAWN_WITH,
+    "Verdana",
     "Noto Sans",
     "Noto Sans CJK SC",
     "Noto Sans SC",
@@ -147,13 +148,26 @@ def looks(names: Sequence[str]) -> dict[str, Look]:
 
 def draw(picture: Picture, folder: Path) -> Drawn:
     """Write `name.svg` and `name.csv` into `folder`, each beside and renamed."""
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+
     svg, data = folder / f"{picture.name}.svg", folder / f"{picture.name}.csv"
     write_text(data, table(picture.columns, picture.rows))
     with figure_of(picture) as figure:
         buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Title": picture.title})
+        canvas: Any = FigureCanvasSVG(figure)
+        canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": picture.title})
     write_text(svg, _with_fonts(buffer.getvalue()))
     return Drawn(picture.name, picture.title, picture.caption, svg, data)
+
+
+def plain_log(axes: "Axes") -> None:
+    """A logarithmic x axis whose ticks are written as plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 @contextmanager

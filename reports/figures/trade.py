@@ -6,11 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from reports.averages import gain
+from reports.content import Part
 from reports.figures.canvas import INK, Missing, Picture, looks
 from reports.figures.costs import values_of
 from reports.paired import against
 from reports.scores import Row
-from reports.sheet import Sheet
 from reports.statistics import Comparison
 from reports.words import amount
 
@@ -42,17 +43,17 @@ class Trade:
     beaten_by: str = ""
 
 
-def pareto(sheet: Sheet) -> Picture | Missing:
+def pareto(part: Part) -> Picture | Missing:
     """Task gain over general ability lost, the area of a marker growing with the memory of training."""
     title = "Gain, forgetting and memory"
-    if not sheet.scores.columns("general"):
+    if not part.scores.columns("general"):
         return Missing(title, "the suite has no general benchmarks")
-    if sheet.base is None:
+    if part.base is None:
         return Missing(title, "the base model was not evaluated")
-    trades = _trades(sheet)
+    trades = _trades(part)
     if not trades:
         return Missing(title, "no trained row has both averages yet")
-    style = looks([row.name for row in sheet.scores.rows])
+    style = looks([row.name for row in part.scores.rows])
     known = [trade.memory for trade in trades if trade.memory]
     rows = [_line(trade) for trade in trades]
 
@@ -66,14 +67,15 @@ def pareto(sheet: Sheet) -> Picture | Missing:
             panel.scatter(
                 [x],
                 [y],
-                s=60 + 200 * ((trade.memory or 0) / max(known)) if known else 80,
+                s=40 + 160 * ((trade.memory or 0) / max(known)) if known else 80,
                 marker=look.marker,
                 facecolor="white" if trade.beaten_by else look.colour,
                 edgecolor=look.colour if trade.beaten_by else INK,
                 linewidth=1.5,
                 zorder=3,
-                label=f"{trade.row.title}{memory}",
             )
+            face = "white" if trade.beaten_by else look.colour
+            panel.plot([], [], look.marker, color=look.colour, markerfacecolor=face, label=f"{trade.row.title}{memory}")
         panel.axvline(0, color=INK, linewidth=0.8, linestyle=":")
         panel.set_xlabel("General ability lost, points (left is better)")
         panel.set_ylabel("Task ability gained, points")
@@ -92,20 +94,20 @@ def pareto(sheet: Sheet) -> Picture | Missing:
     )
 
 
-def _trades(sheet: Sheet) -> list[Trade]:
+def _trades(part: Part) -> list[Trade]:
     """Every trained row that has both averages, with who beats it."""
     found = []
-    for row in sheet.scores.rows:
-        if sheet.base is None or row == sheet.base:
+    for row in part.scores.rows:
+        if part.base is None or row == part.base:
             continue
-        gain, change = sheet.gain(row, "ability"), sheet.gain(row, "general")
-        memory = values_of(sheet.scores, row.name, "peak_memory_bytes")
-        if gain and change:
-            found.append(Trade(row, gain, change, float(np.mean(memory)) if memory else None))
-    return [Trade(one.row, one.gain, one.change, one.memory, _beaten_by(sheet, one, found)) for one in found]
+        won, change = gain(part, row, "ability"), gain(part, row, "general")
+        memory = values_of(part.scores, row.name, "peak_memory_bytes")
+        if won and change:
+            found.append(Trade(row, won, change, float(np.mean(memory)) if memory else None))
+    return [Trade(one.row, one.gain, one.change, one.memory, _beaten_by(part, one, found)) for one in found]
 
 
-def _beaten_by(sheet: Sheet, one: Trade, others: Sequence[Trade]) -> str:
+def _beaten_by(part: Part, one: Trade, others: Sequence[Trade]) -> str:
     """The first row at least as good on all three counts and, on task or general ability, better beyond chance."""
     for other in others:
         as_good = (
@@ -117,7 +119,7 @@ def _beaten_by(sheet: Sheet, one: Trade, others: Sequence[Trade]) -> str:
             and other.memory <= one.memory
         )
         if as_good and any(
-            (found := against(sheet.scores, other.row, one.row, role)) is not None and found.low > 0
+            (found := against(part.scores, other.row, one.row, role)) is not None and found.low > 0
             for role in ("ability", "general")  # type: ignore[assignment]
         ):
             return other.row.title
