@@ -10,8 +10,9 @@ no graph at all.
 Shapes: T tokens, K experts a token, N = T·K rows, E experts, S of them selected, hidden size H, expert width I.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +29,8 @@ BANK = {
     f"selected_{name.removesuffix('_proj')}{suffix}": f"{name}{suffix}" for name in (*UP, DOWN) for suffix in ("", BIAS)
 }
 """Parameters of a bank, e.g. `selected_gate_up`, and the fused parameters they are rows of: see `bank_of`."""
+GroupedProduct = Callable[..., Tensor]
+"""(rows [n, in], weights [experts, …], ends, is_transposed=…) → [n, out], as transformers' grouped linear layer."""
 
 
 def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequence[int]]) -> list[nn.Parameter]:
@@ -99,15 +102,17 @@ def _plug_in(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> None:
 def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:
     """Register the bank and the buffers that sort rows by it. `rank` [E]: an expert's place with selected ones first.
 
-    `last` [E]: the highest rank a frozen expert up to this id has, so that the frozen rows' ends can be read by id.
+    `order` [E]: the expert in each place; `last` [E]: the highest rank a frozen expert up to this id has, so that the
+    frozen rows' ends can be read by id.
     """
     experts, device = layer.experts, layer.experts.get_parameter(DOWN).device
     ids = torch.tensor(selected, dtype=torch.long, device=device)
     frozen = torch.ones(layer.num_experts, dtype=torch.long, device=device).index_fill(0, ids, 0)
     last = len(ids) - 1 + frozen.cumsum(0)
     rank = last.index_put((ids,), torch.arange(len(ids), device=device))
-    for name, buffer in (("selected_experts", ids), ("selection_rank", rank), ("selection_last", last)):
-        experts.register_buffer(name, buffer, persistent=False)
+    experts.register_buffer("selected_experts", ids, persistent=False)
+    for name, buffer in (("rank", rank), ("order", rank.argsort()), ("last", last)):
+        experts.register_buffer(f"selection_{name}", buffer, persistent=False)
     if not len(ids):
         return []
     bank = bank_of(layer)
@@ -165,63 +170,97 @@ def _sum_rows(head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Ten
     return summed
 
 
+@dataclass(frozen=True)
+class Rows:
+    """Token-expert pairs sorted by expert, selected experts first: row i is pair `order[i]` and belongs to `token[i]`.
+
+    `inverse` [T, K]: the row of each pair; `ends` [E]: where the rows of the experts, in sorted order, end;
+    `place` [N]: the place of a row's expert in that order.
+    """
+
+    order: Tensor
+    token: Tensor
+    inverse: Tensor
+    ends: Tensor
+    place: Tensor
+
+
+def sort_rows(experts: Any, top_k_index: Tensor) -> Rows:
+    """Sort the pairs of a batch, [T, K] expert ids, so that each expert's rows are contiguous."""
+    place, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
+    inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
+    ends = torch.searchsorted(place, torch.arange(len(experts.selection_rank), device=place.device), right=True)
+    return Rows(order, order // top_k_index.shape[1], inverse.view_as(top_k_index), ends.to(torch.int32), place)
+
+
 def selective_experts_forward(
     experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
     """The forward transformers calls for an experts module: [T, H], [T, K], [T, K] → [T, H]."""
     selected = len(experts.selected_experts)
-    keys, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
-    inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-    inverse, token = inverse.view_as(top_k_index), order // top_k_index.shape[1]
-    ends = torch.searchsorted(keys, torch.arange(len(experts.selection_rank), device=keys.device), right=True)
-    ends = ends.to(torch.int32)
-    split = int(ends[selected - 1]) if selected else 0  # the one host synchronisation
+    rows = sort_rows(experts, top_k_index)
+    split = int(rows.ends[selected - 1]) if selected else 0  # the one host synchronisation
+    return run_experts(experts, hidden_states, top_k_weights, rows, split)
 
-    weights = top_k_weights.reshape(-1, 1).gather(0, order.unsqueeze(1))
-    rows = hidden_states.to(_compute_dtype(hidden_states))
-    head, tail = _Dispatch.apply(rows, token, inverse, split)  # type: ignore[no-untyped-call]
+
+def run_experts(
+    experts: Any,
+    hidden_states: Tensor,
+    top_k_weights: Tensor,
+    rows: Rows,
+    split: int,
+    grouped: GroupedProduct = _grouped_linear,
+) -> Tensor:
+    """Run the bank on the first `split` rows and the frozen experts on the others, each as grouped products."""
+    selected = len(experts.selected_experts)
+    weights = top_k_weights.reshape(-1, 1).gather(0, rows.order.unsqueeze(1))
+    states = hidden_states.to(_compute_dtype(hidden_states))
+    head, tail = _Dispatch.apply(states, rows.token, rows.inverse, split)  # type: ignore[no-untyped-call]
     if selected:
-        bank = _weights(experts, "selected_{}{}")
-        head = _mlp(experts, head, weights[:split], bank, ends[:selected], keys[:split])
+        bank = _part(experts, "selected_{}{}", rows.ends[:selected], rows.place[:split])
+        head = _mlp(experts, head, weights[:split], bank, grouped)
     if len(tail):
-        fused, ids = _weights(experts, "{}_proj{}"), top_k_index.reshape(-1)[order[split:]]
-        tail = _mlp(experts, tail, weights[split:], fused, ends[experts.selection_last] - split, ids)
-    out: Tensor = _Combine.apply(head, tail, token, inverse)  # type: ignore[no-untyped-call]
+        ends, ids = rows.ends[experts.selection_last] - split, experts.selection_order[rows.place[split:]]
+        tail = _mlp(experts, tail, weights[split:], _part(experts, "{}_proj{}", ends, ids), grouped)
+    out: Tensor = _Combine.apply(head, tail, rows.token, rows.inverse)  # type: ignore[no-untyped-call]
     return out.to(hidden_states.dtype)
 
 
-class _Weights(NamedTuple):
+@dataclass(frozen=True)
+class _Part:
+    """A bank or the fused tensors; `ends`: where the rows of each of their experts end; `ids` [n]: whose a row is."""
+
     up: Tensor
     down: Tensor
     up_bias: Tensor | None
     down_bias: Tensor | None
+    ends: Tensor
+    ids: Tensor
 
 
-def _weights(experts: Any, name: str) -> _Weights:
-    """The parameters of the bank or the fused ones; `name` says how they are called."""
+def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
+    """The parameters of the bank or the fused ones, which `name` says; experts without a gate have only `up`."""
     up = "gate_up" if experts.has_gate else "up"
+    up_weights, down_weights = (getattr(experts, name.format(part, "")) for part in (up, "down"))
     up_bias, down_bias = (getattr(experts, name.format(part, BIAS), None) for part in (up, "down"))
-    return _Weights(
-        getattr(experts, name.format(up, "")), getattr(experts, name.format("down", "")), up_bias, down_bias
-    )
+    return _Part(up_weights, down_weights, up_bias, down_bias, ends, ids)
 
 
-def _mlp(experts: Any, rows: Tensor, weights: Tensor, of: _Weights, ends: Tensor, ids: Tensor) -> Tensor:
-    """The MLP of each row's expert, times the row's gate weight [n, 1].
+def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: GroupedProduct) -> Tensor:
+    """The MLP of each row's expert, times the row's gate weight [n, 1]; rows [n, H] are sorted by expert.
 
-    Rows [n, H] are sorted by expert; `ends` says where each one's rows end, `ids` [n] which one a row's is. The gate
-    weights go in before the down projection, so that their gradient is a sum over I products, not H, and no [n, H] is
-    kept for it.
+    The gate weights go in before the down projection, so that their gradient is a sum over I products, not H, and no
+    [n, H] is kept for it.
     """
     dtype, transposed = rows.dtype, experts.is_transposed
-    inner = _grouped_linear(rows, of.up.to(dtype), ends, is_transposed=transposed)
-    if of.up_bias is not None:
-        inner = inner + F.embedding(ids, of.up_bias.to(dtype))
+    inner = grouped(rows, part.up.to(dtype), part.ends, is_transposed=transposed)
+    if part.up_bias is not None:
+        inner = inner + F.embedding(part.ids, part.up_bias.to(dtype))
     activate = experts._apply_gate if experts.has_gate else experts.act_fn
     inner = (activate(inner) * weights).to(dtype)
-    outer: Tensor = _grouped_linear(inner, of.down.to(dtype), ends, is_transposed=transposed)
-    if of.down_bias is not None:
-        outer = outer + F.embedding(ids, of.down_bias.to(dtype)) * weights.to(dtype)
+    outer = grouped(inner, part.down.to(dtype), part.ends, is_transposed=transposed)
+    if part.down_bias is not None:
+        outer = outer + F.embedding(part.ids, part.down_bias.to(dtype)) * weights.to(dtype)
     return outer
 
 
