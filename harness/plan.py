@@ -115,7 +115,9 @@ class Plan:
             if profile is None:
                 return None
             inputs["profile"] = profile.digest
-        code = code_version("methods", "harness.train", "harness.data", "harness.serving.canary", "tasks.prompt")
+        code = code_version(
+            "methods", "harness.train", "harness.checkpoint", "harness.data", "harness.serving.canary", "tasks.prompt"
+        )
         return key_of("train", self.train_settings(cell), inputs, code)
 
     def train_settings(self, cell: Cell) -> dict[str, Any]:
