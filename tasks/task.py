@@ -32,11 +32,13 @@ Conversation = list[Message]
 class Rubric:
     """How a judge scores a free-text answer.
 
-    `instructions` says what to look at, in the language of the task. Scores run from 0 to `best`.
+    `instructions` says what to look at. `language` is the language they are written in: the judge's own frame around
+    them (what is material, how to reply) is in the same one. Scores run from 0 to `best`.
     """
 
     instructions: str
     best: float = 10.0
+    language: Literal["en", "zh"] = "en"
 
 
 @dataclass(frozen=True)

@@ -29,10 +29,17 @@ ScoreRule = Literal["released", "paper", "upstream_script"]
 
 @dataclass(frozen=True)
 class Scores:
-    """Relevance of each expert to a data set: `values` [L, E] float64, a row for each of `layers`."""
+    """Relevance of each expert to a data set.
+
+    Attributes:
+        layers: numbers of the MoE layers, in order.
+        values: [L, E] float64, a row for each of `layers`.
+        signed: whether values may be below 0, as differences may; such scores have an order, but no threshold.
+    """
 
     layers: tuple[int, ...]
     values: Tensor
+    signed: bool = False
 
 
 def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") -> Scores:
@@ -49,6 +56,24 @@ def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") 
         case "upstream_script":
             values = over_layers(pooled[score])
     return Scores(profile.layers, values)
+
+
+def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", rule: ScoreRule = "paper") -> Scores:
+    """How much more a domain uses each expert than general data do.
+
+        DAS_e = s_e(domain) − s_e(general),  s_e being an expert's score by `score` and `rule`      (domain advantage)
+
+    Source: the expert-concentration paper's domain advantage score. Its definition is not public in full: taking the
+    mean gate weight over each sample for s is this project's reading. Raises MethodError where the two profiles are of
+    different models.
+    """
+    if domain.layers != general.layers or domain.token_counts.shape != general.token_counts.shape:
+        raise MethodError(
+            f"the domain's profile has {domain.num_experts} experts in layers {list(domain.layers)}, the general one "
+            f"{general.num_experts} in layers {list(general.layers)}; profile both with one model"
+        )
+    values = expert_scores(domain, score, rule).values - expert_scores(general, score, rule).values
+    return Scores(domain.layers, values, signed=True)
 
 
 def over_layers(values: Tensor) -> Tensor:

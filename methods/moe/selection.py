@@ -26,15 +26,17 @@ def select(scores: Scores, p: float) -> Selection:
     """
     if not 0 < p <= 1:
         raise MethodError(f"p is {p}, but the threshold on the cumulated expert score must be above 0 and at most 1")
-    return {layer: _cumulate(layer, row, p) for layer, row in _rows(scores)}
+    if scores.signed:
+        raise MethodError("differences of scores cannot be cumulated up to p; take a number of experts instead")
+    return {layer: _cumulate(row, order, p) for layer, row, order in _ranked(scores)}
 
 
 def highest(scores: Scores, count: int) -> Selection:
     """In each layer, take the `count` experts with the highest scores; among equal scores the lower id goes first.
 
-    Raises MethodError where a layer has fewer experts or a score is not a finite number ≥ 0.
+    Raises MethodError where a layer has fewer experts or a score is no finite number, or is < 0 and not signed.
     """
-    return {layer: _first(layer, _ranked(layer, row), count) for layer, row in _rows(scores)}
+    return {layer: _first(layer, order, count) for layer, _, order in _ranked(scores)}
 
 
 def lowest(scores: Scores, counts: Mapping[int, int]) -> Selection:
@@ -42,27 +44,22 @@ def lowest(scores: Scores, counts: Mapping[int, int]) -> Selection:
 
     Lowest first, the exact reverse of the order in which `select` takes them. Raises MethodError as `highest` does.
     """
-    return {
-        layer: _first(layer, list(reversed(_ranked(layer, row))), counts.get(layer, 0)) for layer, row in _rows(scores)
-    }
+    return {layer: _first(layer, order[::-1], counts.get(layer, 0)) for layer, _, order in _ranked(scores)}
 
 
-def _rows(scores: Scores) -> Iterator[tuple[int, list[float]]]:
-    return zip(scores.layers, scores.values.tolist(), strict=True)
+def _ranked(scores: Scores) -> Iterator[tuple[int, list[float], list[int]]]:
+    """Each layer's number, its row of scores and its expert ids, highest score first, of equal ones the lower id."""
+    for layer, row in zip(scores.layers, scores.values.tolist(), strict=True):
+        for expert, value in enumerate(row):
+            if not math.isfinite(value) or (value < 0 and not scores.signed):
+                raise MethodError(f"the score of expert {expert} in layer {layer} is {value}; profile the data again")
+        yield layer, row, sorted(range(len(row)), key=lambda expert: (-row[expert], expert))
 
 
-def _ranked(layer: int, row: Sequence[float]) -> list[int]:
-    """Expert ids, highest score first, among equal scores the lower id first."""
-    for expert, value in enumerate(row):
-        if not math.isfinite(value) or value < 0:
-            raise MethodError(f"the score of expert {expert} in layer {layer} is {value}; profile the data again")
-    return sorted(range(len(row)), key=lambda expert: (-row[expert], expert))
-
-
-def _cumulate(layer: int, row: Sequence[float], p: float) -> list[int]:
+def _cumulate(row: Sequence[float], order: Sequence[int], p: float) -> list[int]:
     taken: list[int] = []
     total = 0.0
-    for expert in _ranked(layer, row):
+    for expert in order:
         if total >= p - EPSILON or row[expert] == 0:
             break
         taken.append(expert)

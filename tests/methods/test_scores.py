@@ -10,8 +10,16 @@ import torch
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
 from methods.moe.profile import Profile
-from methods.moe.scores import Score, Scores, expert_scores, over_layers, read_logs, read_summary
-from methods.moe.selection import select
+from methods.moe.scores import (
+    Score,
+    Scores,
+    domain_advantage,
+    expert_scores,
+    over_layers,
+    read_logs,
+    read_summary,
+)
+from methods.moe.selection import highest, lowest, select
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official"
 
@@ -23,9 +31,9 @@ def official() -> Path:
     return OFFICIAL
 
 
-def test_the_score_rules_differ_as_defined() -> None:
-    """Two samples, of 1 and of 3 tokens, two layers, top-1 of 2 experts; worked by hand."""
-    by_hand = Profile(
+def two_samples() -> Profile:
+    """Samples of 1 and of 3 tokens, two layers, top-1 of 2 experts."""
+    return Profile(
         layers=(0, 1),
         top_k=1,
         tokens=4,
@@ -35,6 +43,11 @@ def test_the_score_rules_differ_as_defined() -> None:
         token_means=torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(),
         gate_means=torch.tensor([[0.25, 0.25], [0.5, 0.0]]).double(),
     )
+
+
+def test_the_score_rules_differ_as_defined() -> None:
+    """Worked by hand."""
+    by_hand = two_samples()
     assert expert_scores(by_hand, "token").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
     assert expert_scores(by_hand, "gate").values.tolist() == [[0.125, 0.375], [0.5, 0.0]]
     assert expert_scores(by_hand, "token", "paper").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
@@ -42,6 +55,26 @@ def test_the_score_rules_differ_as_defined() -> None:
     assert expert_scores(by_hand, "token", "upstream_script").values.tolist() == [[0.2, 1.0], [0.8, 0.0]]
     never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
     assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
+
+
+def test_the_domain_advantage_is_the_difference_of_two_profiles_scores() -> None:
+    domain = two_samples()
+    general = replace(domain, gate_means=torch.tensor([[0.5, 0.0], [0.0, 0.5]]).double())
+    advantage = domain_advantage(domain, general)
+    assert advantage.values.tolist() == [[-0.25, 0.25], [0.5, -0.5]]
+    assert highest(advantage, 1) == {0: [1], 1: [0]}
+    assert lowest(advantage, {0: 1, 1: 1}) == {0: [0], 1: [1]}
+    assert not domain_advantage(domain, domain, "token", "released").values.any()
+
+
+def test_a_difference_of_scores_has_no_threshold() -> None:
+    with pytest.raises(MethodError, match="cannot be cumulated"):
+        select(domain_advantage(two_samples(), two_samples()), 0.2)
+
+
+def test_a_domain_advantage_of_two_models_is_refused() -> None:
+    with pytest.raises(MethodError, match=r"layers \[0, 1\], the general one 2 in layers \[0, 2\]"):
+        domain_advantage(two_samples(), replace(two_samples(), layers=(0, 2)))
 
 
 def test_gate_and_token_have_the_papers_thresholds() -> None:
