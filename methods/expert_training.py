@@ -85,14 +85,13 @@ def chosen_experts(model: PreTrainedModel, context: Context, choose: Callable[[P
     layers = moe_layers(model)
     if context.profile is None:
         raise MethodError("expert selection needs a profile of the task's data, and none was given")
-    check_profile(context.profile, layers)
+    _check_profile(context.profile, layers)
     selection = choose(context.profile)
     check(selection, layers)
     return selection
 
 
-def check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:
-    """Raise MethodError where a profile is not of the model with these layers."""
+def _check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:
     experts = {layer.num_experts for layer in layers.values()}
     if profile.layers != tuple(layers) or experts != {profile.num_experts}:
         raise MethodError(

@@ -27,9 +27,7 @@ class LowRankTraining(Method):
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
 
-    def train_low_rank(
-        self, model: PreTrainedModel, selection: Selection, context: Context
-    ) -> Sequence[nn.Parameter]:
+    def train_low_rank(self, model: PreTrainedModel, selection: Selection, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model and add updates of `selection`, valid for it, initialised from the cell's seed.
 
         Returns their factors. Raises MethodError where experts of this form cannot be trained or exported one by one.
