@@ -16,7 +16,7 @@ import transformers
 from pydantic import BaseModel, ConfigDict
 
 from harness.backbone import load_model, load_tokenizer
-from harness.data import encode_file, mixed, packed, profiling_batches
+from harness.data import encode_file, mixed, packed, profiling_batches, profiling_sequences
 from harness.files import write_json
 from harness.merging import Change, merged
 from harness.meter import metered
@@ -29,6 +29,7 @@ from methods.moe.profile import Profile, profile
 from methods.registry import load_methods
 
 Progress = Callable[[int, int], None]
+SECOND = "second"
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
 
@@ -58,18 +59,23 @@ def _settle(threads: int) -> None:
 
 
 def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Profile a model's experts on a task's training data; writes `profile.*`. Returns what it cost."""
+    """Profile a model's experts on a task's training data; returns what it cost.
+
+    Writes `profile.*`, and that of a second sample into the folder `second`, where the data suffice for one.
+    """
     _settle(places.threads)
     assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
     samples = encode_file(tokenizer, places.task, wanted.sequence_length)
-    batches = profiling_batches(samples, wanted.sequences, wanted.sequence_length)
+    first, second = profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
-        on_device = [(ids.to(model.device), mask.to(model.device)) for ids, mask in batches]
-        profile(model, on_device).save(places.out)
+        profile(model, profiling_batches(first)).save(places.out)
+        if second:
+            (places.out / SECOND).mkdir()
+            profile(model, profiling_batches(second)).save(places.out / SECOND)
     return measured
 
 

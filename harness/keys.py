@@ -47,7 +47,14 @@ class Keys:
         kind = self.kind(step)
         code = {
             "profile": ("methods.moe", "harness.data", "tasks.prompt"),
-            "train": ("methods", "harness.train", "harness.data", "harness.serving.canary", "tasks.prompt"),
+            "train": (
+                "methods",
+                "harness.train",
+                "harness.checkpoint",
+                "harness.data",
+                "harness.serving.canary",
+                "tasks.prompt",
+            ),
         }
         return key_of(kind, self.settings(step), inputs, code_version(*code[kind]))
 

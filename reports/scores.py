@@ -16,6 +16,9 @@ from reports.results import read_items
 ENOUGH = 0.95
 """Coverage below which a value is neither compared nor marked best."""
 
+ROUNDING = 0.05
+"""In points: values and the means of their items may differ by that much."""
+
 Role = Literal["ability", "general"]
 Run = tuple[str, int]
 """A training run of a method: (task, seed); the base model has ("", seed)."""
@@ -145,6 +148,30 @@ class Scores:
                 lines = [[runs.get(run, {}).get(key, np.nan) for key in ids] for run in shared or NO_RUN]
                 aligned[row.name].append(np.array(lines, dtype=float).reshape(len(lines), len(ids)))
         return aligned
+
+    def unsound(self) -> list[str]:
+        """What the items do not bear out, a sentence for each kind; the values stand as they were recorded."""
+        lost, short, other = [], [], []
+        for record in self.records:
+            if record.role == "cost" or record.state != "scored" or record.value is None:
+                continue
+            found = self._of_record(record)
+            if not found:
+                lost.append(record)
+            elif len(found) != record.scored:
+                short.append(record)
+            elif abs(float(np.mean(list(found.values()))) - record.value) > ROUNDING:
+                other.append(record)
+        sentences = []
+        for records, what in (
+            (lost, "have no items in the run folder: their values are shown, nothing is compared with them"),
+            (short, "have more or fewer scored items in their file than they say: compared by what is there"),
+            (other, "have another value than the mean of their items: the value is shown, the items are compared"),
+        ):
+            if records:
+                named = ", ".join(record.items or record.benchmark for record in records[:3])
+                sentences.append(f"{len(records)} record(s) {what} ({named}{', …' if len(records) > 3 else ''}).")
+        return sentences
 
     def _trained(self, row: Row, column: Column, role: Role) -> list[Run]:
         return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]
