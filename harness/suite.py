@@ -63,13 +63,15 @@ class Row(BaseModel):
     """One row of the matrix: a method with its hyperparameters, as the suite names it.
 
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
-    random experts in each layer as that row selects, with its learning rate unless another is given.
+    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` are in
+    place of the suite's.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
     method: str = ""
     title: str = ""
     learning_rate: PositiveFloat | None = None
+    steps: PositiveInt | None = None
     ablates: str = ""
 
     @property
