@@ -40,6 +40,8 @@ class Training(Strict):
     constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
     `alignment_share` is the share of alignment samples in the mix, half in the paper. `overlong` says what becomes of a
     question that fills the whole sequence: `refuse` it, or `cut` its beginning so that its answer is seen.
+    `alignment_share` is the share of alignment samples in the mix, half in the paper. `gradient_checkpointing` keeps
+    each layer's input alone and computes the rest again in the backward pass: less memory, more time, the same steps.
     """
 
     steps: PositiveInt = 500
@@ -51,6 +53,7 @@ class Training(Strict):
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: PositiveFloat = 1.0
     overlong: Overlong = "refuse"
+    gradient_checkpointing: bool = False
 
 
 class Profiling(Strict):
