@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
-from methods.errors import MethodError
-from methods.moe.experts import BANK
+from methods.moe.experts import BANK, plug_in
 from methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
@@ -38,9 +37,7 @@ def observed(
     for index, observer in observers.items():
         layers[index].experts.__dict__[OBSERVER] = observer  # no module's parameter, buffer or child
     try:
-        model.set_experts_implementation(IMPLEMENTATION)
-        if model.config._experts_implementation != IMPLEMENTATION:
-            raise MethodError(f"transformers lets no other implementation run the experts of {type(model).__name__}")
+        plug_in(model, layers, IMPLEMENTATION)
         yield
     finally:
         model.set_experts_implementation(before)
@@ -53,7 +50,8 @@ def observed_experts_forward(experts: Any, hidden_states: Tensor, top_k_index: T
     keys, order = torch.sort(top_k_index.reshape(-1))
     ends = torch.searchsorted(keys, torch.arange(experts.num_experts, device=keys.device), right=True).to(torch.int32)
     rows = hidden_states[order // top_k_index.shape[1]]
-    rows = experts._apply_gate(_linear(experts, "gate_up_proj", rows, keys, ends))
+    up, activate = ("gate_up_proj", experts._apply_gate) if experts.has_gate else ("up_proj", experts.act_fn)
+    rows = activate(_linear(experts, up, rows, keys, ends))
     rows = _linear(experts, "down_proj", rows, keys, ends)
     back = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
     norms = torch.linalg.vector_norm(rows, dim=1, dtype=torch.float32)[back].view_as(top_k_weights)

@@ -91,6 +91,15 @@ class Profile:
         return cls(layers, top_k, tokens, samples, *counted, *measured)
 
 
+def check_same_experts(first: Profile, second: Profile) -> None:
+    """Raise MethodError where two profiles are not of the same layers and experts."""
+    if first.layers != second.layers or first.num_experts != second.num_experts:
+        raise MethodError(
+            f"one profile has {first.num_experts} experts in layers {list(first.layers)}, the other "
+            f"{second.num_experts} in layers {list(second.layers)}; profile both data sets with one model"
+        )
+
+
 @torch.no_grad()
 def profile(
     model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], layers: Mapping[int, MoeLayer] | None = None

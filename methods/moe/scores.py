@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from methods.errors import MethodError
-from methods.moe.profile import Profile
+from methods.moe.profile import Profile, check_same_experts
 
 Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
 ScoreRule = Literal["released", "paper", "upstream_script"]
@@ -94,11 +94,7 @@ def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", r
     mean gate weight over each sample for s is this project's reading. Raises MethodError where the two profiles are of
     different models.
     """
-    if domain.layers != general.layers or domain.token_counts.shape != general.token_counts.shape:
-        raise MethodError(
-            f"the domain's profile has {domain.num_experts} experts in layers {list(domain.layers)}, the general one "
-            f"{general.num_experts} in layers {list(general.layers)}; profile both with one model"
-        )
+    check_same_experts(domain, general)
     values = expert_scores(domain, score, rule).values - expert_scores(general, score, rule).values
     return Scores(domain.layers, values, signed=True)
 

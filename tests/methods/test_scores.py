@@ -84,7 +84,7 @@ def test_a_difference_of_scores_has_no_threshold() -> None:
 
 
 def test_a_domain_advantage_of_two_models_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"layers \[0, 1\], the general one 2 in layers \[0, 2\]"):
+    with pytest.raises(MethodError, match=r"layers \[0, 1\], the other 2 in layers \[0, 2\]"):
         domain_advantage(two_samples(), replace(two_samples(), layers=(0, 2)))
 
 
