@@ -7,7 +7,6 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
@@ -106,16 +105,32 @@ def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
     }
 
 
-def profiling_batches(samples: Sequence[Sample], sequences: int, length: int, batch: int = 8) -> list[Any]:
-    """The batches that expert scores are taken from: `sequences` packed sequences of the task's own data.
+def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) -> tuple[list[Sample], list[Sample]]:
+    """Two draws of packed sequences of a task's own data: what expert scores are taken from, and a second one.
 
-    Each is a pair (input_ids, attention_mask), LongTensors (B, T). The draw is fixed: every seed and method reads
-    the same profile.
+    The draws are fixed: every seed and method reads the same profile. No sample is in both, so the second is shorter,
+    or empty, where the data do not suffice for it.
     """
-    stream = packed(_shuffled_forever(samples, random.Random("profile")), length)
-    drawn = [next(stream) for _ in range(sequences)]
-    batches = []
-    for start in range(0, sequences, batch):
-        ids = stack(drawn[start : start + batch])["input_ids"]
-        batches.append((ids, torch.ones_like(ids)))
-    return batches
+    used = 0
+
+    def noted() -> Iterator[Sample]:
+        nonlocal used
+        for sample in _shuffled_forever(samples, random.Random("profile")):
+            used += 1
+            yield sample
+
+    stream = packed(noted(), length)
+    first = [next(stream) for _ in range(sequences)]
+    second: list[Sample] = []
+    while len(second) < sequences:
+        sequence = next(stream)
+        if used > len(samples):
+            break
+        second.append(sequence)
+    return first, second
+
+
+def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Sequences as batches to profile: pairs (input_ids, attention_mask), LongTensors (B, T), nothing masked."""
+    stacked = (stack(sequences[start : start + batch])["input_ids"] for start in range(0, len(sequences), batch))
+    return [(ids, torch.ones_like(ids)) for ids in stacked]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from harness.errors import USER_ERRORS, NoSpaceError
 from harness.evaluate import evaluate
-from harness.files import full_disk_is_a_sentence, read_jsonl, write_jsonl
+from harness.files import read_jsonl, write_jsonl
+from harness.merging import merged
 from harness.plan import Cell, Plan
 from harness.results import ITEMS, mean_score, read_scores
 from harness.serving.canary import Canary
@@ -115,19 +116,13 @@ def _items_file(plan: Plan, name: str) -> Path:
 def _merged(walk: Walk, cell: Cell, trained: Artifact) -> Iterator[Path]:
     """The cell's merged Hugging Face checkpoint, made for serving and dropped after it unless asked to be kept."""
     folder = walk.plan.store.scratch(f"merged-{trained.key}")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        with full_disk_is_a_sentence(folder / "x"):
-            walk.plan.methods[cell.method].merge(walk.plan.backbone, trained.folder / "adapter", folder)
-        yield folder
+    with merged(walk.plan.backbone, walk.plan.keys.changes(walk.plan.stage(cell)), folder) as checkpoint:
+        yield checkpoint
         if walk.transport.keep_checkpoints:
             kept = walk.folder / "checkpoints" / f"{cell.method}-{cell.task or 'base'}-{cell.seed}"
             kept.parent.mkdir(parents=True, exist_ok=True)
             shutil.rmtree(kept, ignore_errors=True)
-            shutil.move(folder, kept)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+            shutil.move(checkpoint, kept)
 
 
 def _keep_scores(
