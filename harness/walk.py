@@ -43,19 +43,19 @@ class Walk:
         return self.folder / "esft-bench.log"
 
 
-def refresh(walk: Walk) -> None:
-    """Write results and report from what is finished."""
+def refresh(walk: Walk, *, draw: bool = True) -> None:
+    """Write results and report from what is finished; figures only where asked for, because drawing takes seconds."""
     began = time.monotonic()
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
-    write_reports(walk.folder)
+    write_reports(walk.folder, draw=draw)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
 
 
 def refresh_now_and_then(walk: Walk) -> None:
     """Keep the report of a run at work fresh, at no more than a twentieth of its time."""
     if time.monotonic() - walk.refreshed > 20 * walk.refresh_seconds:
-        refresh(walk)
+        refresh(walk, draw=False)
 
 
 def failed(walk: Walk, cell: Cell, why: str) -> None:

@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass
 
+from reports.paired import against
 from reports.scores import Role, Row, Scores
 from reports.statistics import Comparison, holm
-from reports.summary import against
 from reports.tables import ALPHA, COSTS, Cell, Table
 
 

@@ -19,6 +19,7 @@ import jinja2
 from markupsafe import Markup
 
 from reports.content import Content, Part
+from reports.figures import Gallery
 from reports.glance import glance
 from reports.html.grids import Grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
 from reports.html.svg import inline
@@ -29,17 +30,6 @@ from reports.words import amount, number, plain
 
 REPORT = "report.html"
 HERE = Path(__file__).parent
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A figure of the page: the SVG's text and the name of the file with the data behind it."""
-
-    name: str
-    title: str
-    caption: str
-    svg: str
-    data: str = ""
 
 
 @dataclass(frozen=True)
@@ -56,24 +46,26 @@ class Chapter:
     samples: Sequence[Sample] = field(default_factory=tuple)
 
 
-def write_html(content: Content, *, figures: Sequence[Figure] = (), out: Path | None = None) -> Path:
+def write_html(content: Content, gallery: Gallery | None = None, *, out: Path | None = None) -> Path:
     """Write `report.html` into the run folder (or to `out`), beside and renamed; returns its path."""
     path = out or content.folder / REPORT
-    write_text(path, render(content, figures))
+    write_text(path, render(content, gallery))
     return path
 
 
-def render(content: Content, figures: Sequence[Figure] = ()) -> str:
-    """Return the page. The same run gives the same bytes."""
+def render(content: Content, gallery: Gallery | None = None) -> str:
+    """Return the page, with the figures that were drawn. The same run gives the same bytes."""
     chapters = [_chapter(part, content, len(content.parts) > 1) for part in content.parts]
     samples = [sample for chapter in chapters for sample in chapter.samples]
-    drawn = [(figure, inline(figure.svg, figure.name, figure.title)) for figure in figures]
+    drawn = gallery.drawn if gallery else []
+    figures = [(figure, inline(figure.svg.read_text("utf-8"), figure.name, figure.title)) for figure in drawn]
     return fill(
         "report.html.jinja",
         title=str(content.suite.get("name") or content.folder.name),
         content=content,
         chapters=chapters,
-        figures=[(figure, svg) for figure, svg in drawn if svg is not None],
+        figures=[(figure, svg) for figure, svg in figures if svg is not None],
+        missing=gallery.missing if gallery else [],
         samples=Markup(as_json(samples)),  # noqa: S704 - as_json leaves nothing that HTML could read
         sample_count=len(samples),
         kinds=KINDS,
