@@ -116,11 +116,18 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 
 @app.command()
 def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
-    """Write the report of finished runs again, from their stored results alone."""
-    from harness.commands import rewrite
+    """Write the report of runs again, from their stored results alone; exit code 1 where no run has any left."""
+    from harness.reporting import rewrite
 
+    sound = 0
     for folder in runs:
-        console.print(f"{rewrite(folder)}")
+        content = rewrite(folder)
+        console.print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+        for sentence in content.left_out:
+            print(f"{folder}: {sentence}", file=sys.stderr)
+        sound += bool(content.parts)
+    if not sound:
+        raise typer.Exit(1)
 
 
 @app.command("verify-paper")

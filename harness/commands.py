@@ -127,7 +127,7 @@ def execute(
         console.print(f"Note: {note}", highlight=False)
     with locked(prepared.run_dir), full_disk_is_a_sentence(walk.log):
         failures = run(walk)
-    console.print(f"Report: {folder / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
     return len(failures)
@@ -173,12 +173,3 @@ def describe(prepared: Prepared) -> Table:
     table.caption = f"Items: {items}; {general}"
     table.caption_justify = "left"
     return table
-
-
-def rewrite(folder: Path) -> Path:
-    """Write a run's report from its stored results."""
-    from reports.markdown import write_report
-
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such run folder.")
-    return write_report(folder)
