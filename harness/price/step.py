@@ -1,20 +1,21 @@
 """One training step carried out on shapes alone: its peak memory and its operations, from a configuration.
 
 The backbone is built of fake tensors (no weights, no data, no accelerator), the method prepares it as it would the real
-one, and two steps of forward, backward and AdamW run on it, the second with the optimizer's state in place. What is
-alive is counted storage by storage, what is computed product by product, so nothing of the model is modelled again.
+one, and a step of forward, backward and AdamW runs on it, with the optimizer's state of an earlier step in place. What
+is alive is counted storage by storage, what is computed product by product: nothing of the model is modelled again.
 
-Only the routing is assumed: which share of the rows goes to the selected experts, and how many tokens are supervised.
+Only two things are taken from elsewhere: the share of rows that go to the selected experts, which the profile says, and
+how many tokens are supervised.
 """
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
@@ -25,8 +26,9 @@ from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from methods.errors import MethodError
 from methods.method import Context, Method
-from methods.moe.experts import run_experts, sort_rows
-from methods.moe.view import moe_layers
+from methods.moe.experts import run_experts, selected_experts, sort_rows
+from methods.moe.profile import Profile
+from methods.moe.view import MoeLayer, moe_layers
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
@@ -74,12 +76,10 @@ def simulate(
     batch: Batch,
     *,
     precision: str = "float32",
-    selected_share: Mapping[int, float] | None = None,
     gradient_checkpointing: bool = False,
 ) -> Step:
     """Carry out a step of `method` on the backbone that `config` describes.
 
-    `selected_share`: for each MoE layer the share of token-expert pairs that go to experts the method selects.
     Raises MethodError where the method does not fit the backbone.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -88,7 +88,7 @@ def simulate(
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, dtype=dtype)
     method.prepare(model, context)
-    _run_on_shapes(model, selected_share or {})
+    _run_on_shapes(model, context.profile)
     with FakeTensorMode(allow_non_fake_inputs=True), alive:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
         model.tie_weights()
@@ -96,23 +96,30 @@ def simulate(
         if gradient_checkpointing:
             model.gradient_checkpointing_enable({"use_reentrant": False})
         weight_bytes = alive.now
-        optimizer = torch.optim.AdamW(parameters, fused=True)
+        optimizer = _with_state(parameters)
         model.train()
-        for _ in range(2):
-            with counter, _autocast(precision):
+        with counter:
+            with _autocast(precision):
                 loss = _loss(model, batch)
-            with counter:
-                loss.backward()  # type: ignore[no-untyped-call]
-            del loss
-            optimizer.step()
-            optimizer.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
         return Step(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
             trainable_parameters=sum(parameter.numel() for parameter in parameters),
             trainable_bytes=sum(parameter.nbytes for parameter in parameters),
-            operations=counter.get_total_flops() // 2,
+            operations=counter.get_total_flops(),
         )
+
+
+def _with_state(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that has made a step before, so that its state is there."""
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
 
 
 def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
@@ -125,12 +132,28 @@ def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[:supervised], reduction="sum")
 
 
-def _run_on_shapes(model: PreTrainedModel, share: Mapping[int, float]) -> None:
-    """Let the experts run by the forward below; a model without experts keeps what it has."""
-    with contextlib.suppress(MethodError):
-        for index, layer in moe_layers(model).items():
-            setattr(layer.experts, SHARE, share.get(index, 0.0))
+def _run_on_shapes(model: PreTrainedModel, seen: Profile | None) -> None:
+    """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
+    layers = _layers(model)
+    for row, layer in enumerate(layers.values()):
+        setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
+    if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
         model.set_experts_implementation(IMPLEMENTATION)
+
+
+def _layers(model: PreTrainedModel) -> dict[int, MoeLayer]:
+    try:
+        return moe_layers(model)
+    except MethodError:
+        return {}
+
+
+def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
+    """The share of a layer's token-expert pairs that its selected experts get; without a profile, all are selected."""
+    if seen is None:
+        return 1.0
+    counts = seen.token_counts[row]
+    return float(counts[selected].sum() / counts.sum())
 
 
 def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
