@@ -96,6 +96,14 @@ class Evaluation(Strict):
     batch_size: PositiveInt = 64
 
 
+class DataAddress(Strict):
+    """Where on the hub a data set lies, if not where its task has it. A new `hub` name needs a `revision`."""
+
+    hub: str = ""
+    revision: str = ""
+    config: str = ""
+
+
 class Suite(Strict):
     """backbone × task × method × seed: every combination is a cell."""
 
@@ -106,6 +114,7 @@ class Suite(Strict):
     tasks: list[str] = Field(min_length=1)
     general: list[str] = []
     alignment: str | None = None
+    data: dict[str, DataAddress] = {}
     methods: dict[str, Row] = Field(min_length=1)
     training: Training = Training()
     profiling: Profiling = Profiling()
