@@ -7,13 +7,13 @@ import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from transformers import PreTrainedTokenizerBase
 
 from harness.errors import UserError
 from harness.files import read_jsonl
+from harness.suite import Overlong
 from tasks.prompt import segments
 from tasks.task import Conversation
 
@@ -46,21 +46,37 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sa
     return Sample(ids, labels)
 
 
-def encode_file(tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int) -> list[Sample]:
+def encode_file(
+    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, overlong: Overlong = "refuse"
+) -> list[Sample]:
     """Encode a JSONL file of conversations.
 
-    Raises UserError, with file and line, where a question alone fills the sequence: its answer would never be seen.
+    Where a question alone fills the sequence its answer would never be seen: with `overlong` "cut" it loses its
+    beginning, else a UserError is raised, with file and line.
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
         sample = encode(tokenizer, conversation)
         if all(label == IGNORED for label in sample.labels[:sequence_length]):
+            if overlong == "cut":
+                samples.append(_without_beginning(sample, sequence_length))
+                continue
             raise UserError(
                 f"{path}, line {number}: the question alone is longer than training.sequence_length "
                 f"({sequence_length} tokens): raise it or drop the row."
             )
         samples.append(sample)
     return samples
+
+
+def _without_beginning(sample: Sample, length: int) -> Sample:
+    """A sample whose answer begins within `length` tokens, at their middle or later; the first token, BOS, stays."""
+    answer = next(place for place, label in enumerate(sample.labels) if label != IGNORED)
+    begins = max(length - (len(sample.ids) - answer), length // 2)
+    cut = slice(1, 1 + answer - begins)
+    ids, labels = list(sample.ids), list(sample.labels)
+    del ids[cut], labels[cut]
+    return Sample(ids, labels)
 
 
 def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:
@@ -106,16 +122,32 @@ def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
     }
 
 
-def profiling_batches(samples: Sequence[Sample], sequences: int, length: int, batch: int = 8) -> list[Any]:
-    """The batches that expert scores are taken from: `sequences` packed sequences of the task's own data.
+def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) -> tuple[list[Sample], list[Sample]]:
+    """Two draws of packed sequences of a task's own data: what expert scores are taken from, and a second one.
 
-    Each is a pair (input_ids, attention_mask), LongTensors (B, T). The draw is fixed: every seed and method reads
-    the same profile.
+    The draws are fixed: every seed and method reads the same profile. No sample is in both, so the second is shorter,
+    or empty, where the data do not suffice for it.
     """
-    stream = packed(_shuffled_forever(samples, random.Random("profile")), length)
-    drawn = [next(stream) for _ in range(sequences)]
-    batches = []
-    for start in range(0, sequences, batch):
-        ids = stack(drawn[start : start + batch])["input_ids"]
-        batches.append((ids, torch.ones_like(ids)))
-    return batches
+    used = 0
+
+    def noted() -> Iterator[Sample]:
+        nonlocal used
+        for sample in _shuffled_forever(samples, random.Random("profile")):
+            used += 1
+            yield sample
+
+    stream = packed(noted(), length)
+    first = [next(stream) for _ in range(sequences)]
+    second: list[Sample] = []
+    while len(second) < sequences:
+        sequence = next(stream)
+        if used > len(samples):
+            break
+        second.append(sequence)
+    return first, second
+
+
+def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """Sequences as batches to profile: pairs (input_ids, attention_mask), LongTensors (B, T), nothing masked."""
+    stacked = (stack(sequences[start : start + batch])["input_ids"] for start in range(0, len(sequences), batch))
+    return [(ids, torch.ones_like(ids)) for ids in stacked]

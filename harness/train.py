@@ -6,29 +6,24 @@ same weights, because batches follow from the seed and the checkpoint holds weig
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
+from harness import checkpoint
+from harness.checkpoint import CHECKPOINT, TrainingLog
 from harness.data import IGNORED, Sample, stack
+from harness.errors import UserError
 from harness.suite import Training
-from methods.atomic import write_tensors
 
-CHECKPOINT = "checkpoint.safetensors"
+__all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
+
 Progress = Callable[[int, int], None]
-
-
-@dataclass
-class TrainingLog:
-    """What a training run leaves behind besides weights: loss and gradient norm of each step."""
-
-    losses: list[float] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
 
 
 class AnswerLoss(nn.Module):
@@ -40,6 +35,7 @@ class AnswerLoss(nn.Module):
     def __init__(self, model: PreTrainedModel) -> None:
         super().__init__()
         self.model = model
+        self._no_split_modules = model._no_split_modules  # FSDP shards layer by layer
 
     def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """`input_ids` and `labels`: (B, T). Returns a scalar."""
@@ -66,9 +62,10 @@ def train(
     """Train `parameters` of `model` in place on packed `sequences`, resuming from `scratch` if it holds a checkpoint.
 
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
-    Neither that nor `checkpoint_every` changes what is computed.
+    Neither that nor `checkpoint_every` changes what is computed. Where several processes train, a last checkpoint in
+    `scratch` holds the weights that came out: a process of its own that calls this again gets them at once.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    accelerator = _accelerator(mixed_precision, parameters)
     optimizer = torch.optim.AdamW(
         parameters,
         lr=settings.learning_rate,
@@ -77,96 +74,79 @@ def train(
         fused=True,
     )
     model.train()
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     log = TrainingLog()
-    done = _resume(scratch, model, names, optimizer, log, settings.steps)
+    done = checkpoint.load(scratch, model, names, optimizer, log)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
 
     for step in range(done + 1, settings.steps + 1):
         batch = list(itertools.islice(sequences, settings.batch_size))
-        loss = _step(accelerator, loss_module, optimizer, parameters, batch, settings.clip_norm, log, micro_batch)
-        log.losses.append(loss)
-        if accelerator.is_main_process and step % checkpoint_every == 0 and step < settings.steps:
-            _checkpoint(scratch, model, names, optimizer, log, step)
+        log.losses.append(_step(accelerator, loss_module, optimizer, batch, settings.clip_norm, log, micro_batch))
+        last = step == settings.steps
+        if (step % checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
+            main = accelerator.is_main_process
+            checkpoint.save(scratch, model, names, optimizer, log, step, write=main, with_state=not last)
         progress(step, settings.steps)
+    accelerator.wait_for_everyone()
     model.eval()
     return log
+
+
+def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:
+    """Processes, device and precision. Raises UserError for what FSDP2 cannot shard."""
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if accelerator.is_fsdp2:
+        kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+        if len(kinds) > 1 and mixed_precision == "no":
+            raise UserError(
+                f"FSDP2 cannot train tensors of both {' and '.join(kinds)}: set backbone.precision to bf16-mixed."
+            )
+        if mixed_precision == "bf16":
+            # accelerate's own would reduce gradients, and return the loss, a sum over all tokens, in bf16.
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+    return accelerator
 
 
 def _step(
     accelerator: Accelerator,
     loss_module: nn.Module,
     optimizer: torch.optim.Optimizer,
-    parameters: Sequence[nn.Parameter],
     batch: Sequence[Sample],
     clip_norm: float,
     log: TrainingLog,
     micro_batch: int | None,
 ) -> float:
     """One optimizer step on a global batch; returns the mean loss over its supervised tokens."""
-    share = batch[accelerator.process_index :: accelerator.num_processes]
+    share = _share(batch, accelerator.process_index, accelerator.num_processes)
     tokens = sum(label != IGNORED for sequence in batch for label in sequence.labels[1:])
     size = micro_batch or len(share)
     total = torch.zeros((), device=accelerator.device)
     for start in range(0, len(share), size):
         inputs = {name: tensor.to(accelerator.device) for name, tensor in stack(share[start : start + size]).items()}
-        loss = loss_module(**inputs)
-        # DDP averages gradients over processes; dividing by the global count makes the mean exact for any split.
-        accelerator.backward(loss * accelerator.num_processes / max(1, tokens))
+        # DDP sends gradients once, after the last chunk; FSDP2 after each, or it would hold them unsharded.
+        wait = start + size < len(share) and not accelerator.is_fsdp2
+        with accelerator.no_sync(loss_module) if wait else nullcontext():
+            loss = loss_module(**inputs)
+            # Gradients are averaged over processes; dividing by the global count makes the mean exact for any split.
+            accelerator.backward(loss * accelerator.num_processes / max(1, tokens))
         total += loss.detach()
-    norm = accelerator.clip_grad_norm_(parameters, clip_norm)
+    # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
+    trained = [parameter for parameter in loss_module.parameters() if parameter.requires_grad]
+    norm = accelerator.clip_grad_norm_(trained, clip_norm)
     optimizer.step()
     optimizer.zero_grad()
-    log.gradient_norms.append(float(norm))
+    log.gradient_norms.append(float(checkpoint.whole(norm)))
     return float(accelerator.reduce(total, "sum")) / max(1, tokens)
 
 
-def _checkpoint(
-    scratch: Path,
-    model: PreTrainedModel,
-    names: Sequence[str],
-    optimizer: torch.optim.Optimizer,
-    log: TrainingLog,
-    step: int,
-) -> None:
-    """Write weights, optimizer state and log as one safetensors file, beside and renamed."""
-    trained = dict(model.named_parameters())
-    tensors = {f"weight/{name}": trained[name] for name in names}
-    for name in names:
-        for key, value in optimizer.state[trained[name]].items():
-            tensors[f"state/{key}/{name}"] = torch.as_tensor(value)
-    tensors["losses"] = torch.tensor(log.losses, dtype=torch.float64)
-    tensors["gradient_norms"] = torch.tensor(log.gradient_norms, dtype=torch.float64)
-    write_tensors(scratch / CHECKPOINT, tensors, {"step": str(step)})
+def _share(batch: Sequence[Sample], process: int, processes: int) -> list[Sample]:
+    """Every n-th sequence of a batch. All shares are equally long, since processes wait for each other at every chunk:
 
-
-def _resume(
-    scratch: Path,
-    model: PreTrainedModel,
-    names: Sequence[str],
-    optimizer: torch.optim.Optimizer,
-    log: TrainingLog,
-    steps: int,
-) -> int:
-    """Load the checkpoint in `scratch`, if there is one; returns the steps already done."""
-    path = scratch / CHECKPOINT
-    if not path.exists():
-        return 0
-    trained = dict(model.named_parameters())
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-        if step >= steps:
-            return 0
-        keys = set(file.keys())
-        with torch.no_grad():
-            for name in names:
-                trained[name].copy_(file.get_tensor(f"weight/{name}"))
-                optimizer.state[trained[name]] = {
-                    key: file.get_tensor(f"state/{key}/{name}").to(trained[name].device)
-                    for key in ("step", "exp_avg", "exp_avg_sq")
-                    if f"state/{key}/{name}" in keys
-                }
-        log.losses += file.get_tensor("losses").tolist()
-        log.gradient_norms += file.get_tensor("gradient_norms").tolist()
-    return step
+    a process that would have one less gets one on which no token counts.
+    """
+    idle = Sample(batch[0].ids, [IGNORED] * len(batch[0].ids))
+    return [*batch, *[idle] * (-len(batch) % processes)][process::processes]

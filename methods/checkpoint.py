@@ -1,6 +1,7 @@
 """Merge by overlay: a base checkpoint with some tensors replaced, made from safetensors alone, without a model."""
 
 import os
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,25 +15,50 @@ from methods.errors import MethodError
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 """Suffixes of weight files; every other file of a base folder (configuration, tokenizer, shard index) is taken over."""
+ROW = re.compile(r"(.+)\[(\d+)\]")
+"""The name of a row of a tensor: `NAME[7]`."""
 
 
 @dataclass(frozen=True)
 class TensorFiles:
-    """The tensors of all safetensors files of a folder, read one at a time; `files` says where each one is."""
+    """The tensors of all safetensors files of a folder, read one at a time; `files` says where each one is.
+
+    Row 7 of a tensor can be asked for as `NAME[7]`.
+    """
 
     folder: Path
     files: dict[str, Path]
 
+    def find(self, name: str) -> tuple[str, int | None]:
+        """The name of the tensor that has what is asked for, and the row of it, None for all. Raises KeyError."""
+        if name in self.files:
+            return name, None
+        row = ROW.fullmatch(name)
+        if row is None or row[1] not in self.files or int(row[2]) >= self.shape(row[1])[0]:
+            raise KeyError(name)
+        return row[1], int(row[2])
+
+    def holds(self, name: str) -> bool:
+        """Whether there is a tensor, or a row of one, of this name."""
+        try:
+            self.find(name)
+        except KeyError:
+            return False
+        return True
+
     def shape(self, name: str) -> list[int]:
         """Shape of a tensor, from the header."""
-        with safe_open(self.files[name], "pt") as file:
-            return list(file.get_slice(name).get_shape())
+        tensor, row = self.find(name)
+        with safe_open(self.files[tensor], "pt") as file:
+            shape = list(file.get_slice(tensor).get_shape())
+        return shape if row is None else shape[1:]
 
     def read(self, name: str) -> Tensor:
         """Read a tensor."""
-        with safe_open(self.files[name], "pt") as file:
-            tensor: Tensor = file.get_tensor(name)
-        return tensor
+        tensor, row = self.find(name)
+        with safe_open(self.files[tensor], "pt") as file:
+            read: Tensor = file.get_tensor(tensor) if row is None else file.get_slice(tensor)[row]
+        return read
 
 
 def tensor_files(folder: Path) -> TensorFiles:
@@ -56,8 +82,9 @@ def _same(name: str) -> str:
 def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] = _same) -> None:
     """Write into `out` the checkpoint `base` with the tensors of the folder `changed` in place of its own.
 
-    Goes shard by shard; shards that do not change are linked, or copied across file systems. Replaced tensors take
-    the base's dtype. `rename` maps a name in `changed` to its name in the base.
+    A tensor of `changed` named `NAME[7]` takes the place of row 7 of the base's `NAME`. Goes shard by shard; shards
+    that do not change are linked, or copied across file systems. Replaced tensors take the base's dtype. `rename` maps
+    a name in `changed` to its name in the base.
 
     Raises MethodError, before anything is written, where a name or a shape is not in the base.
     """
@@ -66,18 +93,26 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     for name, source in sources.items():
         check_fits(name, new.shape(source), old, changed)
     for path in _shards(base):
-        if replaced := [name for name in sources if old.files[name] == path]:
+        if replaced := [name for name in sources if old.files[old.find(name)[0]] == path]:
             shard, metadata = _read_shard(path)
-            shard |= {name: new.read(sources[name]).to(shard[name].dtype) for name in replaced}
+            for name in replaced:
+                _replace(shard, *old.find(name), new.read(sources[name]))
             write_tensors(out / path.name, shard, metadata)
         else:
             link(path, out / path.name)
     copy_other_files(base, out)
 
 
+def _replace(shard: dict[str, Tensor], name: str, row: int | None, value: Tensor) -> None:
+    if row is None:
+        shard[name] = value.to(shard[name].dtype)
+    else:
+        shard[name][row] = value.to(shard[name].dtype)
+
+
 def check_fits(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:
     """Raise MethodError where the base has no tensor of a name and shape that the folder `changed` changes."""
-    if name not in base.files:
+    if not base.holds(name):
         raise MethodError(
             f"{changed} changes `{name}`, which {base.folder} does not have; it belongs to another backbone"
         )

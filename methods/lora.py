@@ -87,7 +87,7 @@ def _attention(model: PreTrainedModel) -> list[str]:
 
 
 def _routed(model: PreTrainedModel) -> list[str]:
-    return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in ("gate_up_proj", "down_proj")]
+    return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in layer.weights]
 
 
 def _shared(model: PreTrainedModel) -> Iterator[str]:

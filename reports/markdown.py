@@ -4,20 +4,21 @@ The same records and manifest give the same bytes: resampling is seeded and no c
 run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
 """
 
-import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports.results import LEFT_OUT, read, write_text
+from reports import figures
+from reports.content import Content, Part, gather
+from reports.results import write_text
 from reports.scores import Scores
-from reports.summary import resolution, summary
-from reports.tables import Cell, Table, ability_table, ablation_table, efficiency_table, general_table
+from reports.summary import resolution
+from reports.tables import Cell, Table
 from reports.words import (
     JUDGED,
     REFERENCE,
     SHORT,
-    code,
     cost,
     difference,
     header,
@@ -28,67 +29,70 @@ from reports.words import (
     score,
 )
 
-REPORT, MANIFEST = "report.md", "manifest.json"
+REPORT = "report.md"
 
 
-def write_report(run_folder: Path, *, out: Path | None = None) -> Path:
+def write_report(run_folder: Path, *, out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.md` into `run_folder` (or to `out`) from its results and manifest, and return its path.
 
     May be called at any time, also while the run goes on: what is missing is marked as missing. Unreadable records
-    and a missing manifest are named in the report and stop nothing.
+    and a missing manifest are named in the report and stop nothing. Figures are drawn into `figures/` of the run
+    folder unless `draw` is off, as it is while a run goes on.
     """
-    path = out or run_folder / REPORT
-    write_text(path, report(run_folder))
+    content, path = gather(run_folder), out or run_folder / REPORT
+    gallery = figures.gallery(content) if draw else None
+    write_text(path, render(content, gallery, path.parent))
     return path
 
 
 def report(run_folder: Path) -> str:
-    """Return the text of the report."""
-    manifest, complaints = _manifest(run_folder / MANIFEST)
-    frame = read(run_folder)
-    suite = _mapping(manifest.get("suite"))
-    command = code(str(manifest.get("command") or "esft-bench run"))
-    parts = [f"# Report of `{command}`"]
-    backbones = list(dict.fromkeys(frame["backbone"]))
-    every = [Scores(frame[frame["backbone"] == name], run_folder, suite) for name in backbones]
-    parts += [_what_was_compared(scores, suite, name) for name, scores in zip(backbones, every, strict=True)]
-    for name, scores in zip(backbones, every, strict=True):
-        parts += _sections(scores, f" ({line(name)})" if len(backbones) > 1 else "")
-    if not backbones:
-        parts.append("Nothing has been evaluated yet.")
+    """Return the text of the report, without figures."""
+    return render(gather(run_folder))
+
+
+def render(content: Content, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
+    """Return the report as markdown; figures are linked relative to `beside`, the run folder unless given."""
+    several = len(content.parts) > 1
+    blocks = [f"# Report of `{content.command}`"]
+    blocks += [what_was_compared(part.scores, content.suite, part.backbone) for part in content.parts]
+    for part in content.parts:
+        blocks += _sections(part, f" ({line(part.backbone)})" if several else "")
+    if content.parts:
+        blocks += ["## How to read the tables", "\n".join(f"- {sentence}" for sentence in HOW_TO_READ)]
     else:
-        parts.append(_HOW_TO_READ)
-    parts += _efficiency(backbones, every, manifest)
-    parts += _repeat(manifest, command)
-    parts += _bullets("Notes", [str(note) for note in _sequence(manifest.get("notes"))])
-    parts += _bullets("Left out", [*complaints, *frame.attrs[LEFT_OUT]])
-    return "\n\n".join(parts) + "\n"
+        blocks.append("Nothing has been evaluated yet.")
+    blocks += _figures(gallery, beside or content.folder)
+    blocks += _efficiency(content)
+    blocks += _repeat(content)
+    blocks += _bullets("Notes", content.notes)
+    blocks += _bullets("Left out", content.left_out)
+    return "\n\n".join(blocks) + "\n"
 
 
-_HOW_TO_READ = f"""## How to read the tables
+HOW_TO_READ = (
+    "**Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05"
+    " after Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In "
+    "Table 3 bold means that the difference is resolved (Holm's correction over the table).",
+    "Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run;"
+    " where there are several, items and runs both count as drawn by chance. With one training run the intervals "
+    "and the bold know nothing of how much a method varies from one training run to the next.",
+    "± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between "
+    "them, items do not.",
+    "An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved "
+    "once all comparisons of a table are counted.",
+    "*Resolvable difference*: the true difference between two rows that this column's test finds with 80% "
+    "probability, given how much the scores seen here vary (median over pairs of rows, Holm's first step).",
+    f"{SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor "
+    "compared. An item that could not be scored counts as missing, never as 0.",
+    "–: no value; the letter says why.",
+)
+"""Sentences that every form of the report ends with; ** and * mark bold and the second best."""
 
-- **Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05 after \
-Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In Table 3 bold means \
-that the difference is resolved (Holm's correction over the table).
-- Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run; where \
-there are several, items and runs both count as drawn by chance. With one training run the intervals and the bold know \
-nothing of how much a method varies from one training run to the next.
-- ± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between them, items \
-do not.
-- An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved once all \
-comparisons of a table are counted.
-- *Resolvable difference*: the true difference between two rows that this column's test finds with 80% probability, \
-given how much the scores seen here vary (median over pairs of rows, Holm's first step).
-- {SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor compared. \
-An item that could not be scored counts as missing, never as 0.
-- –: no value; the letter says why."""
 
-
-def _sections(scores: Scores, suffix: str) -> list[str]:
+def _sections(part: Part, suffix: str) -> list[str]:
     """Summary and the three score tables of one backbone."""
-    ability, general, ablation = ability_table(scores), general_table(scores), ablation_table(scores)
-    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in summary(scores, ability, general, ablation))]
-    for table, write in ((ability, score), (general, score), (ablation, difference)):
+    parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in part.in_short)]
+    for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference)):
         if table.rows and table.columns:
             parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
             parts += [text for text in [resolution(table)] if text]
@@ -101,7 +105,7 @@ def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
     body = []
     for row in table.rows:
         cells = [table.cell(row, column) for column in table.columns]
-        body.append([line(row.title), *(write(cell) + _footmark(cell.note, letters) for cell in cells)])
+        body.append([line(row.title), *(write(cell) + footmark(cell.note, letters) for cell in cells)])
     if any(value == value for value in table.resolvable.values()):
         deltas = [table.resolvable.get(column.name, float("nan")) for column in table.columns]
         body.append(["resolvable difference", *(number(delta) if delta == delta else "" for delta in deltas)])
@@ -112,11 +116,11 @@ def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
     notes = [f"({letter}) {line(note)}" for note, letter in letters.items()]
     return [
         pipe_table(["", *heads], body),
-        *["\n".join(f"- {note}" for note in group) for group in [notes + _judges(table)] if group],
+        *["\n".join(f"- {note}" for note in group) for group in [notes + judges(table)] if group],
     ]
 
 
-def _footmark(note: str, letters: dict[str, str]) -> str:
+def footmark(note: str, letters: dict[str, str]) -> str:
     """` (a)` for a note, the same letter for the same note; nothing without one."""
     if not note:
         return ""
@@ -125,7 +129,7 @@ def _footmark(note: str, letters: dict[str, str]) -> str:
     return f" ({letters.setdefault(note, letter)})"
 
 
-def _judges(table: Table) -> list[str]:
+def judges(table: Table) -> list[str]:
     """What the judge marks and the metrics of the columns mean."""
     notes = []
     references = sorted({column.judge for column in table.columns if column.by_reference})
@@ -151,7 +155,7 @@ def _judges(table: Table) -> list[str]:
     return notes
 
 
-def _what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -> str:
+def what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -> str:
     """One paragraph: suite, rows, tasks, seeds, items, engine, judges."""
     ability, general = scores.columns("ability"), scores.columns("general")
     items = sorted({record.n for record in scores.records if record.role == "ability" and record.n})
@@ -171,52 +175,52 @@ def _what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) 
     return (f"{description}\n\n" if description else "") + " ".join(sentences)
 
 
-def _efficiency(backbones: Sequence[str], every: Sequence[Scores], manifest: Mapping[str, Any]) -> list[str]:
+def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
+    """Links to the figures, each with its caption and data, and why the others are not there."""
+    if gallery is None:
+        return []
+    parts = ["## Figures"] if gallery.drawn or gallery.missing else []
+    for drawn in gallery.drawn:
+        svg, data = (Path(os.path.relpath(path, beside)).as_posix() for path in (drawn.svg, drawn.csv))
+        parts += [f"### {line(drawn.title)}", f"![{line(drawn.title)}]({svg})"]
+        parts += [f"{line(drawn.caption, 1000)} Data: [{drawn.csv.name}]({data})."]
+    if gallery.missing:
+        reasons = "\n".join(f"- {line(one.title)}: {line(one.why)}." for one in gallery.missing)
+        parts += ["Not drawn:", reasons]
+    return parts
+
+
+def _efficiency(content: Content) -> list[str]:
     """The costs, and all else that differs when the same command runs again."""
     parts = ["## Efficiency"]
-    for name, scores in zip(backbones, every, strict=True):
-        table = efficiency_table(scores)
-        parts += [f"{line(name)}: {table.caption}" if len(backbones) > 1 else table.caption, *_table(table, cost)]
-    facts = {key: manifest.get(key) for key in ("started", "finished", "states", "hardware")}
-    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
-    parts += ["This run:", "\n".join(known)] if known else []
+    for part in content.parts:
+        caption = part.efficiency.caption
+        parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
+        parts += _table(part.efficiency, cost)
+    known = _facts(content.manifest, "started", "finished", "states", "hardware")
+    parts += ["This run:", known] if known else []
     return parts if len(parts) > 1 else []
 
 
-def _repeat(manifest: Mapping[str, Any], command: str) -> list[str]:
+def _repeat(content: Content) -> list[str]:
     """Everything needed to run it again."""
-    facts = {key: manifest.get(key) for key in ("git", "versions", "seeds")}
-    known = [f"- {key}: {_flat(value)}" for key, value in facts.items() if value]
-    parts = ["## How to repeat", f"    {command}"]
-    return [*parts, "\n".join(known)] if known else parts
+    known = _facts(content.manifest, "git", "versions", "seeds")
+    return ["## How to repeat", f"    {content.command}", *([known] if known else [])]
+
+
+def _facts(manifest: Mapping[str, Any], *keys: str) -> str:
+    """What the manifest has under some keys, a line each."""
+    return "\n".join(f"- {key}: {flat(manifest[key])}" for key in keys if manifest.get(key))
 
 
 def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 
-def _flat(value: Any) -> str:
+def flat(value: Any) -> str:
     """A value of the manifest in one line."""
     if isinstance(value, Mapping):
-        return ", ".join(f"{line(str(key))} {_flat(inner)}" for key, inner in value.items())
+        return ", ".join(f"{line(str(key))} {flat(inner)}" for key, inner in value.items())
     if isinstance(value, list):
-        return ", ".join(_flat(inner) for inner in value) or "none"
+        return ", ".join(flat(inner) for inner in value) or "none"
     return line(str(value))
-
-
-def _manifest(path: Path) -> tuple[dict[str, Any], list[str]]:
-    """The manifest, and what is wrong with it."""
-    try:
-        return _mapping(json.loads(path.read_text(encoding="utf-8"))), []
-    except FileNotFoundError:
-        return {}, [f"There is no {MANIFEST}: command, order of rows, versions and hardware are not known."]
-    except ValueError:
-        return {}, [f"{MANIFEST} is not readable: command, order of rows, versions and hardware are not known."]
-
-
-def _mapping(value: Any) -> dict[str, Any]:
-    return dict(value) if isinstance(value, Mapping) else {}
-
-
-def _sequence(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []

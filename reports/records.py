@@ -8,54 +8,60 @@ SCHEMA_VERSION = 1
 
 
 class Record(BaseModel):
-    """One measured value. Written to `results.jsonl` and `results.csv` of a run, flat.
+    """One measured value. Written to `results.jsonl`, `results.csv` and `results.parquet` of a run, flat.
 
     A cell is backbone × task × method × seed; the base model is a cell with an empty `task`. Costs are records too,
     with `role` "cost", an empty `benchmark` and the metrics `train_seconds` (wall), `train_cpu_seconds`,
-    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`.
-
-    Attributes:
-        run, suite, backbone: names.
-        method: the row's name in the suite, e.g. `esft-gate` or `random-gate`.
-        method_title: how tables print it, e.g. `ESFT-Gate`.
-        ablates: for a random-expert row, the `method` it is the ablation of; else empty.
-        task: the task the cell was trained on; empty for the base model.
-        seed: the training seed.
-        benchmark: what was evaluated, a task's name; `benchmark_title` is its column header.
-        role: `ability`, `general` or `cost`.
-        metric: name of the metric, e.g. `exact_match`, `pass@1`, `reference_judge`.
-        value: mean over scored items, 0–100 for scores; SI units for costs. None when nothing was scored.
-        n: number of items; `scored`: how many of them have a score (coverage is scored / n).
-        items: path, relative to the run folder, of the per-item JSONL (see `ItemScore`); empty for costs.
-        state: `scored`, `unscored` (no item could be scored) or `failed` (the step broke; `note` says why).
-        judge: for judged benchmarks, who judged, e.g. `reference (chrF)` or `gpt-5.2`; else empty.
-        engine: what generated the answers: `vllm 0.32.0` or `transformers 5.19.0`; empty for costs.
-        source: key of the artifact the value came from.
+    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`; where a model judged, also `judge_requests`,
+    `judge_tokens_in`, `judge_tokens_out` and, where its price is known, `judge_dollars`: what the replies behind the
+    cell's verdicts took. An answer that two cells share is paid for once and counts in both.
     """
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
     schema_version: int = SCHEMA_VERSION
+    """Version of this list of columns."""
     run: str
+    """Name of the run's folder."""
     suite: str
+    """Name of the suite."""
     backbone: str
+    """The model every cell started from: `mini`, a folder, or a name on the hub."""
     method: str
+    """The row's name in the suite, e.g. `esft-gate` or `random-gate`."""
     method_title: str
+    """How tables print the row, e.g. `ESFT-Gate`."""
     ablates: str = ""
+    """For a random-expert row, the `method` it is the ablation of; else empty."""
     task: str
+    """The task the cell was trained on; empty for the base model."""
     seed: int
+    """The training seed."""
     benchmark: str
+    """What was evaluated, a task's name; empty for costs."""
     benchmark_title: str
+    """How tables print the benchmark."""
     role: Literal["ability", "general", "cost"]
+    """`ability` (the task trained on), `general` (nobody was trained on it) or `cost`."""
     metric: str
+    """Name of the metric, e.g. `exact_match`, `pass@1`, `judge`, or of the cost."""
     value: float | None
+    """Mean over the scored items, 0–100 for scores; SI units for costs. Empty when nothing was scored."""
     n: int = 0
+    """Number of items."""
     scored: int = 0
+    """How many of the items have a score: coverage is scored / n."""
     items: str = ""
+    """Path, relative to the run folder, of the items behind the value, a JSON line each; empty for costs."""
     state: Literal["scored", "unscored", "failed"] = "scored"
+    """`scored`, `unscored` (no item could be scored) or `failed` (the step broke; `note` says why)."""
     judge: str = ""
+    """Who judged, for judged benchmarks, e.g. `reference (chrF)` or `gpt-5.2`; else empty."""
     engine: str = ""
+    """What generated the answers, e.g. `vllm 0.32.0`; empty for costs."""
     source: str = ""
+    """Kind and key of the stored artifact that the value came from."""
     note: str = ""
+    """Why there is no value, where there is none."""
 
 
 class ItemScore(BaseModel):

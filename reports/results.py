@@ -19,7 +19,7 @@ from reports.records import SCHEMA_VERSION, ItemScore, Record
 if TYPE_CHECKING:
     import pandas as pd
 
-JSONL, CSV = "results.jsonl", "results.csv"
+JSONL, CSV, PARQUET = "results.jsonl", "results.csv", "results.parquet"
 KEY = ["run", "backbone", "method", "task", "seed", "benchmark", "role", "metric"]
 """What makes a record the same measurement as another."""
 
@@ -28,13 +28,17 @@ LEFT_OUT = "left_out"
 
 
 def write(records: Iterable[Record], folder: Path) -> None:
-    """Write `results.jsonl` and `results.csv` into `folder`, each beside, fsynced and renamed. Columns are Record's."""
+    """Write `results.jsonl`, `.csv` and `.parquet` into `folder`, each beside, fsynced and renamed.
+
+    Columns are Record's, in its order; the parquet file carries their descriptions as field metadata.
+    """
     rows = [record.model_dump(mode="json") for record in records]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(Record.model_fields), lineterminator="\n")
     writer.writeheader()
     writer.writerows(rows)
     write_text(folder / CSV, table.getvalue())
+    write_bytes(folder / PARQUET, _parquet(rows))
     write_text(folder / JSONL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -104,12 +108,17 @@ def read_items(folder: Path, record: Record) -> list[ItemScore]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Replace a file's text atomically: written beside, fsynced, renamed, and the folder's entry fsynced."""
+    """Replace a file's text atomically, as `write_bytes` does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically: written beside, fsynced, renamed, and the folder's entry fsynced."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         Path(beside).chmod(0o644)
@@ -122,6 +131,27 @@ def write_text(path: Path, text: str) -> None:
         os.fsync(entry)
     finally:
         os.close(entry)
+
+
+def columns() -> dict[str, str]:
+    """What each column of the results means, by its name."""
+    return {name: str(field.description) for name, field in Record.model_fields.items()}
+
+
+def _parquet(rows: list[dict[str, object]]) -> bytes:
+    """The rows as a parquet file."""
+    import pyarrow
+    from pyarrow import parquet
+
+    numbers = {"schema_version": pyarrow.int64(), "seed": pyarrow.int64(), "n": pyarrow.int64()}
+    numbers |= {"scored": pyarrow.int64(), "value": pyarrow.float64()}
+    fields = [
+        pyarrow.field(name, numbers.get(name, pyarrow.string()), metadata={"description": meaning})
+        for name, meaning in columns().items()
+    ]
+    buffer = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields)), buffer)
+    return bytes(buffer.getvalue().to_pybytes())
 
 
 def _frame(records: list[Record], left_out: list[str]) -> pd.DataFrame:

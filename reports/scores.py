@@ -12,9 +12,13 @@ import pandas as pd
 from reports.blocks import Array
 from reports.records import Record
 from reports.results import read_items
+from reports.statistics import Comparison
 
 ENOUGH = 0.95
 """Coverage below which a value is neither compared nor marked best."""
+
+ROUNDING = 0.05
+"""In points: values and the means of their items may differ by that much."""
 
 Role = Literal["ability", "general"]
 Run = tuple[str, int]
@@ -63,6 +67,8 @@ class Scores:
         self.suite = dict(suite or {})
         rows = frame.to_dict("records")
         self.records = [Record.model_validate(row | {"value": _number(row["value"])}) for row in rows]
+        self.compared: dict[tuple[str, str, Role, str], Comparison | None] = {}
+        """What `paired.against` has worked out already."""
         self._items: dict[str, dict[str, float]] = {}
         self._cells: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
@@ -125,14 +131,17 @@ class Scores:
             if role == "general" or record.task in ("", column.name)
         }
 
-    def blocks(self, rows: Sequence[Row], columns: Sequence[Column], role: Role) -> dict[str, list[Array]]:
+    def blocks(
+        self, rows: Sequence[Row], columns: Sequence[Column], role: Role, task: str = ""
+    ) -> dict[str, list[Array]]:
         """Item scores in points for each row: an array [runs, items] for each column, aligned between the rows.
 
         Item order is by id and NaN where there is no score. The base model, trained in no run, stands beside each
-        run with the same scores.
+        run with the same scores. With `task`, general ability in the runs trained on that task only.
         """
         aligned: dict[str, list[Array]] = {row.name: [] for row in rows}
-        shared = sorted({run for row in rows for column in columns for run in self._trained(row, column, role)})
+        runs_of_all = {run for row in rows for column in columns for run in self._trained(row, column, role)}
+        shared = sorted(run for run in runs_of_all if task in ("", run[0]))
         for column in columns:
             items = {row.name: self._scores(row, column, role) for row in rows}
             if role == "ability":
@@ -145,6 +154,30 @@ class Scores:
                 lines = [[runs.get(run, {}).get(key, np.nan) for key in ids] for run in shared or NO_RUN]
                 aligned[row.name].append(np.array(lines, dtype=float).reshape(len(lines), len(ids)))
         return aligned
+
+    def unsound(self) -> list[str]:
+        """What the items do not bear out, a sentence for each kind; the values stand as they were recorded."""
+        lost, short, other = [], [], []
+        for record in self.records:
+            if record.role == "cost" or record.state != "scored" or record.value is None:
+                continue
+            found = self._of_record(record)
+            if not found:
+                lost.append(record)
+            elif len(found) != record.scored:
+                short.append(record)
+            elif abs(float(np.mean(list(found.values()))) - record.value) > ROUNDING:
+                other.append(record)
+        sentences = []
+        for records, what in (
+            (lost, "have no items in the run folder: their values are shown, nothing is compared with them"),
+            (short, "have more or fewer scored items in their file than they say: compared by what is there"),
+            (other, "have another value than the mean of their items: the value is shown, the items are compared"),
+        ):
+            if records:
+                named = ", ".join(record.items or record.benchmark for record in records[:3])
+                sentences.append(f"{len(records)} record(s) {what} ({named}{', …' if len(records) > 3 else ''}).")
+        return sentences
 
     def _trained(self, row: Row, column: Column, role: Role) -> list[Run]:
         return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]

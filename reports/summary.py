@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from reports.scores import Role, Row, Scores
-from reports.statistics import Comparison, compare, holm
+from reports.paired import against
+from reports.scores import Row, Scores
+from reports.statistics import Comparison, holm
 from reports.tables import ALPHA, Table
 from reports.words import interval, line, listing, number
 
@@ -73,7 +74,7 @@ def _task_ability(scores: Scores, table: Table) -> list[str]:
     behind = [row for row in rest if table.cells[row.name, ""].mark != "best"]
     for rows, verb in ((same, "Not resolved"), (behind, "Lower, and resolved")):
         if rows:
-            found = [_against(scores, row, best, "ability") for row in rows]
+            found = [against(scores, row, best, "ability") for row in rows]
             sentences.append(f"{verb}: {_list(rows, found)}.")
     if left:
         sentences.append(f"Without an average, and not compared: {listing(left)}.")
@@ -88,7 +89,7 @@ def _forgetting(scores: Scores, table: Table) -> list[str]:
     if base is None or not table.cells[base.name, ""].comparable:
         return ["General ability: the base model has no average, so what was forgotten is not known."]
     rows = [row for row in table.rows if row is not base and table.cells[row.name, ""].comparable]
-    found = [_against(scores, row, base, "general") for row in rows]
+    found = [against(scores, row, base, "general") for row in rows]
     pairs = [(row, one) for row, one in zip(rows, found, strict=True) if one is not None]
     if not pairs:
         return ["General ability: no trained row has every column yet."]
@@ -152,13 +153,6 @@ def _caveats(scores: Scores, ability: Table) -> list[str]:
             f"{listing(by_reference)}: scored by closeness to a reference answer, not judged by a person or a model."
         )
     return caveats
-
-
-def _against(scores: Scores, row: Row, other: Row, role: Role) -> Comparison | None:
-    """A row minus another, averaged over the columns."""
-    blocks = scores.blocks([row, other], scores.columns(role), role)
-    differences = [a - b for a, b in zip(blocks[row.name], blocks[other.name], strict=True)]
-    return compare(differences, shared_runs=role == "general")
 
 
 def _list(rows: Sequence[Row], found: Sequence[Comparison | None]) -> str:

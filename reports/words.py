@@ -1,6 +1,7 @@
 """How numbers and tables are written: plain text that a code host also renders."""
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 
@@ -40,6 +41,11 @@ def line(text: str, limit: int = 300) -> str:
     flat = " ".join(str(text).split())
     flat = flat if len(flat) <= limit else flat[: limit - 1] + "…"
     return "".join(f"\\{char}" if char in "\\|<`*[]" else char for char in flat)
+
+
+def plain(text: str) -> str:
+    """The text that `line` wrote, without its escapes."""
+    return re.sub(r"\\([\\|<`*\[\]])", r"\1", text)
 
 
 def code(text: str) -> str:

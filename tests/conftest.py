@@ -57,7 +57,31 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
     "olmoe": ("OlmoeConfig", {"num_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16}),
     "mixtral": ("MixtralConfig", {"num_local_experts": 8, "num_experts_per_tok": 2, "intermediate_size": 16}),
+    "deepseek-v3": (
+        "DeepseekV3Config",
+        {
+            "kv_lora_rank": 16,
+            "q_lora_rank": 16,
+            "qk_nope_head_dim": 8,
+            "qk_rope_head_dim": 8,
+            "v_head_dim": 8,
+            "n_routed_experts": 8,
+            "n_shared_experts": 1,
+            "num_experts_per_tok": 3,
+            "n_group": 4,
+            "topk_group": 2,
+            "moe_intermediate_size": 16,
+            "first_k_dense_replace": 1,
+            "routed_scaling_factor": 2.5,
+        },
+    ),
+    "granite-moe": ("GraniteMoeConfig", {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16}),
+    "gpt-oss": (
+        "GptOssConfig",
+        {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16, "head_dim": 16},
+    ),
 }
+"""gpt-oss and GraniteMoE keep a layer's experts in one tensor in checkpoints, the others have a tensor for each."""
 DENSE = ("LlamaConfig", {})
 
 
@@ -66,7 +90,11 @@ def build(architecture: str, **changes: Any) -> PreTrainedModel:
     name, settings = DENSE if architecture == "dense" else ARCHITECTURES[architecture]
     torch.manual_seed(0)
     config = getattr(transformers, name)(**(COMMON | settings | changes))
-    return AutoModelForCausalLM.from_config(config).eval()
+    model = AutoModelForCausalLM.from_config(config).eval()
+    for key, tensor in model.state_dict().items():  # what starts as zeros and would hide a mistake
+        if key.endswith(("bias", "sinks")):
+            tensor.normal_(std=0.2)
+    return model
 
 
 @pytest.fixture(autouse=True)

@@ -2,11 +2,15 @@
 
 Tensor names are those of the hub checkpoint, e.g. `model.layers.3.mlp.experts.7.gate_proj.weight`. Older official
 adapters leave out the prefix `model.`; reading accepts both. Source: deepseek-ai/ESFT, esft.py.
+
+Checkpoints of some architectures keep the experts of a layer in one tensor, which the official layout does not know. An
+adapter then has its rows, one for each expert, under the name with the expert's id: `….mlp.experts.down_proj[7]`.
 """
 
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Literal
 
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -17,14 +21,14 @@ from transformers.core_model_loading import revert_weight_conversion
 from methods.atomic import write_json, write_tensors
 from methods.checkpoint import tensor_files
 from methods.errors import MethodError
-from methods.moe.experts import BANK, selected_experts
+from methods.moe.experts import bank_of, selected_experts
 from methods.moe.view import MoeLayer, moe_layers
 
 CONFIG = "expert_cfg.json"
 WEIGHTS = "adapter_model.safetensors"
 EXPERT = re.compile(r"(?<=\.experts\.)\d+(?=\.)")
 """The expert's id in the name of a tensor of a hub checkpoint; `PLACE` has the layer's number too."""
-PLACE = re.compile(r"layers\.(\d+)\..*\.experts\.(\d+)\.")
+PLACE = re.compile(r"layers\.(\d+)\..*(?:\.experts\.(\d+)\.|\[(\d+)\]$)")
 
 
 class AdapterConfig(BaseModel):
@@ -74,39 +78,67 @@ def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
     """The bank of a layer as per-expert tensors under their names in hub checkpoints, in the model's dtype."""
     fused = {
         f"{layer.name}.{kind}": layer.experts.get_parameter(bank).detach().to(layer.experts.get_parameter(kind).dtype)
-        for bank, kind in BANK.items()
+        for bank, kind in bank_of(layer).items()
     }
     return per_expert(model, layer, fused)
 
 
 def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split fused tensors, a row for each expert in the layer's bank, into the tensors of hub checkpoints.
-
-    Raises MethodError where the model's checkpoints keep experts fused.
-    """
+    """Split fused tensors, a row for each expert in the layer's bank, into those of an adapter; see `form`."""
     ids = selected_experts(layer)
-    # The conversion numbers the rows of the bank 0, 1, …: put the experts' ids in their place.
-    split = hub_tensors(model, fused)
-    if not all(EXPERT.search(name) for name in split):
-        raise MethodError(
-            f"checkpoints of {type(model).__name__} keep experts fused, so no adapter can name single ones"
-        )
-    return {EXPERT.sub(lambda row: str(ids[int(row.group())]), name): tensor for name, tensor in split.items()}
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in hub_tensors(model, fused).items():
+        if EXPERT.search(name):  # the conversion numbers the rows of the bank 0, 1, …: put the experts' ids there
+            tensors[EXPERT.sub(lambda row: str(ids[int(row.group())]), name)] = tensor
+        else:
+            tensors |= {f"{name}[{expert}]": row for expert, row in zip(ids, tensor, strict=True)}
+    return tensors
+
+
+Form = Literal["single", "fused", "converted"]
+"""How checkpoints keep a kind of weights of the experts of a layer:
+
+`single`: a tensor for each expert and projection; `fused`: one tensor, as in memory; `converted`: one tensor that has a
+row for each expert, but not as in memory.
+"""
+
+
+def form(model: PreTrainedModel, layer: MoeLayer, kind: str) -> Form:
+    """The form in checkpoints of the fused parameter `kind`, found out by converting a small one.
+
+    Raises MethodError for any other form, from which no expert could be told.
+    """
+    sizes = (8, 6)[: layer.experts.get_parameter(kind).dim() - 1]
+    rows = torch.arange(2.0).view(2, *(1 for _ in sizes)) + torch.rand(2, *sizes, generator=torch.Generator()) / 2
+    stored = hub_tensors(model, {f"{layer.name}.{kind}": rows})
+    if all(EXPERT.search(name) for name in stored):
+        return "single"
+    if len(stored) == 1:
+        (tensor,) = stored.values()
+        if tensor.shape == rows.shape and torch.equal(tensor, rows):
+            return "fused"
+        if len(tensor) == 2 and all(
+            torch.equal(row.floor(), row.new_full(row.shape, i)) for i, row in enumerate(tensor)
+        ):
+            return "converted"
+    raise MethodError(
+        f"checkpoints of {type(model).__name__} keep `{layer.name}.{kind}` as {', '.join(stored)}, in which single "
+        "experts cannot be told; take the method fft or lora"
+    )
 
 
 def check_exportable(model: PreTrainedModel) -> None:
     """Raise MethodError, before anything is trained, where the experts in the banks could not be exported."""
     for layer in moe_layers(model).values():
-        if ids := selected_experts(layer):
-            shapes = {kind: (len(ids), *layer.experts.get_parameter(kind).shape[1:]) for kind in BANK.values()}
-            fused = {f"{layer.name}.{kind}": torch.empty(shape, device="meta") for kind, shape in shapes.items()}
-            per_expert(model, layer, fused)
+        for kind in layer.kinds if selected_experts(layer) else ():
+            form(model, layer, kind)
 
 
 def check_complete(adapter: Path) -> None:
     """Raise MethodError where an adapter has no `expert_cfg.json`, or no tensor of an expert that it names there."""
     named = {(layer, expert) for layer, experts in read_config(adapter).experts.items() for expert in experts}
-    found = {tuple(map(int, place.groups())) for name in tensor_files(adapter).files if (place := PLACE.search(name))}
+    places = [place for name in tensor_files(adapter).files if (place := PLACE.search(name))]
+    found = {(int(layer), int(single or row)) for layer, single, row in (place.groups() for place in places)}
     if missing := sorted(named - found):
         layer, expert = missing[0]
         raise MethodError(

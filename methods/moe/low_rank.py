@@ -1,9 +1,10 @@
 """Low-rank updates of selected experts: each projection of each selected expert is W + alpha/rank · B A (2106.09685).
 
 The bank of selected experts (see `methods.moe.experts`) stays frozen and gets the update as a parametrization, so the
-selective forward reads W + update in its place, and only the factors are trained.
+selective forward reads W + update in its place, and only the factors are trained. Biases stay as they are.
 
-Shapes: S selected experts, P projections in one fused tensor (gate and up: 2, down: 1), rank R.
+Shapes: S selected experts, P projections in one fused tensor (gate and up: 2, down: 1), rank R. Where checkpoints keep
+gate and up in one tensor, they are one projection with one update of rank R, as peft has it.
 """
 
 import math
@@ -18,28 +19,43 @@ from transformers import PreTrainedModel
 from methods.atomic import write_tensors
 from methods.checkpoint import check_fits, tensor_files
 from methods.errors import MethodError
-from methods.moe.experts import BANK, selected_experts, use_selective_experts
-from methods.moe.layout import WEIGHTS, per_expert
-from methods.moe.view import moe_layers
+from methods.moe.experts import BANK, bank_of, selected_experts, use_selective_experts
+from methods.moe.layout import WEIGHTS, form, per_expert
+from methods.moe.view import UP, MoeLayer, moe_layers
 
 A, B = ".lora_A.weight", ".lora_B.weight"
-"""What stands in an adapter for `.weight` in the name of an updated tensor [out, in]: A [R, in] and B [out, R]."""
+"""What stands in an adapter for `.weight` in the name of an updated tensor [out, in]: A [R, in] and B [out, R].
+
+A checkpoint that keeps its weights transposed, [in, out], has Bᵀ as A and Aᵀ as B: its tensor is always W + B A.
+"""
+
+
+_BANKS = {kind: bank for bank, kind in BANK.items()}
 
 
 class LowRank(nn.Module):
-    """The update of a bank [S, P·out, in]: `a` [S, P, R, in] starts random, `b` [S, P, out, R] as zeros."""
+    """The update of a bank [S, P·out, in]: `a` [S, P, R, in] starts random, `b` [S, P, out, R] as zeros.
 
-    def __init__(self, bank: Tensor, projections: int, rank: int, scaling: float) -> None:
+    The bank may be transposed, [S, in, P·out].
+    """
+
+    def __init__(self, bank: Tensor, projections: int, rank: int, scaling: float, transposed: bool = False) -> None:
         super().__init__()
-        experts, rows, columns = bank.shape
+        experts, rows, columns = bank.mT.shape if transposed else bank.shape
         bound = 1 / math.sqrt(columns)  # LoRA's own, that of a linear layer
         self.a = nn.Parameter(bank.new_empty(experts, projections, rank, columns).uniform_(-bound, bound))
         self.b = nn.Parameter(bank.new_zeros(experts, projections, rows // projections, rank))
-        self.scaling = scaling
+        self.scaling, self.transposed = scaling, transposed
 
     def forward(self, bank: Tensor) -> Tensor:
         """The bank with the update added."""
-        return bank + self.scaling * (self.b @ self.a).flatten(1, 2)
+        update = self.scaling * (self.b @ self.a).flatten(1, 2)
+        return bank + (update.mT if self.transposed else update)
+
+    def factors(self) -> dict[str, Tensor]:
+        """A [S, P·R, in] and B [S, P·out, R] as in an adapter, the scaling in B."""
+        a, b = self.a.detach().flatten(1, 2), (self.scaling * self.b).detach().flatten(1, 2)
+        return {A: b.mT, B: a.mT} if self.transposed else {A: a, B: b}
 
 
 def use_low_rank_experts(
@@ -48,30 +64,40 @@ def use_low_rank_experts(
     """Give each selected expert of each layer (layer number → expert ids) trainable factors, in place.
 
     `selection` must be valid for the model. Draws from torch's global generator. Nothing else becomes trainable.
-    Raises MethodError where the experts have biases or no gate, or keep their weights transposed.
+    Raises MethodError as `use_selective_experts` does, and where checkpoints keep weights in a form without factors.
     """
     layers = moe_layers(model)
-    for layer in layers.values():
-        if getattr(layer.experts, "is_transposed", False):
-            raise MethodError(f"`{layer.name}` keeps its weights transposed, which low-rank updates do not support")
     use_selective_experts(model, selection)
     for layer in layers.values():
-        for name, projections in (("selected_gate_up", 2), ("selected_down", 1)) if selected_experts(layer) else ():
+        for name, kind in bank_of(layer).items() if selected_experts(layer) else ():
             bank = layer.experts.get_parameter(name).requires_grad_(False)
-            update = LowRank(bank, projections, rank, scaling)
-            parametrize.register_parametrization(layer.experts, name, update)
+            if kind in layer.weights:
+                transposed = bool(layer.experts.is_transposed)
+                projections = _projections(model, layer, kind, transposed)
+                update = LowRank(bank, projections, rank, scaling, transposed)
+                parametrize.register_parametrization(layer.experts, name, update)
+
+
+def _projections(model: PreTrainedModel, layer: MoeLayer, kind: str, transposed: bool) -> int:
+    """How many projections the checkpoint's tensors of a fused parameter have."""
+    stored = form(model, layer, kind)
+    if stored == "converted" or (stored == "single" and transposed):
+        raise MethodError(
+            f"checkpoints of {type(model).__name__} keep `{layer.name}.{kind}` otherwise than the model does, which "
+            "low-rank updates of single experts do not support; take the method esft-token or lora"
+        )
+    return 2 if kind == UP[0] and stored == "single" else 1
 
 
 def write_low_rank(model: PreTrainedModel, folder: Path) -> None:
     """Write the factors of every expert and projection, the scaling multiplied into B."""
     tensors: dict[str, Tensor] = {}
     for layer in moe_layers(model).values():
-        for bank, kind in BANK.items() if selected_experts(layer) else ():
-            update = layer.experts.get_submodule(f"parametrizations.{bank}.0")
+        for kind in layer.weights if selected_experts(layer) else ():
+            update = layer.experts.get_submodule(f"parametrizations.{_BANKS[kind]}.0")
             assert isinstance(update, LowRank)
-            for suffix, factor in ((A, update.a), (B, update.scaling * update.b)):
-                fused = {f"{layer.name}.{kind}": factor.detach().flatten(1, 2)}
-                split = per_expert(model, layer, fused)
+            for suffix, factor in update.factors().items():
+                split = per_expert(model, layer, {f"{layer.name}.{kind}": factor})
                 tensors |= {name.removesuffix(".weight") + suffix: tensor for name, tensor in split.items()}
     write_tensors(folder / WEIGHTS, tensors)
 
@@ -91,6 +117,6 @@ def _updated(base: Path, adapter: Path) -> Iterator[tuple[str, Tensor]]:
         raise MethodError(f"{adapter} is no low-rank adapter of experts: it must hold pairs of `*{A}` and `*{B}`")
     for stem in sorted(stems):
         a, b = factors.read(stem + A), factors.read(stem + B)
-        name = f"{stem}.weight"
+        name = stem if old.holds(stem) else f"{stem}.weight"
         check_fits(name, [len(b), a.shape[1]], old, adapter)
         yield name, torch.addmm(old.read(name).float(), b.float(), a.float())

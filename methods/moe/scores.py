@@ -1,7 +1,18 @@
-"""Expert scores and the three rules for them: what the release computes, what the paper says, what the script does.
+"""Expert scores: what says that an expert matters for some data, and how it is averaged.
 
-Source: ESFT paper, Equations 6 (gate) and 7 (token); deepseek-ai/ESFT, results/expert_scores and
-scripts/expert/get_expert_scores.py.
+For T tokens, top-K routing, g_it the gate weight of expert i for token t (0 where it is not chosen; without the
+router's scaling factor) and E_i(x_t) the expert's output before that weight:
+
+    gate          s_i = 1/T Σ_t g_it                                                                                (1)
+    token         s_i = 1/(T K) Σ_t [g_it > 0]                                                                      (2)
+    output_norm   s_i = N_i / Σ_j N_j,   N_i = mean of ‖E_i(x_t)‖₂ over the tokens sent to i                        (3)
+    contribution  s_i = 1/T Σ_t g_it ‖E_i(x_t)‖₂ / Σ_j g_jt ‖E_j(x_t)‖₂                                             (4)
+    score_norm    s_i = G_i N_i / Σ_j G_j N_j,   G_i by (1), N_i by (3)                                             (5)
+
+Sources: (1), (2) ESFT paper, Equations 6 and 7; deepseek-ai/ESFT, results/expert_scores and
+scripts/expert/get_expert_scores.py. (3) to (5) are named in the expert-concentration paper (Table 5), whose definitions
+are not public in full: the equations are this project's reading. They are shares of a layer, so that thresholds and
+differences mean the same for all; (4) splits each token among its experts by what they add to its state.
 """
 
 import json
@@ -13,11 +24,11 @@ import torch
 from torch import Tensor
 
 from methods.errors import MethodError
-from methods.moe.profile import Profile
+from methods.moe.profile import Profile, check_same_experts
 
-Score = Literal["gate", "token"]
+Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
 ScoreRule = Literal["released", "paper", "upstream_script"]
-"""How a score is averaged:
+"""How gate and token scores are averaged (the others are pooled over all tokens and not rounded):
 
 `released`: pooled over all tokens, rounded to 4 decimals, as the published scores are. Token scores sum to 1 in a
     layer, gate scores to less (the mean top-k gate weight is not normalised).
@@ -43,19 +54,35 @@ class Scores:
 
 
 def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") -> Scores:
-    """Score every expert of a profile."""
-    pooled = {
-        "gate": profile.gate_sums / profile.tokens,
-        "token": profile.token_counts / (profile.tokens * profile.top_k),
-    }
+    """Score every expert of a profile.
+
+    Raises MethodError where the score needs experts' outputs and the profile has none.
+    """
+    values = _routing(profile, score, rule) if score in ("gate", "token") else _outputs(profile, score)
+    return Scores(profile.layers, values)
+
+
+def _routing(profile: Profile, score: Score, rule: ScoreRule) -> Tensor:
+    """Equations 1 and 2 by one of the rules, [L, E]."""
+    gate = score == "gate"
+    pooled = profile.gate_sums / profile.tokens if gate else profile.token_counts / (profile.tokens * profile.top_k)
     match rule:
         case "released":
-            values = pooled[score].round(decimals=4)
+            return pooled.round(decimals=4)
         case "paper":
-            values = {"gate": profile.gate_means, "token": profile.token_means}[score]
+            return profile.gate_means if gate else profile.token_means
         case "upstream_script":
-            values = over_layers(pooled[score])
-    return Scores(profile.layers, values)
+            return over_layers(pooled)
+
+
+def _outputs(profile: Profile, score: Score) -> Tensor:
+    """Equations 3 to 5, [L, E]."""
+    if score == "contribution":
+        return profile.measured("contribution_sums") / profile.tokens
+    values = profile.measured("norm_sums") / profile.token_counts.clamp(min=1)
+    if score == "score_norm":
+        values = values * profile.gate_sums / profile.tokens
+    return values / values.sum(1, keepdim=True)
 
 
 def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", rule: ScoreRule = "paper") -> Scores:
@@ -67,11 +94,7 @@ def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", r
     mean gate weight over each sample for s is this project's reading. Raises MethodError where the two profiles are of
     different models.
     """
-    if domain.layers != general.layers or domain.token_counts.shape != general.token_counts.shape:
-        raise MethodError(
-            f"the domain's profile has {domain.num_experts} experts in layers {list(domain.layers)}, the general one "
-            f"{general.num_experts} in layers {list(general.layers)}; profile both with one model"
-        )
+    check_same_experts(domain, general)
     values = expert_scores(domain, score, rule).values - expert_scores(general, score, rule).values
     return Scores(domain.layers, values, signed=True)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import IGNORED, Sample, encode, encode_file, mixed, packed
+from harness.data import IGNORED, Sample, encode, encode_file, mixed, packed, profiling_batches, profiling_sequences
 from harness.errors import UserError
 from harness.files import write_jsonl
 
@@ -77,3 +77,34 @@ def test_a_question_longer_than_the_sequence_is_refused_with_file_and_line(tmp_p
     write_jsonl(path, [talk("a", "b"), talk("".join(random.Random(0).choices("abc", k=99)), "b")])
     with pytest.raises(UserError, match=r"train\.jsonl, line 2"):
         encode_file(Letters(), path, 64)
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 24))
+def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_path_factory, asked, answered, length):
+    path = tmp_path_factory.getbasetemp() / "cut.jsonl"
+    write_jsonl(path, [talk("a" * asked, "b" * answered)])
+    (whole,) = encode_file(Letters(), path, 10_000)
+    (cut,) = encode_file(Letters(), path, length, "cut")
+    assert cut.ids[0] == whole.ids[0]
+    assert cut.ids[1:] == whole.ids[len(whole.ids) - len(cut.ids) + 1 :]
+    seen = sum(label != IGNORED for label in cut.labels[:length])
+    fits = any(label != IGNORED for label in whole.labels[:length])
+    assert cut == whole if fits else seen >= min(answered + 1, length // 2)
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 12))
+def test_two_samples_to_profile_share_nothing_and_the_first_is_whole(lengths, sequences, length):
+    samples = [Sample([number] * size, [number] * size) for number, size in enumerate(lengths)]
+    first, second = profiling_sequences(samples, sequences, length)
+    assert profiling_sequences(samples, sequences, length) == (first, second)
+    assert len(first) == sequences >= len(second)
+    seen = [{token for sequence in draw for token in sequence.ids} for draw in (first, second)]
+    assert not seen[0] & seen[1]
+    many = [Sample([number] * 5, [number] * 5) for number in range(100)]
+    assert len(profiling_sequences(many, sequences, length)[1]) == sequences
+
+
+def test_sequences_to_profile_are_batched_in_order():
+    batches = profiling_batches([Sample([n, n], [n, n]) for n in range(5)], batch=2)
+    assert [len(ids) for ids, _ in batches] == [2, 2, 1]
+    assert [int(ids[row, 0]) for ids, _ in batches for row in range(len(ids))] == list(range(5))

@@ -1,6 +1,7 @@
 """What the tests of methods share: a few tokens, their profile, some steps of training, and what comes of it."""
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from methods.random_experts import RandomExperts
 from methods.top_k_experts import TopKExperts
 from methods.unrelated_experts import UnrelatedExperts
 
-MOE = ["deepseek-v2", "qwen2-moe", "qwen3-moe", "olmoe", "mixtral"]
+MOE = ["deepseek-v2", "qwen2-moe", "qwen3-moe", "olmoe", "mixtral", "deepseek-v3", "granite-moe", "gpt-oss"]
 EXPERT_TRAINING: dict[str, Method] = {
     "esft-token": EsftToken(),
     "random-experts": RandomExperts(of=EsftToken()),
@@ -78,21 +79,26 @@ def logits(model: PreTrainedModel) -> Tensor:
 class Outcome:
     """A method trained on a base, its adapter and the merged checkpoint."""
 
-    def __init__(self, method: Method, base: Path) -> None:
+    def __init__(self, method: Method, base: Path, folder: Path | None = None) -> None:
+        folder = folder or base.parent
         self.base = base
-        self.adapter, self.out = base.parent / "adapter", base.parent / "merged"
+        self.adapter, self.out = folder / "adapter", folder / "merged"
         self.adapter.mkdir()
         self.out.mkdir()
         self.model = load(base)
         seen = profiled(self.model)
+        self.base_logits = logits(self.model)
         self.parameters = method.prepare(self.model, Context(seed=3, profile=seen))
-        train(self.model, self.parameters)
+        self.prepared_logits = logits(self.model)
+        self.before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
+        self.optimizer = train(self.model, self.parameters)
+        self.logits = logits(self.model)
         method.export(self.model, self.adapter)
         method.merge(base, self.adapter, self.out)
 
     def changed(self) -> set[str]:
-        """Names of tensors of which any byte differs between base and merged checkpoint."""
-        before, after = tensors(self.base), tensors(self.out)
+        """Names of tensors, or rows of fused ones, of which any byte differs between base and merged checkpoint."""
+        before, after = pieces(self.base), pieces(self.out)
         assert before.keys() == after.keys()
         return {name for name in before if not torch.equal(before[name], after[name])}
 
@@ -101,6 +107,40 @@ def load(folder: Path) -> PreTrainedModel:
     """The model of a checkpoint."""
     model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(folder, dtype="auto").eval()
     return model
+
+
+FUSED = re.compile(r"\.(input|output)_linear\.weight|\.experts\.(gate_up|down)_proj(_bias)?")
+"""Ends of the names of tensors that have a row for each expert in a checkpoint: GraniteMoE's and gpt-oss'."""
+PARTS = {"granite-moe": 2, "gpt-oss": 4}
+"""Tensors, or rows of fused ones, that an expert has in a checkpoint; 3 where not named."""
+ROUTER = re.compile(r"\.(gate|router)(\.layer)?\.(weight|bias)")
+"""Ends of the names of routers' tensors in a checkpoint."""
+
+
+def pieces(folder: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint or an adapter, a fused one as its rows `NAME[0]`, `NAME[1]`, …"""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors(folder).items():
+        fused = FUSED.search(name)
+        rows = fused is not None and fused.end() == len(name)
+        found |= {f"{name}[{i}]": row for i, row in enumerate(tensor)} if rows else {name: tensor}
+    return found
+
+
+def experts_of(names: Iterable[str], chosen: Mapping[int, Sequence[int]]) -> set[str]:
+    """Those of the names that belong to the experts chosen in each layer."""
+    return {
+        name
+        for name in names
+        for layer, experts in chosen.items()
+        if f".layers.{layer}." in name
+        if any(f".experts.{expert}." in name or name.endswith(f"[{expert}]") for expert in experts)
+    }
+
+
+def routers_of(names: Iterable[str]) -> set[str]:
+    """Those of the names that belong to routers."""
+    return {name for name in names if (end := ROUTER.search(name)) and end.end() == len(name)}
 
 
 def tensors(folder: Path) -> dict[str, Tensor]:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,12 +11,10 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from transformers import AutoModelForCausalLM, GraniteMoeConfig
 
 from methods.all_experts import AllExperts
-from methods.attention_router import AttentionRouter
 from methods.base import Base
-from methods.checkpoint import overlay
+from methods.checkpoint import TensorFiles, overlay
 from methods.errors import MethodError
 from methods.esft import Esft, EsftToken
 from methods.esft_lora import EsftLora
@@ -23,46 +22,48 @@ from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
+from methods.moe.layout import read_config
 from methods.moe.view import moe_layers
 from methods.random_experts import RandomExperts
 from methods.top_k_experts import TopKExperts
-from tests.conftest import COMMON
-from tests.methods.helpers import EXPERT_TRAINING, MOE, TRAINING, Outcome, load, logits, profiled, tensors, train
+from tests.methods.conftest import Outcomes
+from tests.methods.helpers import (
+    EXPERT_TRAINING,
+    MOE,
+    PARTS,
+    TRAINING,
+    Outcome,
+    experts_of,
+    load,
+    logits,
+    pieces,
+    profiled,
+    routers_of,
+    tensors,
+    train,
+)
 
 Checkpoints = Callable[[str], Path]
 
 
-def experts_of(config: Path) -> dict[str, list[int]]:
-    experts: dict[str, list[int]] = json.loads(config.read_text())["experts"]
-    return experts
-
-
+@pytest.mark.parametrize("method", TRAINING)
 @pytest.mark.parametrize("architecture", MOE)
-@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
-def test_the_merged_checkpoint_is_the_trained_model(
-    tiny_checkpoint: Checkpoints, architecture: str, method: Method
-) -> None:
-    base = tiny_checkpoint(architecture)
-    outcome = Outcome(method, base)
-    assert (logits(outcome.model) - logits(load(base))).abs().max() > 1e-2
-    torch.testing.assert_close(logits(load(outcome.out)), logits(outcome.model), atol=1e-5, rtol=1e-5)
+def test_the_merged_checkpoint_is_the_trained_model(outcomes: Outcomes, architecture: str, method: str) -> None:
+    outcome = outcomes(architecture, method)
+    assert (outcome.logits - outcome.base_logits).abs().max() > 1e-2
+    torch.testing.assert_close(logits(load(outcome.out)), outcome.logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("method", EXPERT_TRAINING.values(), ids=EXPERT_TRAINING)
+@pytest.mark.parametrize("method", EXPERT_TRAINING)
 @pytest.mark.parametrize("architecture", MOE)
 def test_expert_training_changes_the_selected_experts_and_not_a_byte_more(
-    tiny_checkpoint: Checkpoints, architecture: str, method: Method
+    outcomes: Outcomes, architecture: str, method: str
 ) -> None:
-    outcome = Outcome(method, tiny_checkpoint(architecture))
-    chosen = experts_of(outcome.adapter / "expert_cfg.json")
-    expected = {
-        name
-        for name in tensors(outcome.base)
-        for layer, ids in chosen.items()
-        for expert in ids
-        if f".layers.{layer}." in name and f".experts.{expert}." in name
-    }
-    assert len(expected) == 3 * sum(map(len, chosen.values())) > 0
+    """Experts' biases, where there are any, are parts of them."""
+    outcome = outcomes(architecture, method)
+    chosen = read_config(outcome.adapter).experts
+    expected = experts_of(pieces(outcome.base), chosen)
+    assert len(expected) == PARTS.get(architecture, 3) * sum(map(len, chosen.values())) > 0
     assert outcome.changed() == expected == set(tensors(outcome.adapter))
 
 
@@ -88,14 +89,20 @@ def test_esft_options_train_what_they_name(
     assert {key: written[key] for key in options} == options
 
 
-@pytest.mark.parametrize("architecture", ["deepseek-v2", "qwen2-moe"])
-def test_lora_on_experts_changes_every_expert_and_no_router(tiny_checkpoint: Checkpoints, architecture: str) -> None:
-    outcome = Outcome(Lora(rank=2, experts=True), tiny_checkpoint(architecture))
-    changed = outcome.changed()
-    routed = {name for name in tensors(outcome.base) if ".experts." in name or "shared_expert" in name}
-    routers = {name for name in tensors(outcome.base) if "gate.weight" in name}
-    assert routed - routers <= changed
-    assert routers
+@pytest.mark.parametrize("architecture", MOE)
+def test_lora_on_experts_changes_every_expert_and_no_router(outcomes: Outcomes, architecture: str) -> None:
+    """LoRA has no update of biases."""
+    outcome = outcomes(architecture, "lora")
+    changed, names = outcome.changed(), set(pieces(outcome.base))
+    every = {layer: range(8) for layer in moe_layers(load(outcome.base))}
+    routed = experts_of(names, every)
+    assert len(routed) == PARTS.get(architecture, 3) * 8 * len(every)
+    shared = {name for name in names if "shared_expert" in name and "shared_expert_gate" not in name}
+    assert bool(shared) == (architecture in {"deepseek-v2", "deepseek-v3", "qwen2-moe"})
+    attention = {name for name in names if ".self_attn." in name and name.endswith("_proj.weight")}
+    assert {name for name in routed if "_bias" not in name} | shared | attention <= changed
+    routers = routers_of(names) | {name for name in names if "shared_expert_gate" in name}
+    assert len(routers) >= len(every)
     assert not routers & changed
 
 
@@ -108,14 +115,14 @@ def test_lora_on_attention_changes_attention_alone_and_loads_in_plain_peft(tiny_
 
 
 @pytest.mark.parametrize("architecture", MOE)
-def test_attention_and_routers_change_and_not_a_byte_more(tiny_checkpoint: Checkpoints, architecture: str) -> None:
+def test_attention_and_routers_change_and_not_a_byte_more(outcomes: Outcomes, architecture: str) -> None:
     """Every projection of every attention, dense layers counted, and the routers; experts, embeddings, norms stay."""
-    outcome = Outcome(AttentionRouter(), tiny_checkpoint(architecture))
+    outcome = outcomes(architecture, "attention-router")
     names = set(tensors(outcome.base))
     attention = {name for name in names if ".self_attn." in name and "norm" not in name}
-    routers = {name for name in names if name.endswith(".gate.weight")}
+    routers = routers_of(names)
     assert len({name.split(".")[2] for name in attention}) == 3
-    assert len(routers) == len(moe_layers(outcome.model))
+    assert {int(name.split(".")[2]) for name in routers} == set(moe_layers(outcome.model))
     assert outcome.changed() == attention | routers == set(tensors(outcome.adapter))
 
 
@@ -128,11 +135,11 @@ def test_esft_router_changes_selected_experts_and_the_routers_of_their_layers(
     outcome = Outcome(EsftRouter(), tiny_checkpoint(architecture))
     layers = list(moe_layers(outcome.model))[:-1]
     changed = outcome.changed()
-    assert {name for name in changed if ".experts." not in name} == {
-        name for name in tensors(outcome.base) if name.endswith(".gate.weight") and int(name.split(".")[2]) in layers
-    }
-    assert len([name for name in changed if ".experts." in name]) == 3 * 2 * len(layers)
-    assert changed == set(tensors(outcome.adapter))
+    names = pieces(outcome.base)
+    experts = experts_of(names, dict.fromkeys(layers, (6, 1)))
+    assert len(experts) == PARTS.get(architecture, 3) * 2 * len(layers)
+    routers = {name for name in routers_of(names) if int(name.split(".")[2]) in layers}
+    assert changed == experts | routers == set(tensors(outcome.adapter))
 
 
 def test_lora_starts_as_the_base_and_from_the_seed(tiny_checkpoint: Checkpoints) -> None:
@@ -256,12 +263,15 @@ def test_an_adapter_without_a_readable_config_is_refused(tiny_checkpoint: Checkp
         EsftToken().merge(base, base, tmp_path)
 
 
-def test_an_adapter_that_lacks_an_expert_it_names_is_refused(tiny_checkpoint: Checkpoints, tmp_path: Path) -> None:
-    outcome = Outcome(TopKExperts(count=2), tiny_checkpoint("olmoe"))
+@pytest.mark.parametrize("architecture", ["olmoe", "gpt-oss"])
+def test_an_adapter_that_lacks_an_expert_it_names_is_refused(
+    tiny_checkpoint: Checkpoints, tmp_path: Path, architecture: str
+) -> None:
+    outcome = Outcome(TopKExperts(count=2), tiny_checkpoint(architecture))
     config = outcome.adapter / "expert_cfg.json"
-    chosen = experts_of(config)
-    missing = next(expert for expert in range(8) if expert not in chosen["1"])
-    config.write_text(json.dumps({"experts": chosen | {"1": [*chosen["1"], missing]}}))
+    chosen = read_config(outcome.adapter).experts
+    missing = next(expert for expert in range(8) if expert not in chosen[1])
+    config.write_text(json.dumps({"experts": chosen | {1: [*chosen[1], missing]}}))
     again = tmp_path / "again"
     again.mkdir()
     with pytest.raises(MethodError, match=f"names expert {missing} of layer 1, of which the adapter has no tensor"):
@@ -270,12 +280,43 @@ def test_an_adapter_that_lacks_an_expert_it_names_is_refused(tiny_checkpoint: Ch
 
 
 @pytest.mark.parametrize("method", [EsftToken(), AllExperts(), EsftLora()], ids=["esft", "all-experts", "esft-lora"])
-def test_experts_that_checkpoints_keep_fused_are_refused_before_training(method: Method) -> None:
-    """GraniteMoE's checkpoints hold all experts of a layer in one tensor, under another name than the model's."""
-    settings = COMMON | {"num_local_experts": 8, "num_experts_per_tok": 3, "intermediate_size": 16}
-    model = AutoModelForCausalLM.from_config(GraniteMoeConfig(**settings)).eval()
-    with pytest.raises(MethodError, match="checkpoints of GraniteMoeForCausalLM keep experts fused"):
+def test_experts_that_cannot_be_told_in_checkpoints_are_refused_before_training(
+    tiny_model: Any, method: Method, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = tiny_model("granite-moe")
+    flat = lambda model, tensors: {name: tensor.flatten() for name, tensor in tensors.items()}  # noqa: E731
+    monkeypatch.setattr("methods.moe.layout.revert_weight_conversion", flat)
+    with pytest.raises(MethodError, match=r"checkpoints of GraniteMoeForCausalLM keep `.*gate_up_proj` as .* told"):
         method.prepare(model, Context(seed=0, profile=profiled(model)))
+
+
+def test_a_row_beyond_the_experts_of_a_fused_tensor_is_refused(tmp_path: Path) -> None:
+    base, changed = tmp_path / "base", tmp_path / "changed"
+    for folder in (base, changed):
+        folder.mkdir()
+    save_file({"a": torch.zeros(4, 2)}, base / "model.safetensors")
+    save_file({"a[4]": torch.zeros(2)}, changed / "adapter_model.safetensors")
+    with pytest.raises(MethodError, match=r"changes `a\[4\]`, which .* does not have"):
+        overlay(base, changed, tmp_path)
+    assert TensorFiles(base, {"a": base / "model.safetensors"}).shape("a[3]") == [2]
+
+
+@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
+def test_a_quantised_checkpoint_is_refused_before_training_with_what_to_do(tiny_model: Any, method: Method) -> None:
+    model = tiny_model("gpt-oss")
+    seen = profiled(model)
+    model.config.quantization_config = {"quant_method": "mxfp4"}
+    with pytest.raises(MethodError, match=r"is quantised.*dequantize=True.* save it"):
+        method.prepare(model, Context(seed=0, profile=seen))
+
+
+def test_a_checkpoint_that_was_dequantised_in_loading_is_refused_too(tiny_model: Any) -> None:
+    """Loading takes the quantisation out of the configuration; the merge would still be into the quantised file."""
+    model = tiny_model("gpt-oss")
+    dequantize = SimpleNamespace(operations=[SimpleNamespace(hf_quantizer=object())])
+    model._weight_conversions = [dequantize]
+    with pytest.raises(MethodError, match="is quantised"):
+        FullFineTuning().prepare(model, Context(seed=0))
 
 
 @pytest.mark.parametrize("method", [FullFineTuning(), Lora(rank=2)], ids=["fft", "lora"])

@@ -42,6 +42,8 @@ def two_samples() -> Profile:
         gate_sums=torch.tensor([[0.5, 1.5], [2.0, 0.0]]).double(),
         token_means=torch.tensor([[0.5, 0.5], [1.0, 0.0]]).double(),
         gate_means=torch.tensor([[0.25, 0.25], [0.5, 0.0]]).double(),
+        norm_sums=torch.tensor([[2.0, 2.0], [6.0, 0.0]]).double(),
+        contribution_sums=torch.tensor([[1.0, 3.0], [4.0, 0.0]]).double(),
     )
 
 
@@ -53,8 +55,17 @@ def test_the_score_rules_differ_as_defined() -> None:
     assert expert_scores(by_hand, "token", "paper").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
     assert expert_scores(by_hand, "gate", "paper").values.tolist() == [[0.25, 0.25], [0.5, 0.0]]
     assert expert_scores(by_hand, "token", "upstream_script").values.tolist() == [[0.2, 1.0], [0.8, 0.0]]
+    assert expert_scores(by_hand, "output_norm").values.tolist() == [[0.75, 0.25], [1.0, 0.0]]
+    assert expert_scores(by_hand, "contribution").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    assert expert_scores(by_hand, "score_norm").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
     never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
     assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
+
+
+def test_scores_of_outputs_are_refused_where_only_the_routing_was_seen() -> None:
+    for score in ("output_norm", "contribution", "score_norm"):
+        with pytest.raises(MethodError, match="logs of the routing alone"):
+            expert_scores(replace(two_samples(), norm_sums=None, contribution_sums=None), score)
 
 
 def test_the_domain_advantage_is_the_difference_of_two_profiles_scores() -> None:
@@ -73,7 +84,7 @@ def test_a_difference_of_scores_has_no_threshold() -> None:
 
 
 def test_a_domain_advantage_of_two_models_is_refused() -> None:
-    with pytest.raises(MethodError, match=r"layers \[0, 1\], the general one 2 in layers \[0, 2\]"):
+    with pytest.raises(MethodError, match=r"layers \[0, 1\], the other 2 in layers \[0, 2\]"):
         domain_advantage(two_samples(), replace(two_samples(), layers=(0, 2)))
 
 

@@ -15,13 +15,14 @@ from transformers import PreTrainedModel
 from methods.errors import MethodError
 from methods.esft import EsftToken
 from methods.method import Context
+from methods.moe.observed import observed
 from methods.moe.profile import STATISTICS, Profile, profile
 from methods.moe.scores import Scores, expert_scores
 from methods.moe.selection import check, draw, highest, lowest, select
 from methods.moe.view import moe_layers
 from methods.top_k_experts import TopKExperts
 from methods.unrelated_experts import UnrelatedExperts
-from tests.methods.helpers import MOE, profiled, tokens
+from tests.methods.helpers import MOE, Outcome, load, logits, profiled, tokens
 
 Models = Callable[..., PreTrainedModel]
 
@@ -188,6 +189,51 @@ def test_a_profile_counts_every_token_once_for_each_of_its_experts(tiny_model: M
     assert ((seen.gate_sums > 0) == (seen.token_counts > 0)).all()
 
 
+@pytest.mark.parametrize("architecture", MOE)
+def test_a_profile_measures_what_running_each_expert_alone_gives(tiny_model: Models, architecture: str) -> None:
+    model = tiny_model(architecture)
+    layer = moe_layers(model)[1]
+    calls: list[tuple[Tensor, Tensor, Tensor]] = []
+    with layer.experts.register_forward_pre_hook(lambda _, args: calls.append(args)):
+        seen = profiled(model)
+    hidden, index, weights = calls[0]
+    row, norms = seen.layers.index(1), torch.zeros(*index.shape, dtype=torch.float64)
+    with torch.no_grad():
+        for place in range(index.shape[1]):
+            alone = layer.experts(hidden, index[:, place : place + 1], torch.ones_like(weights[:, :1]))
+            norms[:, place] = alone.double().norm(dim=1)
+    parts = norms * weights
+    shares = parts / parts.sum(1, keepdim=True)
+    pairs = torch.zeros_like(seen.measured("pair_counts")[row])
+    for chosen in index:
+        pairs[chosen.unsqueeze(1), chosen] += 1
+    for name, values in (("norm_sums", norms), ("contribution_sums", shares)):
+        expected = torch.zeros(layer.num_experts, dtype=torch.float64).index_add(0, index.flatten(), values.flatten())
+        torch.testing.assert_close(seen.measured(name)[row], expected, atol=1e-5, rtol=1e-5)
+    assert torch.equal(seen.measured("pair_counts")[row], pairs)
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_a_model_that_is_looked_at_computes_what_it_does_alone_to_the_last_bit(
+    tiny_model: Models, architecture: str
+) -> None:
+    model = tiny_model(architecture)
+    alone = logits(model)
+    layers = moe_layers(model)
+    with observed(model, layers, {index: lambda *_: None for index in layers}):
+        assert torch.equal(logits(model), alone)
+    assert torch.equal(logits(model), alone)
+
+
+def test_a_profile_of_a_trained_model_is_that_of_its_merged_checkpoint(tmp_path: Path, tiny_model: Models) -> None:
+    base = tmp_path / "base"
+    tiny_model("deepseek-v2").save_pretrained(base)
+    outcome = Outcome(EsftToken(), base)
+    trained, merged = profiled(outcome.model), profiled(load(outcome.out))
+    for name in STATISTICS:
+        torch.testing.assert_close(getattr(trained, name), getattr(merged, name), atol=1e-5, rtol=1e-5)
+
+
 def test_gates_are_those_of_the_paper_whatever_the_routers_scaling_factor(tiny_model: Models) -> None:
     seen = [profiled(tiny_model("deepseek-v2", routed_scaling_factor=factor)) for factor in (1.0, 4.0)]
     first = [one.gate_sums[0] for one in seen]  # later layers see other inputs
@@ -199,7 +245,8 @@ def test_a_profile_leaves_the_model_as_it_was(tiny_model: Models) -> None:
     model = tiny_model("olmoe").train()
     profiled(model)
     assert model.training
-    assert not any(module._forward_pre_hooks for module in model.modules())
+    assert model.config._experts_implementation == "grouped_mm"
+    assert not any("_observer" in vars(module) for module in model.modules())
 
 
 def test_a_profile_of_nothing_is_refused(tiny_model: Models) -> None:

@@ -4,9 +4,12 @@ import json
 from pathlib import Path
 
 import pandas as pd
+import pytest
+from pyarrow import parquet
 
+from reports.content import gather
 from reports.records import Record
-from reports.results import LEFT_OUT, read, read_items, write
+from reports.results import LEFT_OUT, columns, read, read_items, write
 from tests.reports.conftest import MadeUpRun
 
 
@@ -28,7 +31,8 @@ def test_writing_leaves_nothing_else_behind_and_replaces_what_was_there(made_up:
     records = made_up.build(tmp_path / "run")
     write(records[:3], tmp_path / "other")
     write(records[:2], tmp_path / "other")
-    assert sorted(path.name for path in (tmp_path / "other").iterdir()) == ["results.csv", "results.jsonl"]
+    names = sorted(path.name for path in (tmp_path / "other").iterdir())
+    assert names == ["results.csv", "results.jsonl", "results.parquet"]
     assert len(read(tmp_path / "other")) == 2
 
 
@@ -89,3 +93,41 @@ def test_items_outside_the_run_folder_are_not_read(made_up: MadeUpRun, tmp_path:
     (tmp_path / "secret.jsonl").write_text((tmp_path / "run" / record.items).read_text(encoding="utf-8"))
     assert read_items(tmp_path / "run", record.model_copy(update={"items": "../secret.jsonl"})) == []
     assert read_items(tmp_path / "run", record.model_copy(update={"items": ""})) == []
+
+
+def test_parquet_has_the_columns_of_the_csv_with_their_meaning(made_up: MadeUpRun, tmp_path: Path) -> None:
+    records = made_up.build(tmp_path)
+    schema = parquet.read_schema(tmp_path / "results.parquet")
+    assert {field.name: field.metadata[b"description"].decode() for field in schema} == columns()
+    rows = pd.read_parquet(tmp_path / "results.parquet").astype(object)
+    assert [Record.model_validate(row) for row in rows.where(rows.notna(), None).to_dict("records")] == records
+    assert str(schema.field("value").type) == "double"
+
+
+def test_the_documented_columns_are_those_of_a_record_in_its_order() -> None:
+    page = Path(__file__).parents[2] / "docs" / "results.md"
+    table = [row.split(" | ") for row in page.read_text(encoding="utf-8").splitlines() if row.startswith("| `")]
+    assert {cells[0].strip("|` "): cells[1].rstrip("| ") for cells in table} == columns()
+    assert [cells[0].strip("|` ") for cells in table] == list(columns())
+    assert all(meaning and meaning != "None" for meaning in columns().values())
+
+
+@pytest.mark.parametrize(
+    ("fault", "sentence"),
+    [
+        (lambda lines: None, "have no items in the run folder"),
+        (lambda lines: lines[:-7], "more or fewer scored items"),
+        (lambda lines: [*lines[:-1], lines[-1][:40]], "more or fewer scored items"),
+        (lambda lines: [json.dumps(json.loads(one) | {"score": 0.5}) for one in lines], "another value than the mean"),
+    ],
+)
+def test_items_that_contradict_their_record_are_named(made_up: MadeUpRun, tmp_path: Path, fault, sentence) -> None:
+    record = next(record for record in made_up.build(tmp_path) if record.method == "fft")
+    path = tmp_path / record.items
+    lines = fault(path.read_text(encoding="utf-8").splitlines())
+    path.unlink() if lines is None else path.write_text("\n".join(lines), encoding="utf-8")
+    left_out = gather(tmp_path).left_out
+    assert len(left_out) == 1
+    assert left_out[0].startswith("1 record(s)")
+    assert sentence in left_out[0]
+    assert record.items in left_out[0]

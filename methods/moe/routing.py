@@ -1,0 +1,60 @@
+"""What scores and profiles say about routing: how concentrated it is, what tasks share, how training moved it.
+
+L layers, E experts; every result has a value for each layer, so that the variance over layers can be shown.
+"""
+
+import torch
+from torch import Tensor
+
+from methods.errors import MethodError
+from methods.moe.profile import Profile, check_same_experts
+from methods.moe.scores import Score, Scores, domain_advantage, expert_scores
+from methods.moe.selection import highest
+
+
+def concentration(scores: Scores) -> Tensor:
+    """The concentration curve, [L, E]: the sum of the n highest scores of a layer, for n = 1 … E.
+
+        c_l(n) = Σ_{r ≤ n} s_l(r),   s_l(r) being the r-th highest score of layer l      (concentration)
+
+    Source: ESFT paper, Figure 2.
+    """
+    return scores.values.sort(dim=1, descending=True).values.cumsum(dim=1)
+
+
+def overlap(first: Profile, second: Profile, count: int | None = None, score: Score = "gate") -> Tensor:
+    """How many of the `count` best experts (default: top-k of the router) two profiles share in each layer, [L].
+
+    Ties go to the lower expert id, as in selections. Source: ESFT paper, Figure 3. Raises MethodError for profiles of
+    different models.
+    """
+    check_same_experts(first, second)
+    best = [highest(expert_scores(one, score), count or one.top_k) for one in (first, second)]
+    return torch.tensor([len({*best[0][layer]} & {*best[1][layer]}) for layer in first.layers])
+
+
+def cumulated_advantage(domain: Profile, general: Profile, k: int, score: Score = "gate") -> Tensor:
+    """C-DAS@k of each layer, [L]: the domain advantage that the k experts with the highest one have together.
+
+        C-DAS@k_l = Σ_{r ≤ k} DAS_l(r),   DAS_l(r) being the r-th highest domain advantage of layer l      (C-DAS)
+
+    0 where the domain is routed as general data are; it grows as a domain concentrates on few experts of its own.
+    Source: the expert-concentration paper, Figure 1, after its name; see `scores.domain_advantage` for the reading.
+    """
+    scores = domain_advantage(domain, general, score)
+    if k > scores.values.shape[1]:
+        raise MethodError(f"C-DAS@{k} asks for more experts than the {scores.values.shape[1]} a layer has")
+    return concentration(scores)[:, k - 1]
+
+
+def shift(before: Profile, after: Profile) -> Tensor:
+    """How far the routing of the same data moved, [L], from 0 (not at all) to 1 (to other experts altogether).
+
+        TV_l = 1/2 Σ_i |s_li(after) − s_li(before)|,   s being the token ratio      (routing shift)
+
+    The total variation distance between the two distributions of token-expert pairs. It is 0 as well where tokens
+    only traded experts. Raises MethodError for profiles of different models.
+    """
+    check_same_experts(before, after)
+    shares = [one.token_counts / one.token_counts.sum(1, keepdim=True) for one in (before, after)]
+    return (shares[1] - shares[0]).abs().sum(1) / 2

@@ -1,0 +1,116 @@
+"""What each process runs that `accelerate launch` starts for test_distributed: every method, whole and interrupted.
+
+    accelerate launch ... -m tests.harness.ranks FOLDER
+
+What came out lies in FOLDER/ddp/METHOD/whole, …/resumed, and FOLDER/fsdp2/…, as the training loop's last checkpoint.
+"""
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from harness.data import IGNORED, Sample
+from harness.suite import Training
+from harness.train import train
+from methods.attention_router import AttentionRouter
+from methods.esft import EsftToken
+from methods.esft_lora import EsftLora
+from methods.esft_router import EsftRouter
+from methods.fft import FullFineTuning
+from methods.lora import Lora
+from methods.method import Context, Method
+from methods.top_k_experts import TopKExperts
+from tests.conftest import build
+from tests.methods.helpers import profiled
+
+METHODS: dict[str, Method] = {
+    "fft": FullFineTuning(),
+    "lora": Lora(rank=2, experts=True),
+    "esft-token": EsftToken(),
+    "top-k-experts": TopKExperts(count=2, shared_experts=True),
+    "attention-router": AttentionRouter(),
+    "esft-router": EsftRouter(),
+    "esft-lora": EsftLora(rank=2),
+}
+SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-3)
+"""Three sequences a step: two processes cannot share them evenly."""
+
+
+class StoppedError(Exception):
+    """Stands for a kill."""
+
+
+def sequences() -> Iterator[Sample]:
+    """The same stream in every process."""
+    rng = random.Random(0)
+    while True:
+        ids = [rng.randrange(3, 96) for _ in range(12)]
+        yield Sample(ids, [token if rng.random() < 0.5 else IGNORED for token in ids])
+
+
+def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]:
+    """A model made ready, the same each time."""
+    model = build("deepseek-v2")
+    return model, list(method.prepare(model, Context(seed=0, profile=profiled(model))))
+
+
+def stop(step: int, steps: int) -> None:
+    """Interrupt a run after its third step."""
+    if step == 3:
+        raise StoppedError
+
+
+def shard_on_cpu() -> None:
+    """From here on, let accelerate shard (FSDP2) over processes without accelerators.
+
+    What `accelerate launch --use_fsdp` says goes by the environment; accelerate's state heeds it on accelerators only,
+    and is told here. All that follows is accelerate's and torch's own path.
+    """
+    os.environ |= {
+        "ACCELERATE_USE_FSDP": "true",
+        "FSDP_VERSION": "2",
+        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
+        "FSDP_RESHARD_AFTER_FORWARD": "true",
+    }
+    AcceleratorState().fsdp_plugin = FullyShardedDataParallelPlugin()
+    for state in (AcceleratorState._shared_state, PartialState._shared_state):
+        state["distributed_type"] = DistributedType.FSDP
+
+
+def train_all(folder: Path, sharded: bool) -> None:
+    """Train every method, undisturbed and interrupted; also in chunks, which are no part of what is computed."""
+    for name, method in METHODS.items():
+        for run in ("whole", "resumed"):
+            scratch = folder / name / run
+            scratch.mkdir(parents=True, exist_ok=True)
+            if run == "resumed":
+                with suppress(StoppedError):
+                    train(*prepared(method), sequences(), SETTINGS, scratch, checkpoint_every=2, progress=stop)
+            model, parameters = prepared(method)
+            train(model, parameters, sequences(), SETTINGS, scratch, micro_batch=1)
+            # Not only unsharded gradients are exchanged: every parameter, the banks among them, is shared out.
+            assert sharded == all(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def main() -> None:
+    """Both strategies in one launch, since imports take longer than training."""
+    torch.set_num_threads(1)
+    folder = Path(sys.argv[1])
+    train_all(folder / "ddp", sharded=False)
+    shard_on_cpu()
+    train_all(folder / "fsdp2", sharded=True)
+    assert PartialState().num_processes == 2
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()
