@@ -4,6 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import routing
 from harness.judge import Judge
 from harness.plan import Cell, Plan
 from harness.progress import Display
@@ -48,6 +49,7 @@ def refresh(walk: Walk) -> Path:
     began = time.monotonic()
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
+    routing.write(walk.plan, walk.folder)
     report = write_report(walk.folder)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
     return report
