@@ -57,10 +57,15 @@ class Training(Strict):
 
 
 class Profiling(Strict):
-    """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences)."""
+    """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences).
+
+    With `after_training` every trained cell is profiled on its task's data too, so that the report can say how far
+    training moved the routing; it costs a forward pass over those sequences for each cell.
+    """
 
     sequences: PositiveInt = 32
     sequence_length: PositiveInt = 4096
+    after_training: bool = False
     overlong: Overlong = "refuse"
 
 
