@@ -1,8 +1,14 @@
 """The estimate of a training step against the same step carried out for real."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
+from harness.commands import prepare
+from harness.errors import UserError
+from harness.price.estimate import testing_prices, training_prices
+from harness.price.hardware import accelerator
 from harness.price.step import Batch, simulate, watched
 from harness.train import AnswerLoss
 from methods.esft import EsftToken
@@ -63,3 +69,19 @@ def test_checkpointing_gradients_lowers_the_estimate_of_memory_and_raises_that_o
     )
     assert saving.peak_bytes < 0.9 * plain.peak_bytes
     assert saving.operations > 1.2 * plain.operations
+
+
+def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path: Path) -> None:
+    prepared = prepare("mini", quick=True, run_dir=tmp_path, engine="transformers")
+    rows = {price.row: price for price in training_prices(prepared.plan, accelerator("A100-80GB"), micro_batch=2)}
+    assert rows["FFT"].peak_bytes > rows["ESFT-Token"].peak_bytes
+    assert rows["FFT"].operations > rows["ESFT-Token"].operations
+    assert rows["FFT"].adapter_bytes == pytest.approx(16_296_960, rel=0.01)  # the backbone in float32
+    tested = {price.benchmark: price for price in testing_prices(prepared.plan)}
+    assert tested["Intent"].generated == 200 * 40
+    assert tested["Pronouns"].generated == 0
+
+
+def test_a_device_that_is_not_known_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"--gpu H100: there are .*did you mean H100-80GB\?"):
+        accelerator("H100")
