@@ -20,6 +20,7 @@ from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
 from methods.errors import MethodError
 from methods.method import Method
+from tasks.errors import TaskError
 from tasks.registry import get as find_task
 from tasks.registry import load_tasks
 from tasks.source import Source
@@ -78,9 +79,16 @@ class Plan:
         ]
 
     def benchmarks(self, cell: Cell) -> list[str]:
-        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks."""
-        own = [cell.task] if cell.task else self.suite.tasks
-        return [*own, *self.suite.general]
+        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks.
+
+        A task without items of its own names the benchmarks that stand for it.
+        """
+        own = [name for task in ([cell.task] if cell.task else self.suite.tasks) for name in self.tested_on(task)]
+        return [*dict.fromkeys([*own, *self.suite.general])]
+
+    def tested_on(self, task: str) -> tuple[str, ...]:
+        """The benchmarks of a task that is trained on: itself, or those it names."""
+        return self.tasks[task].benchmarks or (task,)
 
     def stage(self, cell: Cell) -> Stage:
         """A cell's training, the last one where there are several."""
@@ -118,7 +126,10 @@ class Plan:
         rubric = self.tasks[benchmark].rubric
         if answers is None or rubric is None:
             return None
-        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best, rubric.language]}
+        settings = {
+            "judge": [self.judge, self.suite.judge.identity],
+            "rubric": [rubric.instructions, rubric.best, rubric.language],
+        }
         return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
 
     def task_of(self, cell: Cell) -> str:
@@ -208,16 +219,24 @@ def _tasks(suite: Suite) -> dict[str, Task]:
             task = find_task(name, known)
             if part != "general" and task.training is None:
                 raise UserError(f"{part}: task '{name}' has no training data.")
-            if part != "alignment" and (task.items is None or task.lm_eval is None):
-                raise UserError(f"{part}: task '{name}' has no evaluation items.")
             chosen[name] = task
+            tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []
+            chosen |= {other.name: other for other in tested}
+            for other in tested or [task]:
+                if part != "alignment" and (other.items is None or other.lm_eval is None):
+                    raise UserError(f"{part}: task '{other.name}' has no evaluation items.")
     return chosen
 
 
 def _materialise(task: Task, source: Source, limit: int | None, folder: Path) -> TaskData:
     """Write a task's rows to files named by their contents; files that are there stay. `limit` is for test items."""
-    training, training_digest, _ = _write_rows(list(task.training(source)) if task.training else None, folder)
-    items, items_digest, count = _write_rows(list(islice(task.items(source), limit)) if task.items else None, folder)
+    try:
+        conversations = list(task.training(source)) if task.training else None
+        questions = list(islice(task.items(source), limit)) if task.items else None
+    except TaskError as error:
+        raise type(error)(f"Task '{task.name}': {error}") from error
+    training, training_digest, _ = _write_rows(conversations, folder)
+    items, items_digest, count = _write_rows(questions, folder)
     if task.training and training is None:
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:
