@@ -110,11 +110,11 @@ def carry(plan: Plan, judge: Judge, folder: Path) -> None:
 
 
 def as_table(entries: list[Calibration]) -> Table:
-    """The entries as a table, in points of 100."""
+    """The entries as a table: mean difference with its interval, mean absolute error, rank correlation."""
     title = f"{entries[0].judge} minus {AGAINST}, points of 100"
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
-    for column in ("task", "answers", "scored", "mean difference", "95% interval", "mean absolute error", "Spearman"):
-        table.add_column(column, justify="left" if column == "task" else "right")
+    for column in ("task", "answers", "scored", "difference", "95% interval", "abs. error", "Spearman"):
+        table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for entry in entries:
         interval = "–" if entry.low is None else f"[{entry.low:+.1f}, {entry.high:+.1f}]"
         rank = "–" if entry.spearman is None else f"{entry.spearman:.2f}"
