@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compare ways of fine-tuning a mixture-of-experts model: what each gains, costs and forgets.",
 )
+judge_app = typer.Typer(no_args_is_help=True, help="The judge of free-text answers.")
+app.add_typer(judge_app, name="judge")
 console = Console()
 
 SuiteName = Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")]
@@ -154,6 +156,33 @@ def verify_paper(
     rows = verify(official)
     console.print(as_tables(rows), highlight=False)
     if any(row.verdict == "differs" for row in rows):
+        raise typer.Exit(1)
+
+
+@judge_app.command()
+def calibrate(
+    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
+    suite: Annotated[str, typer.Option(help="Take the judge of this suite.")] = "",
+    reference: Annotated[bool, typer.Option("--reference", help="The judge that needs no endpoint (chrF).")] = False,
+    model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Dollars that it may cost.")] = None,
+    batch: Annotated[bool | None, typer.Option("--batch", help="Judge by batches: cheaper, within a day.")] = None,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="File to keep it in, in place of the user's cache.")] = None,
+) -> None:
+    """Have the released completions judged, and compare with the scores that the paper's judge gave them."""
+    from harness import calibrate as calibrating
+    from tasks.registry import load_tasks
+
+    changes = {"model": model, "base_url": base_url, "key_env": key_env, "budget": budget, "batch": batch}
+    judge = calibrating.choose_judge(official, suite, reference, changes)
+    entries = calibrating.calibrate(official, judge, load_tasks(), limit)
+    console.print(calibrating.as_table(entries), *judge.notes, sep="\n", highlight=False)
+    calibrating.keep(out or calibrating.default_file(), entries)
+    console.print(f"Kept in {out or calibrating.default_file()}", highlight=False, soft_wrap=True)
+    if any(entry.scored < entry.answers for entry in entries):
         raise typer.Exit(1)
 
 
