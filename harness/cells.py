@@ -7,6 +7,7 @@ import json
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from pydantic import BaseModel, ConfigDict
 from harness.backbone import load_model, load_tokenizer
 from harness.data import encode_file, mixed, packed, profiling_batches, profiling_sequences
 from harness.files import write_json
+from harness.merging import Change, merged
 from harness.meter import metered
 from harness.serving import canary
 from harness.store import bytes_in
@@ -37,11 +39,13 @@ class Places(BaseModel):
 
     model_config = ConfigDict(frozen=True)
     backbone: Path
+    changes: list[Change] = []
     out: Path
     scratch: Path
     task: Path | None = None
     alignment: Path | None = None
     profile: Path | None = None
+    general: Path | None = None
     threads: int = 1
     micro_batch: int | None = None
 
@@ -55,7 +59,7 @@ def _settle(threads: int) -> None:
 
 
 def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
-    """Profile the backbone's experts on a task's training data; returns what it cost.
+    """Profile a model's experts on a task's training data; returns what it cost.
 
     Writes `profile.*`, and that of a second sample into the folder `second`, where the data suffice for one.
     """
@@ -63,11 +67,11 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    samples = encode_file(tokenizer, places.task, wanted.sequence_length)
+    samples = encode_file(tokenizer, places.task, wanted.sequence_length, wanted.overlong)
     first, second = profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
     measured: dict[str, Any] = {}
-    with metered(measured):
-        model = load_model(places.backbone, settings["precision"], settings["trust_remote_code"])
+    with _checkpoint(places) as checkpoint, metered(measured):
+        model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
         profile(model, profiling_batches(first)).save(places.out)
         if second:
             (places.out / SECOND).mkdir()
@@ -86,11 +90,10 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     torch.manual_seed(settings["seed"])
     measured: dict[str, Any] = {}
     history = _Measurements(places.scratch)
-    with metered(measured):
-        model = load_model(places.backbone, settings["precision"], settings["trust_remote_code"])
+    with _checkpoint(places) as checkpoint, metered(measured):
+        model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
         if method.trains:
-            seen = Profile.load(places.profile) if places.profile else None
-            parameters = method.prepare(model, Context(seed=settings["seed"], profile=seen))
+            parameters = method.prepare(model, _context(places, settings["seed"]))
             measured["trainable_parameters"] = sum(parameter.numel() for parameter in parameters)
             log = train(
                 model,
@@ -102,9 +105,10 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
                 micro_batch=places.micro_batch,
                 progress=history.wrapped(progress),
             )
+            measured["steps"] = len(log.losses)
             write_json(places.out / "log.json", {"losses": log.losses, "gradient_norms": log.gradient_norms})
         else:
-            measured["trainable_parameters"] = 0
+            measured |= {"trainable_parameters": 0, "steps": 0}
     history.add_to(measured)
     adapter = places.out / "adapter"
     adapter.mkdir()
@@ -114,12 +118,24 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     return measured
 
 
+def _checkpoint(places: Places) -> AbstractContextManager[Path]:
+    """The checkpoint a step begins with, on disk while the block lasts: merging is no part of what a step costs."""
+    return merged(places.backbone, places.changes, places.scratch / "merged")
+
+
+def _context(places: Places, seed: int) -> Context:
+    """What the method may look at."""
+    profile, general = (Profile.load(folder) if folder else None for folder in (places.profile, places.general))
+    return Context(seed=seed, profile=profile, general=general)
+
+
 def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
     """The endless stream of packed sequences of a cell."""
     assert places.task is not None
     training = Training.model_validate(settings["training"])
-    own = encode_file(tokenizer, places.task, training.sequence_length)
-    other = encode_file(tokenizer, places.alignment, training.sequence_length) if places.alignment else []
+    told = training.sequence_length, training.overlong
+    own = encode_file(tokenizer, places.task, *told)
+    other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
     return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
 
 
@@ -127,7 +143,8 @@ def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) ->
     """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
     path = places.task or places.alignment
     assert path is not None
-    samples = encode_file(tokenizer, path, settings["training"]["sequence_length"])
+    training = Training.model_validate(settings["training"])
+    samples = encode_file(tokenizer, path, training.sequence_length, training.overlong)
     return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
 
 

@@ -1,7 +1,7 @@
 """The matrix of cells, the keys of their steps, and what is already there.
 
-Each cell goes profile → train → answers (one for each benchmark) → verdicts (where a benchmark is judged). A step's key
-can be named only when its inputs are finished, since it hashes their contents; until then the step is waiting.
+Each cell goes profile → train (several times where its method has stages) → answers (one for each benchmark) →
+verdicts (where a benchmark is judged).
 """
 
 import json
@@ -11,15 +11,14 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import ValidationError
-
 from harness import backbone as backbones
 from harness.errors import UserError
 from harness.files import digest_of_files, digest_of_text, write_jsonl
+from harness.keys import Keys, TaskData
+from harness.stages import Stage, check, make_method, stage_of
 from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
 from methods.method import Method
-from methods.registry import load_methods
 from tasks.registry import get as find_task
 from tasks.registry import load_tasks
 from tasks.source import Source
@@ -42,17 +41,6 @@ class Cell:
         return self.method if not self.task else f"{self.method} · {self.task} · seed {self.seed}"
 
 
-@dataclass(frozen=True)
-class TaskData:
-    """A task's rows as they are used: files named by their contents."""
-
-    training: Path | None
-    items: Path | None
-    training_digest: str
-    items_digest: str
-    count: int
-
-
 @dataclass
 class Plan:
     """Everything a run needs to know before it begins."""
@@ -63,7 +51,7 @@ class Plan:
     methods: dict[str, Method]
     data: dict[str, TaskData]
     backbone: Path
-    backbone_digest: str
+    keys: Keys
     engine: str
     judge: str
     chosen: dict[str, set[str]] = field(default_factory=dict)
@@ -93,45 +81,11 @@ class Plan:
         own = [cell.task] if cell.task else self.suite.tasks
         return [*own, *self.suite.general]
 
-    # Steps: settings, inputs and key of each.
+    def stage(self, cell: Cell) -> Stage:
+        """A cell's training, the last one where there are several."""
+        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed)
 
-    def profile_key(self, task: str) -> str:
-        """Key of the profile of the backbone's experts on a task's training data."""
-        inputs = {"backbone": self.backbone_digest, "task": self.data[task].training_digest}
-        code = code_version("methods.moe", "harness.data", "tasks.prompt")
-        return key_of("profile", self.profile_settings(), inputs, code)
-
-    def profile_settings(self) -> dict[str, Any]:
-        """What the profile step is told."""
-        return {"profiling": self.suite.profiling.model_dump(), **self._loading()}
-
-    def train_key(self, cell: Cell) -> str | None:
-        """Key of a cell's training; None while its profile is missing."""
-        inputs = {"backbone": self.backbone_digest, "task": self.data[self.task_of(cell)].training_digest}
-        if self.suite.alignment:
-            inputs["alignment"] = self.data[self.suite.alignment].training_digest
-        if self.methods[cell.method].needs_profile:
-            profile = self.profile_of(cell.task)
-            if profile is None:
-                return None
-            inputs["profile"] = profile.digest
-        code = code_version(
-            "methods", "harness.train", "harness.checkpoint", "harness.data", "harness.serving.canary", "tasks.prompt"
-        )
-        return key_of("train", self.train_settings(cell), inputs, code)
-
-    def train_settings(self, cell: Cell) -> dict[str, Any]:
-        """What the training step is told."""
-        method, _, learning_rate = self.suite.row(cell.method)
-        training = self.suite.training.model_copy(update={"learning_rate": learning_rate})
-        hyperparameters = self.methods[cell.method].model_dump(mode="json")
-        return {
-            "method": method,
-            "hyperparameters": hyperparameters,
-            "training": training.model_dump(mode="json"),
-            "seed": cell.seed,
-            **self._loading(),
-        }
+    # Keys of the steps after training.
 
     def answers_key(self, cell: Cell, benchmark: str) -> str | None:
         """Key of a cell's answers to a benchmark; None while it is not trained."""
@@ -149,7 +103,7 @@ class Plan:
             "task": [task.name, task.version, task.metric, digest_of_files(files, folder.parent)],
         }
         inputs = {
-            "backbone": self.backbone_digest,
+            "backbone": self.keys.backbone_digest,
             "adapter": trained.digest,
             "items": self.data[benchmark].items_digest,
         }
@@ -162,26 +116,21 @@ class Plan:
         rubric = self.tasks[benchmark].rubric
         if answers is None or rubric is None:
             return None
-        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best, rubric.language]}
+        settings = {
+            "judge": [self.judge, self.suite.judge.identity],
+            "rubric": [rubric.instructions, rubric.best, rubric.language],
+        }
         return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
 
     def task_of(self, cell: Cell) -> str:
         """The task whose text a cell's canary is made of: its own, or for the base model the suite's first."""
         return cell.task or self.suite.tasks[0]
 
-    def _loading(self) -> dict[str, Any]:
-        backbone = self.suite.backbone
-        return {"precision": backbone.precision, "trust_remote_code": backbone.trust_remote_code}
-
     # What is there.
-
-    def profile_of(self, task: str) -> Artifact | None:
-        """The finished profile of a task."""
-        return self.store.find("profile", self.profile_key(task))
 
     def trained(self, cell: Cell) -> Artifact | None:
         """A cell's finished training."""
-        return self._find("train", self.train_key(cell))
+        return self.keys.find(self.stage(cell))
 
     def answers(self, cell: Cell, benchmark: str) -> Artifact | None:
         """A cell's finished answers to a benchmark."""
@@ -224,7 +173,9 @@ def make_plan(
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
-    methods = {row: _method(suite, row) for row in suite.methods}
+    methods = {row: make_method(*suite.row(row)[:2], row) for row in suite.methods}
+    for row, method in methods.items():
+        check(suite, row, method)
     tasks = _tasks(suite)
     folder = backbones.locate(suite.backbone)
     digest = backbones.digest(folder, store.root / "backbones")
@@ -232,21 +183,9 @@ def make_plan(
         backbones.check_experts(folder, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
-    return Plan(suite, store, tasks, methods, data, folder, digest, engine, judge, dict(chosen))
-
-
-def _method(suite: Suite, row: str) -> Method:
-    """A row's method with its hyperparameters checked."""
-    name, hyperparameters, _ = suite.row(row)
-    known = load_methods()
-    if name not in known:
-        raise UserError(f"methods.{row}: there is no method '{name}'; there are {', '.join(sorted(known))}.")
-    try:
-        return known[name].model_validate(hyperparameters)
-    except ValidationError as error:
-        first = error.errors()[0]
-        field_name = ".".join(str(part) for part in first["loc"])
-        raise UserError(f"methods.{row}.{field_name}: {first['msg']}.") from error
+    return Plan(
+        suite, store, tasks, methods, data, folder, Keys(suite, store, data, digest), engine, judge, dict(chosen)
+    )
 
 
 def _tasks(suite: Suite) -> dict[str, Task]:

@@ -1,7 +1,7 @@
 """From finished artifacts to the flat records that every table reads."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from harness.files import read_jsonl
@@ -13,11 +13,14 @@ ITEMS = "items.jsonl"
 COSTS = {
     "train_seconds": "seconds",
     "train_cpu_seconds": "cpu_seconds",
+    "train_steps": "steps",
     "peak_memory_bytes": "peak_memory_bytes",
     "stored_bytes": "stored_bytes",
     "trainable_parameters": "trainable_parameters",
 }
 """Metrics of the cost records, and where training measured them."""
+JUDGE_COSTS = ("judge_requests", "judge_tokens_in", "judge_tokens_out", "judge_dollars")
+"""Metrics of the cost records of judging, measured with the verdicts."""
 
 
 def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[Record]:
@@ -26,7 +29,7 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
     for cell in plan.cells:
         trained = plan.trained(cell)
         if trained is not None and plan.methods[cell.method].trains:
-            records += _cost_records(plan, cell, trained, run_folder.name)
+            records += _cost_records(plan, cell, run_folder.name)
         failed = failures.get(cell, "")
         for benchmark in plan.benchmarks(cell):
             artifact = plan.scores(cell, benchmark)
@@ -34,6 +37,7 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
                 records.append(_score_record(plan, cell, benchmark, artifact, run_folder))
             elif failed:
                 records.append(_record(plan, cell, benchmark, run_folder.name, state="failed", note=failed))
+        records += _judge_cost_records(plan, cell, run_folder.name)
     return records
 
 
@@ -75,8 +79,10 @@ def _score_record(plan: Plan, cell: Cell, benchmark: str, artifact: Artifact, ru
     )
 
 
-def _cost_records(plan: Plan, cell: Cell, trained: Artifact, run: str) -> Iterator[Record]:
-    """What training a cell cost."""
+def _cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
+    """What training a cell cost, all its stages together: times, steps and parameters add up, memory is the most."""
+    parts = [made for stage in plan.stage(cell).whole if (made := plan.keys.find(stage)) is not None]
+    combine: dict[str, Callable[[list[float]], float]] = {"peak_memory_bytes": max, "stored_bytes": _last}
     for metric, name in COSTS.items():
         yield _record(
             plan,
@@ -84,11 +90,28 @@ def _cost_records(plan: Plan, cell: Cell, trained: Artifact, run: str) -> Iterat
             "",
             run,
             metric=metric,
-            value=float(trained.measured[name]),
+            value=float(combine.get(metric, sum)([part.measured[name] for part in parts])),
             n=1,
             scored=1,
-            source=f"train/{trained.key}",
+            source=f"train/{parts[-1].key}",
         )
+
+
+def _last(values: list[float]) -> float:
+    """The last training's adapter holds what the stages before it changed."""
+    return values[-1]
+
+
+def _judge_cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
+    """What the replies behind a cell's verdicts took, whichever run paid for them; nothing where no model judged."""
+    artifacts = [plan.verdicts(cell, benchmark) for benchmark in plan.benchmarks(cell)]
+    paid = [found for found in artifacts if found is not None and found.measured.get("judge_requests")]
+    for metric in JUDGE_COSTS if paid else ():
+        if metric == "judge_dollars" and plan.suite.judge.rate is None:
+            continue
+        value = float(sum(found.measured[metric] for found in paid))
+        source = " ".join(f"verdicts/{found.key}" for found in paid)
+        yield _record(plan, cell, "", run, metric=metric, value=value, n=1, scored=1, source=source)
 
 
 def _record(plan: Plan, cell: Cell, benchmark: str, run: str, **fields: object) -> Record:

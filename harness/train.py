@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
+from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
 from harness import checkpoint
 from harness.checkpoint import CHECKPOINT, TrainingLog
 from harness.data import IGNORED, Sample, stack
+from harness.errors import UserError
 from harness.suite import Training
 
 __all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
@@ -63,7 +65,7 @@ def train(
     Neither that nor `checkpoint_every` changes what is computed. Where several processes train, a last checkpoint in
     `scratch` holds the weights that came out: a process of its own that calls this again gets them at once.
     """
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    accelerator = _accelerator(mixed_precision, parameters)
     optimizer = torch.optim.AdamW(
         parameters,
         lr=settings.learning_rate,
@@ -72,6 +74,8 @@ def train(
         fused=True,
     )
     model.train()
+    if settings.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     log = TrainingLog()
@@ -89,6 +93,22 @@ def train(
     accelerator.wait_for_everyone()
     model.eval()
     return log
+
+
+def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:
+    """Processes, device and precision. Raises UserError for what FSDP2 cannot shard."""
+    accelerator = Accelerator(mixed_precision=mixed_precision)
+    if accelerator.is_fsdp2:
+        kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
+        if len(kinds) > 1 and mixed_precision == "no":
+            raise UserError(
+                f"FSDP2 cannot train tensors of both {' and '.join(kinds)}: set backbone.precision to bf16-mixed."
+            )
+        if mixed_precision == "bf16":
+            # accelerate's own would reduce gradients, and return the loss, a sum over all tokens, in bf16.
+            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
+            accelerator.state.fsdp_plugin.mixed_precision_policy = policy
+    return accelerator
 
 
 def _step(

@@ -1,103 +1,131 @@
-"""The training half of a run: profiles, then cells, side by side in worker processes."""
+"""The training half of a run: profiles and trainings, each as soon as what it needs is there, side by side."""
 
 import shutil
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from harness.cells import Places
 from harness.errors import UserError
 from harness.plan import Cell, Plan
+from harness.stages import Profiling, Step
 from harness.walk import Walk, failed
 from harness.workers import Job, Outcome, Workers
 
 
+@dataclass
+class Work:
+    """What is still to be computed. `cells` are those that want a step, by its place in `steps`."""
+
+    steps: list[Step] = field(default_factory=list)
+    cells: list[list[Cell]] = field(default_factory=list)
+
+    def add(self, plan: Plan, step: Step, cell: Cell) -> None:
+        """Add a step and what it needs, the latter first, unless they are finished."""
+        if plan.keys.find(step) is not None:
+            return
+        for need in step.needs:
+            self.add(plan, need, cell)
+        if step not in self.steps:
+            self.steps.append(step)
+            self.cells.append([])
+        wanting = self.cells[self.steps.index(step)]
+        if cell not in wanting:
+            wanting.append(cell)
+
+    def take(self, step: Step) -> list[Cell]:
+        """Remove a step; returns the cells that want it."""
+        place = self.steps.index(step)
+        del self.steps[place]
+        return self.cells.pop(place)
+
+
 def train_all(walk: Walk, cells: list[Cell]) -> None:
     """Profile and train what is missing, as many at a time as there are workers."""
-    waiting: list[Cell | str] = [cell for cell in cells if walk.plan.trained(cell) is None]
-    profiled = [cell.task for cell in waiting if isinstance(cell, Cell) and _needs_profile(walk.plan, cell)]
-    missing = [task for task in dict.fromkeys(profiled) if walk.plan.profile_of(task) is None]
-    waiting = [*missing, *waiting]
-    if not waiting:
+    work = Work()
+    for cell in cells:
+        work.add(walk.plan, walk.plan.stage(cell), cell)
+    if not work.steps:
         return
     walk.display.enter_phase("training")
     workers = Workers(walk.transport.workers, walk.log)
-    running: dict[str, tuple[Cell | str, Path]] = {}
+    running: dict[str, tuple[Step, list[Cell], Path]] = {}
     try:
-        while waiting or workers.busy:
-            ready = _startable(walk.plan, waiting) if workers.free else []
+        while work.steps or workers.busy:
+            ready = [step for step in work.steps if walk.plan.keys.key(step)] if workers.free else []
             for step in ready[: workers.free]:
-                waiting.remove(step)
-                job, built = _job(walk, step)
-                running[job.name] = (step, built)
+                wanting = work.take(step)
+                job, built = _job(walk, step, wanting[0])
+                running[job.name] = (step, wanting, built)
                 workers.start(job)
                 walk.display.step(job.name)
-                if isinstance(step, Cell):
-                    walk.display.cell(step, "training")
+                for cell in _ending(walk.plan, step, wanting):
+                    walk.display.cell(cell, "training")
             for outcome in workers.wait(lambda job, done, total: walk.display.step(job.name, done, total)):
                 walk.display.step_ended(outcome.job.name)
-                _training_ended(walk, outcome, *running.pop(outcome.job.name), waiting)
+                _ended(walk, outcome, *running.pop(outcome.job.name), work)
     finally:
         workers.stop()
 
 
-def _needs_profile(plan: Plan, cell: Cell) -> bool:
-    return plan.methods[cell.method].needs_profile
+def _ending(plan: Plan, step: Step, cells: list[Cell]) -> list[Cell]:
+    """The cells whose last training a step is."""
+    return [cell for cell in cells if plan.stage(cell) == step]
 
 
-def _startable(plan: Plan, waiting: list[Cell | str]) -> list[Cell | str]:
-    """The waiting steps whose inputs are there: profiles always, cells once their profile is."""
-    return [
-        step
-        for step in waiting
-        if isinstance(step, str) or not _needs_profile(plan, step) or plan.profile_of(step.task) is not None
-    ]
+def _name(plan: Plan, step: Step, cell: Cell) -> str:
+    """How the display names a step that `cell` wants; no two steps at work have one name."""
+    if isinstance(step, Profiling):
+        return f"profile · {step.task}" if step.model is None else f"{cell.label}, profile · {step.task}"
+    stages = plan.stage(cell).whole
+    return cell.label if step == stages[-1] else f"{cell.label}, stage {stages.index(step) + 1}"
 
 
-def _job(walk: Walk, step: Cell | str) -> tuple[Job, Path]:
-    """The job of a profile (a task's name) or of a cell's training, and the folder it builds in."""
-    plan, store = walk.plan, walk.plan.store
-    if isinstance(step, str):
-        kind, name, key, settings = "profile", f"profile · {step}", plan.profile_key(step), plan.profile_settings()
-        task, profile = step, None
-    else:
-        trained = plan.train_key(step)
-        assert trained is not None
-        kind, name, key, settings = "train", step.label, trained, plan.train_settings(step)
-        task = plan.task_of(step)
-        profile = plan.profile_of(step.task) if _needs_profile(plan, step) else None
-    built = store.begin(kind, key)
+def _job(walk: Walk, step: Step, cell: Cell) -> tuple[Job, Path]:
+    """The job of a step that `cell` wants, and the folder it builds in."""
+    plan, keys = walk.plan, walk.plan.keys
+    kind, key = keys.kind(step), keys.key(step)
+    assert key is not None
+    built = plan.store.begin(kind, key)
+    alignment = plan.suite.alignment
     places = Places(
         backbone=plan.backbone,
+        changes=keys.changes(step.origin),
         out=built,
-        scratch=store.scratch(key),
-        task=plan.data[task].training,
-        alignment=plan.data[plan.suite.alignment].training if plan.suite.alignment else None,
-        profile=profile.folder if profile else None,
+        scratch=plan.store.scratch(key),
+        task=plan.data[step.task].training,
+        alignment=plan.data[alignment].training if alignment else None,
+        profile=_folder(plan, [] if isinstance(step, Profiling) else step.profiles),
+        general=_folder(plan, [] if isinstance(step, Profiling) else step.general_profiles),
         threads=walk.transport.threads,
         micro_batch=walk.transport.micro_batch,
     )
-    return Job(name, f"harness.cells:{kind}_step", places, settings), built
+    return Job(_name(plan, step, cell), f"harness.cells:{kind}_step", places, keys.settings(step)), built
 
 
-def _training_ended(walk: Walk, outcome: Outcome, step: Cell | str, built: Path, waiting: list[Cell | str]) -> None:
+def _folder(plan: Plan, profiles: list[Profiling]) -> Path | None:
+    """Where a finished profile lies."""
+    found = [made.folder for profile in profiles if (made := plan.keys.find(profile)) is not None]
+    return found[0] if found else None
+
+
+def _ended(walk: Walk, outcome: Outcome, step: Step, cells: list[Cell], built: Path, work: Work) -> None:
     """Keep what a job made, or note that it failed, with every cell that waited for it."""
     if not outcome.error:
-        kind = "profile" if isinstance(step, str) else "train"
-        key = walk.plan.profile_key(step) if isinstance(step, str) else walk.plan.train_key(step)
+        kind, key = walk.plan.keys.kind(step), walk.plan.keys.key(step)
         assert key is not None
         walk.plan.store.finish(kind, key, built, outcome.job.settings, outcome.measured)
-        if isinstance(step, Cell):
-            walk.display.cell(step, "trained")
+        for cell in _ending(walk.plan, step, cells):
+            walk.display.cell(cell, "trained")
         return
     shutil.rmtree(built, ignore_errors=True)
     if outcome.fatal:
         raise UserError(outcome.error)
-    lost = [step] if isinstance(step, Cell) else [c for c in waiting if isinstance(c, Cell) and _lost(walk, c, step)]
-    for cell in lost:
+    for cell in cells:
         failed(walk, cell, outcome.error)
-        if cell in waiting:
-            waiting.remove(cell)
+    for waiting in [other for other in work.steps if _rests_on(other, step)]:
+        work.take(waiting)
 
 
-def _lost(walk: Walk, cell: Cell, task: str) -> bool:
-    """Whether a cell waits for the profile of `task`."""
-    return cell.task == task and _needs_profile(walk.plan, cell)
+def _rests_on(step: Step, other: Step) -> bool:
+    """Whether a step needs another one, however far back."""
+    return any(need == other or _rests_on(need, other) for need in step.needs)

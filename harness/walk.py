@@ -43,12 +43,12 @@ class Walk:
         return self.folder / "esft-bench.log"
 
 
-def refresh(walk: Walk) -> Path:
-    """Write results and report from what is finished."""
+def refresh(walk: Walk, *, draw: bool = True) -> Path:
+    """Write results and report from what is finished; figures only where asked for, because drawing takes seconds."""
     began = time.monotonic()
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
-    report = write_report(walk.folder)
+    report = write_report(walk.folder, draw=draw)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
     return report
 
@@ -56,7 +56,7 @@ def refresh(walk: Walk) -> Path:
 def refresh_now_and_then(walk: Walk) -> None:
     """Keep the report of a run at work fresh, at no more than a twentieth of its time."""
     if time.monotonic() - walk.refreshed > 20 * walk.refresh_seconds:
-        refresh(walk)
+        refresh(walk, draw=False)
 
 
 def failed(walk: Walk, cell: Cell, why: str) -> None:

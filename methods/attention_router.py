@@ -9,11 +9,14 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
+from methods.atomic import write_tensors
 from methods.checkpoint import overlay
 from methods.method import Context, Method
 from methods.moe.experts import use_fast_experts
-from methods.moe.layout import write_trained
+from methods.moe.layout import hub_tensors, write_trained
 from methods.moe.view import attention_parameters, moe_layers, router_parameters
+
+FILE = "attention_router.safetensors"
 
 
 class AttentionRouter(Method):
@@ -21,9 +24,9 @@ class AttentionRouter(Method):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze all else. Raises MethodError for a model without routed experts, routers or attention."""
-        routers = [weight for layer in moe_layers(model).values() for weight in router_parameters(model, layer)]
+        trained = attention_and_routers(model)
         model.requires_grad_(False)
-        for parameter in (*attention_parameters(model), *routers):
+        for parameter in trained.values():
             parameter.requires_grad_(True)
         use_fast_experts(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -35,3 +38,16 @@ class AttentionRouter(Method):
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own."""
         overlay(base, adapter, out)
+
+
+def attention_and_routers(model: PreTrainedModel) -> dict[str, nn.Parameter]:
+    """What this trains, by name. Raises MethodError for a model without routed experts, routers or attention."""
+    routers = [weight for layer in moe_layers(model).values() for weight in router_parameters(model, layer)]
+    chosen = {id(parameter) for parameter in (*attention_parameters(model), *routers)}
+    return {name: parameter for name, parameter in model.named_parameters() if id(parameter) in chosen}
+
+
+def write_attention_and_routers(model: PreTrainedModel, folder: Path) -> None:
+    """Write them as `attention_router.safetensors` under their names in hub checkpoints, trained now or before."""
+    weights = {name: parameter.detach() for name, parameter in attention_and_routers(model).items()}
+    write_tensors(folder / FILE, hub_tensors(model, weights))

@@ -8,7 +8,7 @@ Hugging Face checkpoint that any server loads.
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from torch import nn
@@ -21,12 +21,33 @@ from methods.moe.profile import Profile
 class Context:
     """What a method may look at when it prepares a model.
 
-    `profile` holds the expert statistics of the training task's data (None where the method's `needs_profile` is
-    False); `seed` is the cell's seed, for methods that draw.
+    Profiles are of the model that `prepare` gets: the backbone, or what the first stage made of it.
+
+    Attributes:
+        seed: the cell's seed, for methods that draw.
+        profile: expert statistics of the training task's data; None where the method's `needs_profile` is False.
+        general: those of the general data; None where `needs_general` is False.
     """
 
     seed: int
     profile: Profile | None = None
+    general: Profile | None = None
+
+
+@dataclass(frozen=True)
+class FirstStage:
+    """A training that goes before a method's own, on the same data, and takes some of the cell's steps.
+
+    Attributes:
+        method: its name among the methods; `hyperparameters`: that method's fields, where not its defaults.
+        share: its share of the cell's steps, in (0, 1); the rest is the method's own.
+        learning_rate: None for the cell's.
+    """
+
+    method: str
+    share: float
+    learning_rate: float | None = None
+    hyperparameters: tuple[tuple[str, Any], ...] = ()
 
 
 class Method(BaseModel):
@@ -35,11 +56,18 @@ class Method(BaseModel):
     Class attributes:
         trains: False for a row that only evaluates (the base model).
         needs_profile: True if `prepare` reads `context.profile`.
+        needs_general: True if it reads `context.general`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     trains: ClassVar[bool] = True
     needs_profile: ClassVar[bool] = False
+    needs_general: ClassVar[bool] = False
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """The training whose result `prepare` is to get; what both change, `export` must write."""
+        return None
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Make `model` trainable this method's way, in place, and return the parameters to train.

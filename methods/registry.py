@@ -9,6 +9,8 @@ from importlib.metadata import entry_points
 from methods.all_experts import AllExperts
 from methods.attention_router import AttentionRouter
 from methods.base import Base
+from methods.das import DasTune
+from methods.das_lora import DasLora
 from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
 from methods.esft_lora import EsftLora
@@ -33,6 +35,8 @@ METHODS: dict[str, type[Method]] = {
     "top-k-experts": TopKExperts,
     "all-experts": AllExperts,
     "attention-router": AttentionRouter,
+    "das-tune": DasTune,
+    "das-lora": DasLora,
 }
 
 

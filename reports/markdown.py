@@ -4,10 +4,12 @@ The same records and manifest give the same bytes: resampling is seeded and no c
 run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reports import figures
 from reports.content import Content, Part, gather
 from reports.results import write_text
 from reports.scores import Scores
@@ -30,30 +32,33 @@ from reports.words import (
 REPORT = "report.md"
 
 
-def write_report(run_folder: Path, *, out: Path | None = None) -> Path:
+def write_report(run_folder: Path, *, out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.md` into `run_folder` (or to `out`) from its results and manifest, and return its path.
 
     May be called at any time, also while the run goes on: what is missing is marked as missing. Unreadable records
-    and a missing manifest are named in the report and stop nothing.
+    and a missing manifest are named in the report and stop nothing. Figures are drawn into `figures/` of the run
+    folder unless `draw` is off, as it is while a run goes on.
     """
-    path = out or run_folder / REPORT
-    write_text(path, report(run_folder))
+    content, path = gather(run_folder), out or run_folder / REPORT
+    gallery = figures.gallery(content) if draw else None
+    write_text(path, render(content, gallery, path.parent))
     return path
 
 
 def report(run_folder: Path) -> str:
-    """Return the text of the report."""
+    """Return the text of the report, without figures."""
     return render(gather(run_folder))
 
 
-def render(content: Content) -> str:
-    """Return the report as markdown."""
+def render(content: Content, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
+    """Return the report as markdown; figures are linked relative to `beside`, the run folder unless given."""
     several = len(content.parts) > 1
     blocks = [f"# Report of `{content.command}`"]
     blocks += [what_was_compared(part.scores, content.suite, part.backbone) for part in content.parts]
     for part in content.parts:
         blocks += _sections(part, f" ({line(part.backbone)})" if several else "")
     blocks.append(_HOW_TO_READ if content.parts else "Nothing has been evaluated yet.")
+    blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
     blocks += _bullets("Notes", content.notes)
@@ -164,6 +169,21 @@ def what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -
     if judges:
         sentences.append(f"Free-text answers were scored by {listing([line(judge) for judge in judges])}.")
     return (f"{description}\n\n" if description else "") + " ".join(sentences)
+
+
+def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
+    """Links to the figures, each with its caption and data, and why the others are not there."""
+    if gallery is None:
+        return []
+    parts = ["## Figures"] if gallery.drawn or gallery.missing else []
+    for drawn in gallery.drawn:
+        svg, data = (Path(os.path.relpath(path, beside)).as_posix() for path in (drawn.svg, drawn.csv))
+        parts += [f"### {line(drawn.title)}", f"![{line(drawn.title)}]({svg})"]
+        parts += [f"{line(drawn.caption, 1000)} Data: [{drawn.csv.name}]({data})."]
+    if gallery.missing:
+        reasons = "\n".join(f"- {line(one.title)}: {line(one.why)}." for one in gallery.missing)
+        parts += ["Not drawn:", reasons]
+    return parts
 
 
 def _efficiency(content: Content) -> list[str]:

@@ -45,7 +45,7 @@ def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequen
     for layer in layers.values():
         _check(layer)
     parameters = [p for index, layer in layers.items() for p in _add_bank(layer, selection.get(index, ()))]
-    _plug_in(model, layers)
+    plug_in(model, layers, IMPLEMENTATION)
     return parameters
 
 
@@ -87,16 +87,21 @@ def _check(layer: MoeLayer) -> None:
         )
 
 
-def _plug_in(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> None:
-    """Have every layer's experts run by the forward below. Raises MethodError where one does not take it."""
+def plug_in(model: PreTrainedModel, layers: Mapping[int, MoeLayer], implementation: str) -> None:
+    """Have every layer's experts run by a forward registered with transformers.
+
+    Raises MethodError where one does not take it, or has parts that such a forward does not know.
+    """
+    for layer in layers.values():
+        _check(layer)
     try:
-        model.set_experts_implementation(IMPLEMENTATION)
+        model.set_experts_implementation(implementation)
     except ValueError as error:
         raise MethodError(f"{type(model).__name__} takes no other experts implementation ({error})") from error
     for layer in layers.values():
         used = getattr(layer.experts.config, "_experts_implementation", None)
-        if used != IMPLEMENTATION:
-            raise MethodError(f"`{layer.name}` is still run by the implementation {used}, which trains no selection")
+        if used != implementation:
+            raise MethodError(f"`{layer.name}` is still run by the implementation {used}, not by {implementation}")
 
 
 def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:

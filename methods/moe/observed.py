@@ -15,8 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
-from methods.errors import MethodError
-from methods.moe.experts import BANK
+from methods.moe.experts import BANK, plug_in
 from methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
@@ -38,9 +37,7 @@ def observed(
     for index, observer in observers.items():
         layers[index].experts.__dict__[OBSERVER] = observer  # no module's parameter, buffer or child
     try:
-        model.set_experts_implementation(IMPLEMENTATION)
-        if model.config._experts_implementation != IMPLEMENTATION:
-            raise MethodError(f"transformers lets no other implementation run the experts of {type(model).__name__}")
+        plug_in(model, layers, IMPLEMENTATION)
         yield
     finally:
         model.set_experts_implementation(before)

@@ -40,6 +40,14 @@ def finish(plan, kind, key):
     return plan.store.finish(kind, key, built, {}, {})
 
 
+def finish_step(plan, step):
+    return finish(plan, plan.keys.kind(step), plan.keys.key(step))
+
+
+def train_key(plan, cell):
+    return plan.keys.key(plan.stage(cell))
+
+
 def test_there_is_one_base_cell_and_one_cell_for_each_method_task_and_seed(planned):
     cells = planned().cells
     assert len(cells) == 1 + 2 * 2 * 2
@@ -54,10 +62,10 @@ def test_a_trained_cell_is_tested_on_its_task_and_the_base_model_on_all(planned)
 
 def test_a_cell_that_selects_experts_waits_for_its_profile(planned):
     plan = planned()
-    esft = next(cell for cell in plan.cells if cell.method == "esft-gate")
-    assert plan.train_key(esft) is None
-    finish(plan, "profile", plan.profile_key(esft.task))
-    assert plan.train_key(esft) is not None
+    esft = plan.stage(next(cell for cell in plan.cells if cell.method == "esft-gate"))
+    assert plan.keys.key(esft) is None
+    finish_step(plan, *esft.profiles)
+    assert plan.keys.key(esft) is not None
 
 
 @pytest.mark.parametrize(
@@ -72,14 +80,14 @@ def test_a_cell_that_selects_experts_waits_for_its_profile(planned):
 )
 def test_a_training_key_depends_on_what_changes_weights_and_on_nothing_else(planned, old, new, same):
     cell = planned().cells[1]
-    assert (planned().train_key(cell) == planned(ROWS.replace(old, new)).train_key(cell)) == same
+    assert (train_key(planned(), cell) == train_key(planned(ROWS.replace(old, new)), cell)) == same
 
 
 def test_a_cells_state_moves_from_step_to_step(planned):
     plan = planned()
     cell = plan.cells[1]
     states = [plan.state(cell)]
-    finish(plan, "train", plan.train_key(cell))
+    finish_step(plan, plan.stage(cell))
     states.append(plan.state(cell))
     for benchmark in plan.benchmarks(cell):
         finish(plan, "answers", plan.answers_key(cell, benchmark))

@@ -11,6 +11,7 @@ from harness.suite import Training
 from harness.train import CHECKPOINT, AnswerLoss, train
 from methods.fft import FullFineTuning
 from methods.method import Context
+from tests.methods.helpers import TRAINING, profiled
 
 SETTINGS = Training(steps=6, batch_size=4, sequence_length=12, learning_rate=1e-3)
 
@@ -56,6 +57,23 @@ def test_small_chunks_reach_the_weights_of_whole_batches(tiny_model, tmp_path):
     torch.testing.assert_close(torch.tensor(one.losses), torch.tensor(two.losses))
     for a, b in zip(whole.parameters(), chunked.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["fft", "esft-token", "lora"])
+def test_gradient_checkpointing_computes_layers_again_and_reaches_the_same_losses(tiny_model, tmp_path, method):
+    def run(gradient_checkpointing):
+        model = tiny_model("deepseek-v2")
+        parameters = TRAINING[method].prepare(model, Context(seed=0, profile=profiled(model)))
+        calls = []
+        model.model.layers[1].mlp.experts.register_forward_hook(lambda *_: calls.append(1))
+        settings = SETTINGS.model_copy(update={"gradient_checkpointing": gradient_checkpointing})
+        return train(model, parameters, sequences(), settings, tmp_path), len(calls)
+
+    plain, once = run(False)
+    saving, twice = run(True)
+    assert twice == 2 * once
+    assert saving.losses == pytest.approx(plain.losses, rel=1e-6)
+    assert saving.gradient_norms == pytest.approx(plain.gradient_norms, rel=1e-5)
 
 
 @pytest.mark.parametrize("stop", [1, 2, 3, 5])

@@ -24,7 +24,7 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
 
 WITHOUT_PROFILE = {"base", "fft", "lora", "all-experts", "attention-router"}
 ABLATIONS = {"random-experts", "unrelated-experts"}
-WITH_PROFILE = {"esft-gate", "esft-token", "esft-lora", "esft-router", "top-k-experts"}
+WITH_PROFILE = {"esft-gate", "esft-token", "esft-lora", "esft-router", "top-k-experts", "das-tune", "das-lora"}
 
 
 def test_every_method_has_defaults_but_the_ablations_which_need_what_they_ablate() -> None:

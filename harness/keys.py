@@ -1,0 +1,100 @@
+"""The keys of the steps before testing, and what is there under them.
+
+A key hashes the contents of what a step reads, its settings and the version of its code, so it can be named only when
+the steps it needs are finished; until then the step is waiting.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harness.merging import Change
+from harness.stages import Profiling, Stage, Step
+from harness.store import Artifact, Store, code_version, key_of
+from harness.suite import Suite
+
+
+@dataclass(frozen=True)
+class TaskData:
+    """A task's rows as they are used: files named by their contents."""
+
+    training: Path | None
+    items: Path | None
+    training_digest: str
+    items_digest: str
+    count: int
+
+
+@dataclass(frozen=True)
+class Keys:
+    """Names steps of a suite by what they read and do, and finds what they left in the store."""
+
+    suite: Suite
+    store: Store
+    data: Mapping[str, TaskData]
+    backbone_digest: str
+
+    def kind(self, step: Step) -> str:
+        """The kind of artifact a step makes."""
+        return "profile" if isinstance(step, Profiling) else "train"
+
+    def key(self, step: Step) -> str | None:
+        """A step's key; None while one that it needs is not finished."""
+        inputs = self._inputs(step)
+        if inputs is None:
+            return None
+        kind = self.kind(step)
+        code = {
+            "profile": ("methods.moe", "harness.data", "tasks.prompt"),
+            "train": (
+                "methods",
+                "harness.train",
+                "harness.checkpoint",
+                "harness.data",
+                "harness.serving.canary",
+                "tasks.prompt",
+            ),
+        }
+        return key_of(kind, self.settings(step), inputs, code_version(*code[kind]))
+
+    def find(self, step: Step) -> Artifact | None:
+        """What a finished step made."""
+        key = self.key(step)
+        return self.store.find(self.kind(step), key) if key else None
+
+    def settings(self, step: Step) -> dict[str, Any]:
+        """What a step is told."""
+        backbone = self.suite.backbone
+        loading = {"precision": backbone.precision, "trust_remote_code": backbone.trust_remote_code}
+        if isinstance(step, Profiling):
+            return {"profiling": self.suite.profiling.model_dump(), **loading}
+        told = {"learning_rate": step.learning_rate, "steps": step.steps}
+        return {
+            "method": step.name,
+            "hyperparameters": step.method.model_dump(mode="json"),
+            "training": self.suite.training.model_copy(update=told).model_dump(mode="json"),
+            "seed": step.seed,
+            **loading,
+        }
+
+    def changes(self, stage: Stage | None) -> list[Change]:
+        """What makes the backbone the model that a finished training ended with."""
+        if stage is None:
+            return []
+        made = self.find(stage)
+        assert made is not None
+        return [Change(method=stage.name, hyperparameters=stage.method.model_dump(), adapter=made.folder / "adapter")]
+
+    def _inputs(self, step: Step) -> dict[str, str] | None:
+        """Digests of what a step reads; None while some of it is missing."""
+        found = {number: self.find(need) for number, need in enumerate(step.needs)}
+        if None in found.values():
+            return None
+        inputs = {"backbone": self.backbone_digest, "task": self.data[step.task].training_digest}
+        if isinstance(step, Stage) and self.suite.alignment:
+            inputs["alignment"] = self.data[self.suite.alignment].training_digest
+        for number, made in found.items():
+            assert made is not None
+            inputs[f"need {number}"] = made.digest
+        return inputs

@@ -1,0 +1,45 @@
+"""DAS-LoRA: as DAS-Tune, with low-rank updates of the experts in stage 2."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pydantic import Field
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.attention_router import FILE, write_attention_and_routers
+from methods.checkpoint import link
+from methods.das import DomainAdvantage
+from methods.errors import MethodError
+from methods.expert_training import chosen_experts
+from methods.low_rank_training import LowRankTraining
+from methods.method import Context
+
+STAGE_1 = "stage_1"
+"""The folder in an adapter that holds what stage 1 trained."""
+
+
+class DasLora(DomainAdvantage, LowRankTraining):
+    """Stage 2 trains low-rank updates of the experts; the paper's rank 16 and alpha 32 by default."""
+
+    rank: int = Field(default=16, ge=1)
+    alpha: float = Field(default=32.0, gt=0)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze the model, which stage 1 has trained, but for the updates. Raises MethodError as ESFT does."""
+        choose = self.against(context.general)
+        return self.train_low_rank(model, chosen_experts(model, context, choose), context)
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the factors, and in a folder of its own what stage 1 trained."""
+        super().export(model, folder)
+        (folder / STAGE_1).mkdir()
+        write_attention_and_routers(model, folder / STAGE_1)
+
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """The experts with their updates, and what stage 1 trained."""
+        super().write_changed(base, adapter, folder)
+        kept = adapter / STAGE_1 / FILE
+        if not kept.is_file():
+            raise MethodError(f"{adapter} is no DAS-LoRA adapter: it has no {STAGE_1}/{FILE}")
+        link(kept, folder / FILE)

@@ -1,0 +1,132 @@
+"""Trainings that go on from one another: their order, what they share, what they cost, and a run stopped in between."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas
+import pytest
+
+from harness import commands
+from harness.errors import USER_ERRORS
+from harness.stages import Profiling
+from harness.training import Work
+
+SUITE = """\
+name: staged
+tasks: [mini-law]
+general: [mini-facts]
+alignment: mini-alignment
+methods:
+  attention-router: {steps: 2}
+  das-tune: {}
+  das-lora: {learning_rate: 2.0e-3, first_learning_rate: 1.0e-3}
+training: {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3}
+profiling: {sequences: 2, sequence_length: 128}
+evaluation: {engine: transformers, max_length: 512, limit: 4}
+"""
+
+
+@pytest.fixture
+def planned(tmp_path):
+    """`planned(text)`: the plan of a suite with that text."""
+
+    def make(text=SUITE, **options):
+        path = tmp_path / "suite.yaml"
+        path.write_text(text)
+        return commands.prepare(str(path), run_dir=tmp_path / "runs", **options).plan
+
+    return make
+
+
+def finish_step(plan, step):
+    kind, key = plan.keys.kind(step), plan.keys.key(step)
+    built = plan.store.begin(kind, key)
+    (built / "content").write_text(key)
+    plan.store.finish(kind, key, built, {}, {})
+
+
+def test_both_stages_together_take_the_steps_of_the_suite(planned):
+    plan = planned()
+    for cell in plan.cells[1:]:
+        assert [stage.name for stage in plan.stage(cell).whole] == ["attention-router", cell.method]
+        assert [stage.steps for stage in plan.stage(cell).whole] == [2, 4]
+
+
+def test_rows_of_equal_settings_share_a_stage_and_its_profiles(planned):
+    """Seven steps for three cells: one stage 1, its profiles of domain and general data, two stages 2."""
+    plan = planned()
+    alone, *das = (plan.stage(cell) for cell in plan.cells)
+    assert all(stage.first == alone for stage in das)
+    work = Work()
+    for cell in plan.cells:
+        work.add(plan, plan.stage(cell), cell)
+    assert work.steps == [alone, Profiling("mini-law", alone), Profiling("mini-alignment", alone), *das]
+    assert work.cells == [plan.cells, plan.cells[1:], plan.cells[1:], [plan.cells[1]], [plan.cells[2]]]
+
+
+def test_a_step_waits_for_what_it_reads_and_its_key_follows_from_it(planned):
+    plan = planned()
+    stage = plan.stage(plan.cells[1])
+    assert plan.keys.key(stage.first) is not None
+    assert plan.keys.key(stage) is plan.keys.key(stage.profiles[0]) is None
+    finish_step(plan, stage.first)
+    assert plan.keys.key(stage) is None
+    for profile in (*stage.profiles, *stage.general_profiles):
+        finish_step(plan, profile)
+    assert plan.keys.key(stage) is not None
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("alignment: mini-alignment\n", "", r"methods\.das-tune: .* name a task under `alignment`"),
+        ("steps: 6", "steps: 1", r"methods\.das-tune: two stages take at least 2 steps"),
+        ("das-tune: {}", "das-tune: {first_share: 1.0}", r"methods\.das-tune\.first_share"),
+        ("{steps: 2}", "{steps: 0}", r"attention-router\.steps"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused_before_anything_is_trained(planned, old, new, sentence):
+    with pytest.raises(USER_ERRORS, match=sentence):
+        planned(SUITE.replace(old, new))
+
+
+def command(folder: Path, text: str) -> list[str]:
+    suite = folder / "staged.yaml"
+    suite.write_text(text)
+    return [sys.executable, "-m", "harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), "--workers", "1"]
+
+
+def artifacts(folder: Path) -> dict[str, float]:
+    """Each finished artifact and when it was finished."""
+    store = folder / "runs" / ".store"
+    manifests = [path for path in store.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    return {path.parent.relative_to(store).as_posix(): path.stat().st_mtime for path in manifests}
+
+
+@pytest.mark.slow
+def test_a_run_of_two_stages_killed_between_them_goes_on_and_adds_their_costs_up(tmp_path):
+    process = subprocess.Popen(command(tmp_path, SUITE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while not any(name.startswith("train") for name in artifacts(tmp_path)):
+        assert process.poll() is None, "the run ended before it could be killed"
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    before = artifacts(tmp_path)
+    done = subprocess.run(command(tmp_path, SUITE), capture_output=True, text=True, timeout=280)
+    assert done.returncode == 0, done.stderr + done.stdout
+    after = artifacts(tmp_path)
+    assert before.items() <= after.items(), "a finished step was done again"
+    assert sum(name.startswith("train") for name in after) == 3  # stage 1 once for three rows
+    assert sum(name.startswith("profile") for name in after) == 2
+    results = pandas.read_csv(tmp_path / "runs" / "staged" / "results.csv")
+    assert set(results.state) == {"scored"}
+    costs = results[results.role == "cost"].pivot(index="metric", columns="method", values="value")
+    stages, das = costs["attention-router"], costs["das-tune"]
+    assert list(costs.loc["train_steps", ["attention-router", "das-tune", "das-lora"]]) == [2, 6, 6]
+    assert das["train_seconds"] > stages["train_seconds"]
+    assert das["trainable_parameters"] > stages["trainable_parameters"]
+    assert das["stored_bytes"] > stages["stored_bytes"]
