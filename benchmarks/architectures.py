@@ -2,14 +2,15 @@
 
     python benchmarks/architectures.py > docs/architectures.md
 
-Every causal language model in transformers whose source speaks of experts is built at random and tiny, saved as a hub
-checkpoint, loaded, profiled, trained with ESFT-Token for a step, exported, merged and loaded again. It counts as trained
-where the prepared model's logits are the base's, the merged one's the trained one's (float32, 1e-4), and base and merged
-checkpoint differ in tensors of experts alone.
+Every causal language model of transformers that has experts is built at random and tiny, saved as a hub checkpoint,
+loaded, profiled, trained with ESFT-Token for a step, exported, merged and loaded again. It counts as trained where the
+prepared model's logits are the base's, the merged one's the trained one's (float32, 1e-4), base and merged checkpoint
+differ in tensors of experts alone, and the scaling factor that is divided out of gates is the one in them.
 """
 
 import contextlib
 import inspect
+import re
 import sys
 import tempfile
 import warnings
@@ -70,6 +71,10 @@ SPECIAL: dict[str, dict[str, Any]] = {
 """What single configurations need besides to be valid when small."""
 
 
+FACTORS = (*SCALING, "moe_routed_scaling_factor", "moe_router_scaling_factor")
+"""Names that configurations have for the factor of the gates or of the experts' output."""
+
+
 @dataclass(frozen=True)
 class Row:
     """What is found out about an architecture; `state`: trained | refused | not built | differs."""
@@ -81,15 +86,14 @@ class Row:
     stored: str = ""
 
 
-def walk() -> Iterator[Row]:
-    """Go over all causal language models with experts, by name."""
+def names() -> Iterator[str]:
+    """All causal language models with experts, by name."""
     for name, classes in sorted(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items()):
         model_class = getattr(transformers, classes if isinstance(classes, str) else classes[0])
         composite = "text_config" in CONFIG_MAPPING[name].sub_configs  # its text model has a name of its own
-        if not composite and "xperts" in inspect.getsource(sys.modules[model_class.__module__]):
-            row = examine(name)
-            print(row.name, row.state, row.note, file=sys.stderr, flush=True)
-            yield row
+        source = inspect.getsource(sys.modules[model_class.__module__])
+        if not composite and re.search(r"class \w*(Expert|MoE|Moe)\w*\(", source):
+            yield name
 
 
 def examine(name: str) -> Row:
@@ -152,6 +156,9 @@ def _trained(name: str, model: PreTrainedModel, layer: MoeLayer) -> Row:
         changed = [key for key in old if not torch.equal(old[key], new[key])]
         if wrong := [key for key in changed if "expert" not in key and "_linear" not in key]:
             return Row(name, "differs", f"{wrong[0]} was changed", layer, stored)
+    factor = factor_in_weights(name)
+    if factor is not None and abs(factor / scaling_seen(name) - 1) > 1e-3:
+        return Row(name, "differs", f"gates are scaled by {factor}", layer, stored)
     return Row(name, "trained", "", layer, stored)
 
 
@@ -171,12 +178,11 @@ def factor_in_weights(name: str) -> float | None:
 
     None where its configuration has no such factor, or not under a name known here.
     """
-    keys = [key for key in (*SCALING, "moe_routed_scaling_factor") if hasattr(configuration(name), key)]
-    if not keys:
+    if not any(hasattr(configuration(name), key) for key in FACTORS):
         return None
     seen = []
     for factor in (1.0, 4.0):
-        model = build(name, **dict.fromkeys(keys, factor))
+        model = build(name, **dict.fromkeys(FACTORS, factor))
         layer = next(iter(moe_layers(model).values()))
         hook = layer.experts.register_forward_pre_hook(
             lambda module, args, kwargs: seen.append([*args, *kwargs.values()][2].sum()), with_kwargs=True
@@ -184,6 +190,11 @@ def factor_in_weights(name: str) -> float | None:
         _logits(model, torch.arange(3, 33).view(2, 15))
         hook.remove()
     return float(seen[1] / seen[0])
+
+
+def scaling_seen(name: str) -> float:
+    """The factor that the view sees in an architecture's gates where the configuration's is 4."""
+    return next(iter(moe_layers(build(name, **dict.fromkeys(FACTORS, 4.0))).values())).scaling
 
 
 def _sentence(error: Exception) -> str:
@@ -211,8 +222,10 @@ def main() -> None:
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):
-        rows = list(walk())
-    counts = {state: sum(row.state == state for row in rows) for state in ("trained", "refused", "not built", "differs")}
+        rows = [examine(name) for name in names()]
+    counts = {
+        state: sum(row.state == state for row in rows) for state in ("trained", "refused", "not built", "differs")
+    }
     print("# Architectures")
     print()
     print(f"Made by `python benchmarks/architectures.py` with transformers {transformers.__version__}; do not edit.")
@@ -225,6 +238,7 @@ def main() -> None:
     print("|---|---|---|---|---|---|---|")
     for row in rows:
         print(_line(row))
+    sys.exit(counts["differs"] > 0)
 
 
 if __name__ == "__main__":
