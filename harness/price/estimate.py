@@ -168,7 +168,8 @@ def _profile(layers: tuple[int, ...], top_k: int, share: torch.Tensor, tokens: i
 def evaluation_prices(plan: Plan) -> list[EvaluationPrice]:
     """The price of testing, benchmark by benchmark, from the items and lm-eval's configuration."""
     tokenizer = load_tokenizer(plan.backbone)
-    return [_evaluation_price(plan, name, tokenizer) for name in (*plan.suite.tasks, *plan.suite.general)]
+    names = dict.fromkeys(name for cell in plan.cells for name in plan.benchmarks(cell))
+    return [_evaluation_price(plan, name, tokenizer) for name in names]
 
 
 def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> EvaluationPrice:
