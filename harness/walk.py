@@ -4,12 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from harness import routing
 from harness.judge import Judge
 from harness.plan import Cell, Plan
 from harness.progress import Display
 from harness.results import collect
 from reports import results as results_file
-from reports.markdown import write_report
+from reports.forms import write_reports
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,14 @@ class Walk:
         return self.folder / "esft-bench.log"
 
 
-def refresh(walk: Walk, *, draw: bool = True) -> Path:
+def refresh(walk: Walk, *, draw: bool = True) -> None:
     """Write results and report from what is finished; figures only where asked for, because drawing takes seconds."""
     began = time.monotonic()
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
-    report = write_report(walk.folder, draw=draw)
+    routing.write(walk.plan, walk.folder)
+    write_reports(walk.folder, draw=draw)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
-    return report
 
 
 def refresh_now_and_then(walk: Walk) -> None:

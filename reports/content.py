@@ -12,7 +12,15 @@ from reports.paper import BesideTable, Kind, beside
 from reports.results import LEFT_OUT, read
 from reports.scores import Role, Row, Scores
 from reports.summary import summary
-from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table, table_of
+from reports.tables import (
+    Table,
+    ability_table,
+    ablation_table,
+    efficiency_table,
+    general_table,
+    judging_table,
+    table_of,
+)
 from reports.words import code
 
 MANIFEST = "manifest.json"
@@ -71,6 +79,11 @@ class Part:
     def advice(self) -> Advice:
         """Which method to take, task by task and in sum."""
         return advise(self.scores, self.ability, self.general)
+
+    @cached_property
+    def judging(self) -> Table | None:
+        """What a model's judging cost, where one judged."""
+        return judging_table(self.scores)
 
     @cached_property
     def base(self) -> Row | None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports import figures
+from reports import calibration, figures
 from reports.content import Content, Part, gather
 from reports.paper import Beside
 from reports.results import write_text
@@ -64,32 +64,37 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     for part in content.parts:
         blocks += _advice(part, f" ({line(part.backbone)})" if several else "")
         blocks += _beside(part, f" ({line(part.backbone)})" if several else "")
-    blocks.append(_HOW_TO_READ if content.parts else "Nothing has been evaluated yet.")
+    if content.parts:
+        blocks += ["## How to read the tables", "\n".join(f"- {sentence}" for sentence in HOW_TO_READ)]
+    else:
+        blocks.append("Nothing has been evaluated yet.")
     blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
+    blocks += _bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
     blocks += _bullets("Notes", content.notes)
     blocks += _bullets("Left out", content.left_out)
     return "\n\n".join(blocks) + "\n"
 
 
-_HOW_TO_READ = f"""## How to read the tables
-
-- **Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05 after \
-Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In Table 3 bold means \
-that the difference is resolved (Holm's correction over the table).
-- Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run; where \
-there are several, items and runs both count as drawn by chance. With one training run the intervals and the bold know \
-nothing of how much a method varies from one training run to the next.
-- ± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between them, items \
-do not.
-- An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved once all \
-comparisons of a table are counted.
-- *Resolvable difference*: the true difference between two rows that this column's test finds with 80% probability, \
-given how much the scores seen here vary (median over pairs of rows, Holm's first step).
-- {SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor compared. \
-An item that could not be scored counts as missing, never as 0.
-- –: no value; the letter says why."""
+HOW_TO_READ = (
+    "**Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05"
+    " after Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In "
+    "Table 3 bold means that the difference is resolved (Holm's correction over the table).",
+    "Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run;"
+    " where there are several, items and runs both count as drawn by chance. With one training run the intervals "
+    "and the bold know nothing of how much a method varies from one training run to the next.",
+    "± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between "
+    "them, items do not.",
+    "An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved "
+    "once all comparisons of a table are counted.",
+    "*Resolvable difference*: the true difference between two rows that this column's test finds with 80% "
+    "probability, given how much the scores seen here vary (median over pairs of rows, Holm's first step).",
+    f"{SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor "
+    "compared. An item that could not be scored counts as missing, never as 0.",
+    "–: no value; the letter says why.",
+)
+"""Sentences that every form of the report ends with; ** and * mark bold and the second best."""
 
 
 BESIDE = (
@@ -250,6 +255,8 @@ def _efficiency(content: Content) -> list[str]:
         caption = part.efficiency.caption
         parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
         parts += _table(part.efficiency, cost)
+        if part.judging is not None:
+            parts += [part.judging.caption, *_table(part.judging, cost)]
     told = spent([record for part in content.parts for record in part.scores.records], content.manifest)
     parts += [" ".join(told)] if told else []
     known = _facts(content.manifest, "started", "finished", "states", "hardware")
