@@ -67,7 +67,7 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    samples = encode_file(tokenizer, places.task, wanted.sequence_length)
+    samples = encode_file(tokenizer, places.task, wanted.sequence_length, wanted.overlong)
     first, second = profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
@@ -133,8 +133,9 @@ def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
     """The endless stream of packed sequences of a cell."""
     assert places.task is not None
     training = Training.model_validate(settings["training"])
-    own = encode_file(tokenizer, places.task, training.sequence_length)
-    other = encode_file(tokenizer, places.alignment, training.sequence_length) if places.alignment else []
+    told = training.sequence_length, training.overlong
+    own = encode_file(tokenizer, places.task, *told)
+    other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
     return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
 
 
@@ -142,7 +143,8 @@ def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) ->
     """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
     path = places.task or places.alignment
     assert path is not None
-    samples = encode_file(tokenizer, path, settings["training"]["sequence_length"])
+    training = Training.model_validate(settings["training"])
+    samples = encode_file(tokenizer, path, training.sequence_length, training.overlong)
     return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
 
 

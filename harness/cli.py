@@ -28,6 +28,10 @@ DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in p
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
 EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
+BackboneName = Annotated[
+    str | None, typer.Option("--backbone", help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
+]
+Steps = Annotated[int | None, typer.Option(min=1, help="Training steps in place of the suite's.")]
 
 
 @app.command()
@@ -40,6 +44,8 @@ def run(
     run_dir: RunDir = Path("runs"),
     engine: EngineName = None,
     limit: Limit = None,
+    backbone: BackboneName = None,
+    steps: Steps = None,
     port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
@@ -49,7 +55,7 @@ def run(
     from harness.commands import execute, prepare
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit, port=port)  # fmt: skip
+                       limit=limit, port=port, backbone=backbone, steps=steps)  # fmt: skip
     command = shlex.join(["esft-bench", *sys.argv[1:]])
     try:
         failed = execute(
@@ -77,13 +83,17 @@ def plan(
     run_dir: RunDir = Path("runs"),
     engine: EngineName = None,
     limit: Limit = None,
+    backbone: BackboneName = None,
+    steps: Steps = None,
 ) -> None:
     """Show the matrix and what of it is already there; computes nothing."""
     from harness.commands import describe, prepare
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit)  # fmt: skip
+                       limit=limit, backbone=backbone, steps=steps)  # fmt: skip
     console.print(describe(prepared))
+    for note in prepared.notes:
+        console.print(f"Note: {note}", highlight=False)
 
 
 @app.command()
@@ -106,11 +116,18 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 
 @app.command()
 def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
-    """Write the report of finished runs again, from their stored results alone."""
-    from harness.commands import rewrite
+    """Write the report of runs again, from their stored results alone; exit code 1 where no run has any left."""
+    from harness.reporting import rewrite
 
+    sound = 0
     for folder in runs:
-        console.print(f"{rewrite(folder)}")
+        content = rewrite(folder)
+        console.print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+        for sentence in content.left_out:
+            print(f"{folder}: {sentence}", file=sys.stderr)
+        sound += bool(content.parts)
+    if not sound:
+        raise typer.Exit(1)
 
 
 @app.command("verify-paper")

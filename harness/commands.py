@@ -16,6 +16,7 @@ from harness.judge import Judge, choose
 from harness.plan import Plan, make_plan
 from harness.store import Store, locked
 from harness.suite import Suite, load, quick_slice, selection, with_seeds
+from harness.trial import with_backbone, with_steps
 from tasks.source import Source
 
 STORE = ".store"
@@ -43,9 +44,16 @@ def prepare(
     engine: str | None = None,
     limit: int | None = None,
     port: int | None = None,
+    backbone: str | None = None,
+    steps: int | None = None,
 ) -> Prepared:
     """Read a suite, apply the command's options, check everything and plan it. Computes nothing."""
     suite = load(name)
+    notes: list[str] = []
+    if backbone:
+        suite, notes = with_backbone(suite, backbone)
+    if steps:
+        suite = with_steps(suite, steps)
     if quick:
         suite = quick_slice(suite)
     if seeds:
@@ -53,7 +61,7 @@ def prepare(
     suite = _with_evaluation(suite, engine, limit, port)
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"--data-dir {data_dir}: there is no such folder.")
-    judge, note = choose(suite.judge)
+    judge, note = choose(suite.judge, account=str((run_dir / suite.name).resolve()))
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
@@ -62,7 +70,7 @@ def prepare(
         engine=_engine_version(suite),
         judge=judge.name,
     )
-    return Prepared(plan, judge, run_dir, [note] if note else [])
+    return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
 
 
 def _numbers(text: str) -> list[int]:
@@ -119,7 +127,7 @@ def execute(
         console.print(f"Note: {note}", highlight=False)
     with locked(prepared.run_dir), full_disk_is_a_sentence(walk.log):
         failures = run(walk)
-    console.print(f"Report: {folder / 'report.md'}", highlight=False, soft_wrap=True)
+    console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
     if failures:
         console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
     return len(failures)
@@ -165,12 +173,3 @@ def describe(prepared: Prepared) -> Table:
     table.caption = f"Items: {items}; {general}"
     table.caption_justify = "left"
     return table
-
-
-def rewrite(folder: Path) -> Path:
-    """Write a run's report from its stored results."""
-    from reports.markdown import write_report
-
-    if not folder.is_dir():
-        raise UserError(f"{folder}: there is no such run folder.")
-    return write_report(folder)

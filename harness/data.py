@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 
 from harness.errors import UserError
 from harness.files import read_jsonl
+from harness.suite import Overlong
 from tasks.prompt import segments
 from tasks.task import Conversation
 
@@ -45,21 +46,37 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sa
     return Sample(ids, labels)
 
 
-def encode_file(tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int) -> list[Sample]:
+def encode_file(
+    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, overlong: Overlong = "refuse"
+) -> list[Sample]:
     """Encode a JSONL file of conversations.
 
-    Raises UserError, with file and line, where a question alone fills the sequence: its answer would never be seen.
+    Where a question alone fills the sequence its answer would never be seen: with `overlong` "cut" it loses its
+    beginning, else a UserError is raised, with file and line.
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
         sample = encode(tokenizer, conversation)
         if all(label == IGNORED for label in sample.labels[:sequence_length]):
+            if overlong == "cut":
+                samples.append(_without_beginning(sample, sequence_length))
+                continue
             raise UserError(
                 f"{path}, line {number}: the question alone is longer than training.sequence_length "
                 f"({sequence_length} tokens): raise it or drop the row."
             )
         samples.append(sample)
     return samples
+
+
+def _without_beginning(sample: Sample, length: int) -> Sample:
+    """A sample whose answer begins within `length` tokens, at their middle or later; the first token, BOS, stays."""
+    answer = next(place for place, label in enumerate(sample.labels) if label != IGNORED)
+    begins = max(length - (len(sample.ids) - answer), length // 2)
+    cut = slice(1, 1 + answer - begins)
+    ids, labels = list(sample.ids), list(sample.labels)
+    del ids[cut], labels[cut]
+    return Sample(ids, labels)
 
 
 def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:

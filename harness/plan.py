@@ -116,7 +116,10 @@ class Plan:
         rubric = self.tasks[benchmark].rubric
         if answers is None or rubric is None:
             return None
-        settings = {"judge": self.judge, "rubric": [rubric.instructions, rubric.best, rubric.language]}
+        settings = {
+            "judge": [self.judge, self.suite.judge.identity],
+            "rubric": [rubric.instructions, rubric.best, rubric.language],
+        }
         return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
 
     def task_of(self, cell: Cell) -> str:

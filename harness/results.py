@@ -19,6 +19,8 @@ COSTS = {
     "trainable_parameters": "trainable_parameters",
 }
 """Metrics of the cost records, and where training measured them."""
+JUDGE_COSTS = ("judge_requests", "judge_tokens_in", "judge_tokens_out", "judge_dollars")
+"""Metrics of the cost records of judging, measured with the verdicts."""
 
 
 def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[Record]:
@@ -35,6 +37,7 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
                 records.append(_score_record(plan, cell, benchmark, artifact, run_folder))
             elif failed:
                 records.append(_record(plan, cell, benchmark, run_folder.name, state="failed", note=failed))
+        records += _judge_cost_records(plan, cell, run_folder.name)
     return records
 
 
@@ -97,6 +100,18 @@ def _cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
 def _last(values: list[float]) -> float:
     """The last training's adapter holds what the stages before it changed."""
     return values[-1]
+
+
+def _judge_cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
+    """What the replies behind a cell's verdicts took, whichever run paid for them; nothing where no model judged."""
+    artifacts = [plan.verdicts(cell, benchmark) for benchmark in plan.benchmarks(cell)]
+    paid = [found for found in artifacts if found is not None and found.measured.get("judge_requests")]
+    for metric in JUDGE_COSTS if paid else ():
+        if metric == "judge_dollars" and plan.suite.judge.rate is None:
+            continue
+        value = float(sum(found.measured[metric] for found in paid))
+        source = " ".join(f"verdicts/{found.key}" for found in paid)
+        yield _record(plan, cell, "", run, metric=metric, value=value, n=1, scored=1, source=source)
 
 
 def _record(plan: Plan, cell: Cell, benchmark: str, run: str, **fields: object) -> Record:

@@ -11,6 +11,7 @@ from harness.errors import UserError
 from harness.judge import JudgeSettings
 
 SUITES = Path(__file__).parent / "suites"
+Overlong = Literal["refuse", "cut"]
 
 
 class Strict(BaseModel):
@@ -37,6 +38,8 @@ class Training(Strict):
 
     Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
     constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
+    `alignment_share` is the share of alignment samples in the mix, half in the paper. `overlong` says what becomes of a
+    question that fills the whole sequence: `refuse` it, or `cut` its beginning so that its answer is seen.
     `alignment_share` is the share of alignment samples in the mix, half in the paper. `gradient_checkpointing` keeps
     each layer's input alone and computes the rest again in the backward pass: less memory, more time, the same steps.
     """
@@ -49,6 +52,7 @@ class Training(Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: PositiveFloat = 1.0
+    overlong: Overlong = "refuse"
     gradient_checkpointing: bool = False
 
 
@@ -57,6 +61,7 @@ class Profiling(Strict):
 
     sequences: PositiveInt = 32
     sequence_length: PositiveInt = 4096
+    overlong: Overlong = "refuse"
 
 
 class Row(BaseModel):

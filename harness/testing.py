@@ -4,11 +4,13 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 
 from harness.errors import USER_ERRORS, NoSpaceError
 from harness.evaluate import evaluate
 from harness.files import read_jsonl, write_jsonl
+from harness.judge import Usage
 from harness.merging import merged
 from harness.plan import Cell, Plan
 from harness.results import ITEMS, mean_score, read_scores
@@ -28,9 +30,18 @@ def test_all(walk: Walk, cells: list[Cell]) -> None:
     unserved = [cell for cell in cells if _missing_answers(walk.plan, cell)]
     for cell in cells:
         if cell not in unserved:
-            _finish_cell(walk, cell)
-    if not unserved:
-        return
+            _finish_now_or_later(walk, cell)
+    if unserved:
+        _serve_all(walk, unserved)
+    if walk.plan.suite.judge.batch:
+        walk.display.enter_phase("waiting for the judge's batches")
+        for cell in cells:
+            if cell not in walk.failures:
+                _finish_cell(walk, cell)
+
+
+def _serve_all(walk: Walk, unserved: list[Cell]) -> None:
+    """Have each cell's merged checkpoint answer, on one engine; a cell that breaks does not stop the others."""
     walk.display.enter_phase("testing")
     served = False
     with _engine(walk) as engine:
@@ -39,7 +50,7 @@ def test_all(walk: Walk, cells: list[Cell]) -> None:
             try:
                 _answer(walk, engine, cell)
                 served = True
-                _finish_cell(walk, cell)
+                _finish_now_or_later(walk, cell)
             except Exception as error:  # lm-eval and the client raise anything; the other cells go on
                 mendable = isinstance(error, USER_ERRORS)
                 if isinstance(error, NoSpaceError) or (mendable and not served):
@@ -134,23 +145,35 @@ def _keep_scores(
     walk.plan.store.finish(kind, key, built, about, measured)
 
 
+def _finish_now_or_later(walk: Walk, cell: Cell) -> None:
+    """Finish a cell; where the judge works in batches, only send its answers off, so that no cell waits for another."""
+    if not walk.plan.suite.judge.batch:
+        _finish_cell(walk, cell)
+        return
+    for benchmark in _unjudged(walk.plan, cell):
+        answers = walk.plan.answers(cell, benchmark)
+        assert answers is not None
+        walk.judge.announce(walk.plan.tasks[benchmark], read_scores(answers))
+
+
+def _unjudged(plan: Plan, cell: Cell) -> list[str]:
+    return [benchmark for benchmark in plan.benchmarks(cell) if not plan.judged(cell, benchmark)]
+
+
 def _finish_cell(walk: Walk, cell: Cell) -> None:
     """Judge what is not judged yet, print the cell's line and refresh the report."""
-    silent = 0
-    for benchmark in walk.plan.benchmarks(cell):
-        if not walk.plan.judged(cell, benchmark):
-            silent += _judge(walk, cell, benchmark)
+    silent = [why for benchmark in _unjudged(walk.plan, cell) for why in _judge(walk, cell, benchmark)]
     own, general = _scores(walk.plan, cell)
     if silent:
-        failed(walk, cell, f"the judge could not be asked about {silent} answers; the others are kept.")
+        failed(walk, cell, f"{len(silent)} answers could not be judged ({silent[0]}); the others are kept")
     else:
         walk.display.cell(cell, "done", own)
         walk.display.say(f"✓ {cell.label}: {_shown(own)}, general ability {_shown(general)}")
     refresh_now_and_then(walk)
 
 
-def _judge(walk: Walk, cell: Cell, benchmark: str) -> int:
-    """Have a cell's stored answers judged and store the verdicts; returns how many met an outage.
+def _judge(walk: Walk, cell: Cell, benchmark: str) -> list[str]:
+    """Have a cell's stored answers judged and store the verdicts; returns why, for each that could not be.
 
     Those are asked again by the next run; what was judged is in the judge's own store and is not paid for twice.
     """
@@ -164,8 +187,10 @@ def _judge(walk: Walk, cell: Cell, benchmark: str) -> int:
         item.model_copy(update={"score": verdict.score, "state": verdict.state, "reason": verdict.reason})
         for item, verdict in zip(stored, verdicts, strict=True)
     ]
-    silent = sum(verdict.state == "failed" for verdict in verdicts)
-    measured: dict[str, object] = {"failed": silent, "tokens": sum(verdict.tokens for verdict in verdicts)}
+    silent = [verdict.reason for verdict in verdicts if verdict.state == "failed"]
+    usage = sum((verdict.usage for verdict in verdicts), Usage())
+    measured: dict[str, object] = {"failed": len(silent), **{f"judge_{k}": v for k, v in asdict(usage).items()}}
+    walk.notes += [note for note in walk.judge.notes if note not in walk.notes]
     _keep_scores(walk, "verdicts", key, judged, {"cell": cell.label, "judge": walk.judge.name}, measured)
     return silent
 

@@ -9,7 +9,7 @@ from harness.plan import Cell, Plan
 from harness.progress import Display
 from harness.results import collect
 from reports import results as results_file
-from reports.markdown import write_report
+from reports.forms import write_reports
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,19 @@ class Walk:
         return self.folder / "esft-bench.log"
 
 
-def refresh(walk: Walk) -> Path:
-    """Write results and report from what is finished."""
+def refresh(walk: Walk, *, draw: bool = True) -> None:
+    """Write results and report from what is finished; figures only where asked for, because drawing takes seconds."""
     began = time.monotonic()
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
-    report = write_report(walk.folder)
+    write_reports(walk.folder, draw=draw)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
-    return report
 
 
 def refresh_now_and_then(walk: Walk) -> None:
     """Keep the report of a run at work fresh, at no more than a twentieth of its time."""
     if time.monotonic() - walk.refreshed > 20 * walk.refresh_seconds:
-        refresh(walk)
+        refresh(walk, draw=False)
 
 
 def failed(walk: Walk, cell: Cell, why: str) -> None:

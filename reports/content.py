@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reports.results import LEFT_OUT, read
-from reports.scores import Scores
+from reports.scores import Role, Row, Scores
 from reports.summary import summary
 from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
 from reports.words import code
@@ -42,6 +42,15 @@ class Part:
     def efficiency(self) -> Table:
         """What training costs."""
         return efficiency_table(self.scores)
+
+    @cached_property
+    def base(self) -> Row | None:
+        """The row that is not trained."""
+        return next((row for row in self.ability.rows if self.scores.is_base(row)), None)
+
+    def table(self, role: Role) -> Table:
+        """The table of a role."""
+        return self.ability if role == "ability" else self.general
 
     @cached_property
     def in_short(self) -> list[str]:

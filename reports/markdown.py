@@ -4,10 +4,12 @@ The same records and manifest give the same bytes: resampling is seeded and no c
 run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from reports import figures
 from reports.content import Content, Part, gather
 from reports.results import write_text
 from reports.scores import Scores
@@ -30,30 +32,36 @@ from reports.words import (
 REPORT = "report.md"
 
 
-def write_report(run_folder: Path, *, out: Path | None = None) -> Path:
+def write_report(run_folder: Path, *, out: Path | None = None, draw: bool = True) -> Path:
     """Write `report.md` into `run_folder` (or to `out`) from its results and manifest, and return its path.
 
     May be called at any time, also while the run goes on: what is missing is marked as missing. Unreadable records
-    and a missing manifest are named in the report and stop nothing.
+    and a missing manifest are named in the report and stop nothing. Figures are drawn into `figures/` of the run
+    folder unless `draw` is off, as it is while a run goes on.
     """
-    path = out or run_folder / REPORT
-    write_text(path, report(run_folder))
+    content, path = gather(run_folder), out or run_folder / REPORT
+    gallery = figures.gallery(content) if draw else None
+    write_text(path, render(content, gallery, path.parent))
     return path
 
 
 def report(run_folder: Path) -> str:
-    """Return the text of the report."""
+    """Return the text of the report, without figures."""
     return render(gather(run_folder))
 
 
-def render(content: Content) -> str:
-    """Return the report as markdown."""
+def render(content: Content, gallery: figures.Gallery | None = None, beside: Path | None = None) -> str:
+    """Return the report as markdown; figures are linked relative to `beside`, the run folder unless given."""
     several = len(content.parts) > 1
     blocks = [f"# Report of `{content.command}`"]
     blocks += [what_was_compared(part.scores, content.suite, part.backbone) for part in content.parts]
     for part in content.parts:
         blocks += _sections(part, f" ({line(part.backbone)})" if several else "")
-    blocks.append(_HOW_TO_READ if content.parts else "Nothing has been evaluated yet.")
+    if content.parts:
+        blocks += ["## How to read the tables", "\n".join(f"- {sentence}" for sentence in HOW_TO_READ)]
+    else:
+        blocks.append("Nothing has been evaluated yet.")
+    blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
     blocks += _bullets("Notes", content.notes)
@@ -61,23 +69,24 @@ def render(content: Content) -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-_HOW_TO_READ = f"""## How to read the tables
-
-- **Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05 after \
-Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In Table 3 bold means \
-that the difference is resolved (Holm's correction over the table).
-- Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run; where \
-there are several, items and runs both count as drawn by chance. With one training run the intervals and the bold know \
-nothing of how much a method varies from one training run to the next.
-- ± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between them, items \
-do not.
-- An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved once all \
-comparisons of a table are counted.
-- *Resolvable difference*: the true difference between two rows that this column's test finds with 80% probability, \
-given how much the scores seen here vary (median over pairs of rows, Holm's first step).
-- {SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor compared. \
-An item that could not be scored counts as missing, never as 0.
-- –: no value; the letter says why."""
+HOW_TO_READ = (
+    "**Bold**: the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05"
+    " after Holm's correction over all pairs of rows in the column). *Italics*: the highest of the others. In "
+    "Table 3 bold means that the difference is resolved (Holm's correction over the table).",
+    "Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training run;"
+    " where there are several, items and runs both count as drawn by chance. With one training run the intervals "
+    "and the bold know nothing of how much a method varies from one training run to the next.",
+    "± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between "
+    "them, items do not.",
+    "An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not resolved "
+    "once all comparisons of a table are counted.",
+    "*Resolvable difference*: the true difference between two rows that this column's test finds with 80% "
+    "probability, given how much the scores seen here vary (median over pairs of rows, Holm's first step).",
+    f"{SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor "
+    "compared. An item that could not be scored counts as missing, never as 0.",
+    "–: no value; the letter says why.",
+)
+"""Sentences that every form of the report ends with; ** and * mark bold and the second best."""
 
 
 def _sections(part: Part, suffix: str) -> list[str]:
@@ -164,6 +173,21 @@ def what_was_compared(scores: Scores, suite: Mapping[str, Any], backbone: str) -
     if judges:
         sentences.append(f"Free-text answers were scored by {listing([line(judge) for judge in judges])}.")
     return (f"{description}\n\n" if description else "") + " ".join(sentences)
+
+
+def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
+    """Links to the figures, each with its caption and data, and why the others are not there."""
+    if gallery is None:
+        return []
+    parts = ["## Figures"] if gallery.drawn or gallery.missing else []
+    for drawn in gallery.drawn:
+        svg, data = (Path(os.path.relpath(path, beside)).as_posix() for path in (drawn.svg, drawn.csv))
+        parts += [f"### {line(drawn.title)}", f"![{line(drawn.title)}]({svg})"]
+        parts += [f"{line(drawn.caption, 1000)} Data: [{drawn.csv.name}]({data})."]
+    if gallery.missing:
+        reasons = "\n".join(f"- {line(one.title)}: {line(one.why)}." for one in gallery.missing)
+        parts += ["Not drawn:", reasons]
+    return parts
 
 
 def _efficiency(content: Content) -> list[str]:

@@ -12,7 +12,9 @@ class Record(BaseModel):
 
     A cell is backbone × task × method × seed; the base model is a cell with an empty `task`. Costs are records too,
     with `role` "cost", an empty `benchmark` and the metrics `train_seconds` (wall), `train_cpu_seconds`,
-    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`.
+    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`; where a model judged, also `judge_requests`,
+    `judge_tokens_in`, `judge_tokens_out` and, where its price is known, `judge_dollars`: what the replies behind the
+    cell's verdicts took. An answer that two cells share is paid for once and counts in both.
     """
 
     model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)

@@ -12,6 +12,7 @@ import pandas as pd
 from reports.blocks import Array
 from reports.records import Record
 from reports.results import read_items
+from reports.statistics import Comparison
 
 ENOUGH = 0.95
 """Coverage below which a value is neither compared nor marked best."""
@@ -66,6 +67,8 @@ class Scores:
         self.suite = dict(suite or {})
         rows = frame.to_dict("records")
         self.records = [Record.model_validate(row | {"value": _number(row["value"])}) for row in rows]
+        self.compared: dict[tuple[str, str, Role, str], Comparison | None] = {}
+        """What `paired.against` has worked out already."""
         self._items: dict[str, dict[str, float]] = {}
         self._cells: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
@@ -128,14 +131,17 @@ class Scores:
             if role == "general" or record.task in ("", column.name)
         }
 
-    def blocks(self, rows: Sequence[Row], columns: Sequence[Column], role: Role) -> dict[str, list[Array]]:
+    def blocks(
+        self, rows: Sequence[Row], columns: Sequence[Column], role: Role, task: str = ""
+    ) -> dict[str, list[Array]]:
         """Item scores in points for each row: an array [runs, items] for each column, aligned between the rows.
 
         Item order is by id and NaN where there is no score. The base model, trained in no run, stands beside each
-        run with the same scores.
+        run with the same scores. With `task`, general ability in the runs trained on that task only.
         """
         aligned: dict[str, list[Array]] = {row.name: [] for row in rows}
-        shared = sorted({run for row in rows for column in columns for run in self._trained(row, column, role)})
+        runs_of_all = {run for row in rows for column in columns for run in self._trained(row, column, role)}
+        shared = sorted(run for run in runs_of_all if task in ("", run[0]))
         for column in columns:
             items = {row.name: self._scores(row, column, role) for row in rows}
             if role == "ability":

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 
-from reports.scores import Role, Row, Scores
-from reports.statistics import Comparison, compare, holm
+from reports.paired import against
+from reports.scores import Row, Scores
+from reports.statistics import Comparison, holm
 from reports.tables import ALPHA, Table
 from reports.words import interval, line, listing, number
 
@@ -152,13 +153,6 @@ def _caveats(scores: Scores, ability: Table) -> list[str]:
             f"{listing(by_reference)}: scored by closeness to a reference answer, not judged by a person or a model."
         )
     return caveats
-
-
-def against(scores: Scores, row: Row, other: Row, role: Role) -> Comparison | None:
-    """A row minus another, averaged over the columns."""
-    blocks = scores.blocks([row, other], scores.columns(role), role)
-    differences = [a - b for a, b in zip(blocks[row.name], blocks[other.name], strict=True)]
-    return compare(differences, shared_runs=role == "general")
 
 
 def _list(rows: Sequence[Row], found: Sequence[Comparison | None]) -> str:

@@ -1,6 +1,7 @@
 """The judge for runs without an endpoint: character n-gram F-score against the reference."""
 
 from collections.abc import Sequence
+from typing import Any
 
 from sacrebleu.metrics import CHRF
 
@@ -15,6 +16,19 @@ class ReferenceJudge:
     """
 
     name = "reference (chrF)"
+
+    @property
+    def identity(self) -> list[Any]:
+        """There is only one."""
+        return ["reference"]
+
+    @property
+    def notes(self) -> list[str]:
+        """Tables name it; there is no more to say."""
+        return []
+
+    def announce(self, task: Task, items: Sequence[JudgeItem]) -> None:
+        """Nothing is sent anywhere."""
 
     def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict for each item, in order; an item without a reference is unscored."""

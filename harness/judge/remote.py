@@ -1,90 +1,154 @@
 """A judge behind an OpenAI-compatible endpoint."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from openai import OpenAI, OpenAIError
-
-from harness.judge.base import JudgeItem, JudgeSettings, Verdict
-from harness.judge.cache import ReplyCache
-from harness.judge.question import Messages, Reply, again, key, messages, read
+from harness.judge.base import JudgeItem, JudgeSettings, Usage, Verdict
+from harness.judge.batch import Batches
+from harness.judge.cache import ReplyCache, Said
+from harness.judge.endpoint import Endpoint, OutageError
+from harness.judge.prices import Budget, BudgetSpentError, most_tokens
+from harness.judge.question import Question, key, read
 from tasks.task import Rubric, Task
 
 PATIENCE = 3
 """After so many outages in a row, retries included, the rest of the items is not asked."""
-REASON_CHARACTERS = 500
+ATTEMPTS = 2
+"""A reply that cannot be read is asked for once more."""
+ROUNDS = 4
+"""Batches sent one after another, for what could not be read, failed or had to wait for the budget."""
 
 
 class OpenAIJudge:
-    """Asks a model for a score on the task's rubric, item by item, and remembers every readable reply.
+    """Asks a model for a score on the task's rubric, item by item, and stores every reply at once.
 
-    An unreadable reply is asked for once more, then the item is `unscored`; an outage that outlasts the client's
-    retries leaves it `failed`.
+    A reply that cannot be read is asked for once more, then the item is `unscored`; an outage that outlasts the
+    retries, or a spent budget, leaves it `failed`. `account` names the run that pays.
     """
 
-    def __init__(self, settings: JudgeSettings, api_key: str, cache: ReplyCache) -> None:
+    def __init__(self, settings: JudgeSettings, api_key: str, cache: ReplyCache, account: str) -> None:
         self.name = settings.model
+        self.identity = settings.identity
         self._settings = settings
-        self._api_key = api_key
         self._cache = cache
-        self._client = OpenAI(
-            api_key=api_key, base_url=settings.base_url, max_retries=settings.retries, timeout=settings.timeout
-        )
+        self._account = account
+        self._endpoint = Endpoint(settings, api_key)
+        self._budget = Budget(settings.budget, cache.spent(account))
+        self._batches = Batches(self._endpoint, cache, self._budget, account)
+        self._outages = _Outages()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the report must say about how it judged."""
+        refused = sorted(self._endpoint.refused)
+        notes = [f"{self.name} refuses a set {name}: it judged with its own default." for name in refused]
+        if self._budget.refused:
+            left = "the answers it has not seen count as missing, never as 0"
+            notes.append(f"The judge's budget of ${self._budget.limit:g} is spent: {left}.")
+        return notes
+
+    def announce(self, task: Task, items: Sequence[JudgeItem]) -> None:
+        """Send off, as a batch, the items that have no reply yet, where the judge works in batches."""
+        if self._settings.batch and task.rubric is not None:
+            self._batches.submit(self._open(self._questions(task.rubric, items)))
 
     def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
-        """One verdict for each item, in order; equal items are asked once."""
+        """One verdict for each item, in order; equal items are asked once, and the first of them has the usage."""
         if task.rubric is None:
             raise ValueError(f"task {task.name} has no rubric to judge by")
-        rubric, outages = task.rubric, _Outages()
-        keys = [key(self.name, rubric, item) for item in items]
-        distinct = dict(zip(keys, items, strict=True))
-        with ThreadPoolExecutor(self._settings.concurrency) as pool:
-            verdicts = pool.map(lambda name: self._verdict(name, distinct[name], rubric, outages), distinct)
-            found = dict(zip(distinct, verdicts, strict=True))
-        paid = {name: place for place, name in reversed(list(enumerate(keys)))}
+        self._outages.forget()
+        questions = self._questions(task.rubric, items)
+        why = self._by_batch(questions)
+        if self._settings.batch:
+            found = {
+                name: self._stored(question) or Verdict(None, "failed", why.get(name, "the batch holds no reply"))
+                for name, question in questions.items()
+            }
+        else:
+            found = self._one_by_one(questions)
+        keys = [key(self.identity, task.rubric, item) for item in items]
+        first = {name: place for place, name in reversed(list(enumerate(keys)))}
         return [
-            found[name] if place == paid[name] else replace(found[name], tokens=0) for place, name in enumerate(keys)
+            found[name] if place == first[name] else replace(found[name], usage=Usage())
+            for place, name in enumerate(keys)
         ]
 
-    def _verdict(self, name: str, item: JudgeItem, rubric: Rubric, outages: "_Outages") -> Verdict:
-        """The stored reply's verdict, or the judge's."""
-        stored = self._cache.get(name)
-        if stored is not None:
-            return _scored(Reply.model_validate_json(stored), rubric, 0)
-        if outages.too_many():
-            return Verdict(None, "failed", f"not asked: the judge failed {PATIENCE} times in a row")
-        try:
-            reply, said, tokens = self._ask(rubric, item)
-        except (OpenAIError, ValueError) as error:  # the client lets a broken body through as a ValueError
-            outages.count(True)
-            return Verdict(None, "failed", self._without_key(f"{type(error).__name__}: {error}"))
-        outages.count(False)
-        if reply is None:
-            return Verdict(None, "unscored", f"unreadable reply: {said[:REASON_CHARACTERS]}", tokens)
-        self._cache.put(name, reply.model_dump_json())
-        return _scored(reply, rubric, tokens)
+    def _questions(self, rubric: Rubric, items: Sequence[JudgeItem]) -> dict[str, Question]:
+        """The distinct questions, by key."""
+        keyed = {key(self.identity, rubric, item): item for item in items}
+        return {name: Question(name, rubric, item) for name, item in keyed.items()}
 
-    def _ask(self, rubric: Rubric, item: JudgeItem) -> tuple[Reply | None, str, int]:
-        """Ask, and once more if the reply cannot be read: (the reply if readable, its text, tokens spent)."""
-        asked = messages(rubric, item)
-        said, tokens = self._complete(asked)
-        reply = read(said, rubric)
-        if reply is None:
-            said, more = self._complete(again(asked, said, rubric))
-            reply, tokens = read(said, rubric), tokens + more
-        return reply, said, tokens
+    def _by_batch(self, questions: Mapping[str, Question]) -> dict[str, str]:
+        """Fetch what waits in batches, and send what has no reply where the judge works in batches.
 
-    def _complete(self, asked: Messages) -> tuple[str, int]:
-        """One request: (the text that came back, tokens spent). Raises OpenAIError or ValueError on an outage."""
-        wanted = {"temperature": self._settings.temperature, "seed": self._settings.seed}
-        options = {name: value for name, value in wanted.items() if value is not None}
-        got = self._client.chat.completions.create(model=self.name, messages=asked, **options)  # type: ignore[call-overload]
-        return _text(got), _tokens(got)
+        Returns, by key, why an item has none after that.
+        """
+        why = self._batches.collect(questions)
+        for _ in range(ROUNDS if self._settings.batch else 0):
+            wanted = self._open(questions)
+            why = self._batches.submit(wanted)
+            if len(why) == len(wanted):
+                break
+            why |= self._batches.collect(questions)
+        return why
 
-    def _without_key(self, text: str) -> str:
-        return " ".join(text.replace(self._api_key, "***").split())[:REASON_CHARACTERS]
+    def _one_by_one(self, questions: Mapping[str, Question]) -> dict[str, Verdict]:
+        """The verdicts by key, each asked for by itself where there is none yet."""
+        with ThreadPoolExecutor(self._settings.concurrency) as pool:
+            try:
+                return dict(zip(questions, pool.map(self._verdict, questions.values()), strict=True))
+            except BaseException:
+                self._endpoint.pace.close()
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    def _open(self, questions: Mapping[str, Question]) -> list[Question]:
+        """The questions that want a reply."""
+        return [question for question in questions.values() if self._stored(question) is None]
+
+    def _verdict(self, question: Question) -> Verdict:
+        """The stored replies' verdict, or the judge's."""
+        if (stored := self._stored(question)) is not None:
+            return stored
+        with self._cache.asking(question.key):
+            while (verdict := self._stored(question)) is None:
+                if self._outages.too_many():
+                    return Verdict(None, "failed", f"not asked: the judge failed {PATIENCE} times in a row")
+                try:
+                    self._ask(question)
+                except OutageError as error:
+                    self._outages.count(True)
+                    return Verdict(None, "failed", str(error))
+                except BudgetSpentError as error:
+                    return Verdict(None, "failed", str(error))
+                self._outages.count(False)
+        return verdict
+
+    def _ask(self, question: Question) -> None:
+        """Get the next reply and store it."""
+        before = [said.text for said in self._cache.said(question.key)]
+        conversation, rate = question.conversation(before), self._settings.rate
+        with self._budget.hold(rate.of(*most_tokens(conversation), batch=False) if rate else 0.0):
+            said = self._endpoint.complete(conversation)
+            self._cache.put(question.key, len(before), said, self._account)
+            self._budget.pay(said.usage.dollars)
+
+    def _stored(self, question: Question) -> Verdict | None:
+        """The verdict that the stored replies give; None where there is still one to be asked for."""
+        return _judged(self._cache.said(question.key), question.rubric, self._endpoint)
+
+
+def _judged(replies: Sequence[Said], rubric: Rubric, endpoint: Endpoint) -> Verdict | None:
+    """The last reply's verdict; None where it cannot be read and may be asked for again."""
+    usage = sum((said.usage for said in replies), Usage())
+    reply = read(replies[-1].text, rubric) if replies else None
+    if reply is not None:
+        return Verdict(reply.score / rubric.best, "scored", endpoint.clean(reply.reason), usage)
+    if len(replies) < ATTEMPTS:
+        return None
+    return Verdict(None, "unscored", endpoint.clean(f"unreadable reply: {replies[-1].text}"), usage)
 
 
 class _Outages:
@@ -98,23 +162,9 @@ class _Outages:
         with self._lock:
             self._row = self._row + 1 if outage else 0
 
+    def forget(self) -> None:
+        """Begin anew: what was down may be up again."""
+        self.count(False)
+
     def too_many(self) -> bool:
         return self._row >= PATIENCE
-
-
-def _text(completion: object) -> str:
-    """The text of a chat completion, empty where a server sent something else."""
-    choices = getattr(completion, "choices", None)
-    message = getattr(choices[0], "message", None) if isinstance(choices, list) and choices else None
-    content = getattr(message, "content", None)
-    return content if isinstance(content, str) else ""
-
-
-def _tokens(completion: object) -> int:
-    """The tokens a chat completion says it cost, 0 where it does not say."""
-    total = getattr(getattr(completion, "usage", None), "total_tokens", None)
-    return total if isinstance(total, int) else 0
-
-
-def _scored(reply: Reply, rubric: Rubric, tokens: int) -> Verdict:
-    return Verdict(reply.score / rubric.best, "scored", reply.reason[:REASON_CHARACTERS], tokens)

@@ -1,16 +1,19 @@
-"""Two random checkpoints with the shipped backbone's layout, their canaries, and one vLLM server for the session."""
+"""Random checkpoints with the shipped backbone's layout, their canaries, one vLLM server, and a server that judges."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
+from harness.judge import Judge, JudgeSettings, make_judge
 from harness.serving.canary import Canary, measure
 from harness.serving.engines import VllmEngine
 from harness.serving.server import Settings
+from tests.harness.judge_server import KEY, MakeJudge, Server, running
 
 BACKBONE = Path(__file__).parents[2] / "tasks" / "mini" / "backbone"
 
@@ -46,3 +49,22 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[VllmEngine]:
     engine = VllmEngine(tmp_path_factory.mktemp("server"), Settings(max_length=512))
     yield engine
     engine.close()
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    with running() as state:
+        yield state
+
+
+@pytest.fixture
+def judge(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MakeJudge:
+    """Makes a judge that asks the server, quick to give up; its key is in the environment."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+
+    def make(account: str = "", **changes: Any) -> Judge:
+        given = {"kind": "openai", "model": "the-judge", "key_env": "JUDGE_KEY", "base_url": server.url}
+        quick = {"retries": 0, "backoff": 0.01, "poll": 0.02, "concurrency": 1, "cache": tmp_path / "j.sqlite"}
+        return make_judge(JudgeSettings.model_validate(given | quick | changes), account)
+
+    return make

@@ -79,6 +79,19 @@ def test_a_question_longer_than_the_sequence_is_refused_with_file_and_line(tmp_p
         encode_file(Letters(), path, 64)
 
 
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 24))
+def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_path_factory, asked, answered, length):
+    path = tmp_path_factory.getbasetemp() / "cut.jsonl"
+    write_jsonl(path, [talk("a" * asked, "b" * answered)])
+    (whole,) = encode_file(Letters(), path, 10_000)
+    (cut,) = encode_file(Letters(), path, length, "cut")
+    assert cut.ids[0] == whole.ids[0]
+    assert cut.ids[1:] == whole.ids[len(whole.ids) - len(cut.ids) + 1 :]
+    seen = sum(label != IGNORED for label in cut.labels[:length])
+    fits = any(label != IGNORED for label in whole.labels[:length])
+    assert cut == whole if fits else seen >= min(answered + 1, length // 2)
+
+
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 12))
 def test_two_samples_to_profile_share_nothing_and_the_first_is_whole(lengths, sequences, length):
     samples = [Sample([number] * size, [number] * size) for number, size in enumerate(lengths)]

@@ -4,6 +4,7 @@ import pytest
 
 from harness.errors import UserError
 from harness.suite import available, load, quick_slice, selection
+from harness.trial import with_backbone, with_steps
 
 SUITE = """\
 name: tiny
@@ -74,3 +75,41 @@ def test_only_refuses_what_the_suite_does_not_have(only, hint):
 def test_the_quick_slice_of_mini_is_two_tasks_and_three_methods_under_its_own_name():
     quick = quick_slice(load("mini"))
     assert (quick.name, len(quick.tasks), len(quick.methods)) == ("mini-quick", 2, 3)
+
+
+LONG = """\
+name: long
+backbone: {path: someone/large-moe, revision: abc, precision: bf16}
+tasks: [mini-law]
+methods:
+  das-tune: {steps: 300}
+training: {batch_size: 2}
+"""
+
+
+def test_a_suite_on_the_small_backbone_is_cut_to_a_trial_under_its_own_name_and_says_so(tmp_path):
+    suite, notes = with_backbone(load(written(tmp_path, LONG)), "mini")
+    assert suite.name == "long-mini"
+    assert (suite.backbone.path, suite.backbone.revision, suite.backbone.precision) == ("mini", None, "float32")
+    assert (suite.training.steps, suite.training.batch_size, suite.training.sequence_length) == (20, 2, 512)
+    assert suite.methods["das-tune"].steps == 20
+    assert (suite.profiling.sequence_length, suite.evaluation.max_length) == (512, 2048)
+    told = " ".join(notes)
+    assert "training.sequence_length 4096 → 512" in told
+    assert "evaluation.max_length 4096 → 2048" in told
+    assert "no comparison of the methods" in told
+
+
+def test_another_backbone_cuts_lengths_to_what_it_can_read_and_nothing_else(tmp_path, tiny_checkpoint):
+    folder = tiny_checkpoint("olmoe")
+    suite, notes = with_backbone(load(written(tmp_path, LONG + "evaluation: {max_length: 512}\n")), str(folder))
+    assert suite.name == "long-olmoe-base"
+    assert suite.training == load(written(tmp_path, LONG)).training
+    assert len(notes) == 1
+    same, nothing = with_backbone(suite, str(folder))
+    assert (same, nothing) == (suite, [])
+
+
+def test_steps_given_on_the_command_line_are_those_of_every_row(tmp_path):
+    suite = with_steps(load(written(tmp_path, LONG)), 7)
+    assert (suite.name, suite.training.steps, suite.methods["das-tune"].steps) == ("long-7-steps", 7, None)

@@ -1,0 +1,79 @@
+"""The same suite with another backbone or fewer steps: what `--backbone` and `--steps` make of it, and what to say."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel
+from transformers import AutoConfig
+
+from harness.backbone import locate
+from harness.suite import Backbone, Suite
+
+SHIPPED = "mini"
+TRIAL = {"steps": 20, "batch_size": 4, "sequence_length": 512}
+"""What training is held to on the small backbone that ships, unless --steps says otherwise."""
+
+
+def with_backbone(suite: Suite, name: str) -> tuple[Suite, list[str]]:
+    """The suite on another backbone, `mini`, a folder or NAME@REVISION on the hub, under a name of its own.
+
+    Lengths are cut to what that backbone can read, and on `mini` training to a trial's size; the notes say so. Raises
+    UserError where there is no such backbone.
+    """
+    path, _, revision = (name, "", "") if Path(name).expanduser().is_dir() else name.partition("@")
+    changes: dict[str, Any] = {"path": path, "revision": revision or None, "trust_remote_code": False}
+    if path == SHIPPED:
+        changes["precision"] = "float32"
+    backbone = Backbone.model_validate(suite.backbone.model_dump() | changes)
+    if backbone == suite.backbone:
+        return suite, []
+    short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._") or "other"
+    changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}"})
+    note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
+    return _fitted(changed, [note])
+
+
+def with_steps(suite: Suite, steps: int) -> Suite:
+    """The suite with that many steps in every row, under a name of its own."""
+    training = suite.training.model_copy(update={"steps": steps})
+    rows = {name: row.model_copy(update={"steps": None}) for name, row in suite.methods.items()}
+    return suite.model_copy(update={"name": f"{suite.name}-{steps}-steps", "training": training, "methods": rows})
+
+
+S = TypeVar("S", bound=BaseModel)
+
+
+def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tuple[S, list[str]]:
+    """Settings with those fields cut that are over a limit, and what was cut."""
+    cut = {
+        name: limit
+        for name, limit in limits.items()
+        if limit is not None and name in type(settings).model_fields and getattr(settings, name) > limit
+    }
+    told = [f"{section}.{name} {getattr(settings, name)} → {limit}" for name, limit in cut.items()]
+    return settings.model_copy(update=cut), told
+
+
+def _fitted(suite: Suite, notes: list[str]) -> tuple[Suite, list[str]]:
+    """Cut what is too much for the suite's backbone."""
+    config = AutoConfig.from_pretrained(locate(suite.backbone))
+    longest = getattr(config, "max_position_embeddings", None)
+    mini = suite.backbone.path == SHIPPED
+    limits = TRIAL if mini else {"sequence_length": longest}
+    training, told = _at_most("training", suite.training, limits)
+    profiling, more = _at_most("profiling", suite.profiling, limits)
+    evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
+    if training.sequence_length < suite.training.sequence_length:
+        training = training.model_copy(update={"overlong": "cut"})
+        profiling = profiling.model_copy(update={"overlong": "cut"})
+        notes.append("Questions longer than that lose their beginning.")
+    if told or more or rest:
+        notes.insert(1, f"Cut for it: {', '.join([*told, *more, *rest])}.")
+    if mini:
+        notes.append("This is a trial of the path, no comparison of the methods.")
+    fewer = {name: row for name, row in suite.methods.items() if mini and (row.steps or 0) > training.steps}
+    rows = suite.methods | {name: row.model_copy(update={"steps": training.steps}) for name, row in fewer.items()}
+    changes = {"training": training, "profiling": profiling, "evaluation": evaluation, "methods": rows}
+    return suite.model_copy(update=changes), notes

@@ -1,0 +1,82 @@
+"""Figure 4 of the ESFT paper: what training costs, in time, memory and storage."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reports.figures.canvas import FAINT, INK, Missing, Picture, looks
+from reports.scores import Scores
+from reports.tables import COSTS
+from reports.words import amount
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+PANELS = {
+    "train_seconds": "Minutes of training",
+    "peak_memory_bytes": "Peak memory, MB",
+    "stored_bytes": "Stored, MB",
+}
+
+
+def costs(scores: Scores) -> Picture | Missing:
+    """Bars for each trained row: mean over its cells, with the lowest and highest cell."""
+    title = "Time, memory and storage (ESFT Figure 4)"
+    values = {
+        (row.name, metric): values_of(scores, row.name, metric)
+        for row in scores.rows
+        for metric in PANELS
+        if not scores.is_base(row)
+    }
+    rows = [row for row in scores.rows if any(values.get((row.name, metric)) for metric in PANELS)]
+    if not rows:
+        return Missing(title, "no cell has been trained yet")
+    data = [
+        (row.name, row.title, metric, float(np.mean(found)), min(found), max(found), len(found))
+        for row in rows
+        for metric in PANELS
+        if (found := values[row.name, metric])
+    ]
+    style = looks([row.name for row in scores.rows])
+
+    def paint(axes: Sequence["Axes"]) -> None:
+        for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
+            for place, row in enumerate(rows):
+                found = values[row.name, metric]
+                if not found:
+                    continue
+                mean, look = float(np.mean(found)), style[row.name]
+                panel.barh(place, mean, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, height=0.7)
+                panel.plot([min(found), max(found)], [place, place], color=INK, linewidth=1.4)
+                panel.annotate(
+                    amount(mean), (max(found), place), (5, 0), textcoords="offset points", va="center", fontsize=10
+                )
+            panel.set_title(label)
+            panel.set_yticks(range(len(rows)), [row.title for row in rows])
+            panel.invert_yaxis()
+            panel.margins(x=0.18)
+            panel.set_xlim(left=0)
+            panel.grid(axis="y", visible=False)
+            panel.grid(axis="x", color=FAINT)
+
+    return Picture(
+        "esft-4-costs",
+        title,
+        "Training a cell: mean over the cells of a row; the line goes from the cheapest to the dearest cell. "
+        "1 MB = 10⁶ bytes.",
+        ("method", "title", "metric", "mean", "min", "max", "cells"),
+        data,
+        paint,
+        height=3 * (0.75 + 0.3 * len(rows)),
+        panels=3,
+    )
+
+
+def values_of(scores: Scores, row: str, metric: str) -> list[float]:
+    """A cost of each cell of a row, in the units of the efficiency table."""
+    return [
+        record.value / COSTS[metric][1]
+        for record in scores.records
+        if (record.method, record.role, record.metric) == (row, "cost", metric) and record.value is not None
+    ]

@@ -1,0 +1,139 @@
+"""What a method gains against what it makes the model forget and the memory it needs: neither paper has this figure."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from reports.averages import gain
+from reports.content import Part
+from reports.figures.canvas import INK, Missing, Picture, looks
+from reports.figures.costs import values_of
+from reports.paired import against
+from reports.scores import Row
+from reports.statistics import Comparison
+from reports.words import amount
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+COLUMNS = (
+    "method",
+    "title",
+    "gain",
+    "gain_low",
+    "gain_high",
+    "forgetting",
+    "forgetting_low",
+    "forgetting_high",
+    "peak_memory_mb",
+    "beaten_by",
+)
+
+
+@dataclass(frozen=True)
+class Trade:
+    """A row against the base model: task ability won, general ability changed, memory needed."""
+
+    row: Row
+    gain: Comparison
+    change: Comparison
+    memory: float | None
+    beaten_by: str = ""
+
+
+def pareto(part: Part) -> Picture | Missing:
+    """Task gain over general ability lost, the area of a marker growing with the memory of training."""
+    title = "Gain, forgetting and memory"
+    if not part.scores.columns("general"):
+        return Missing(title, "the suite has no general benchmarks")
+    if part.base is None:
+        return Missing(title, "the base model was not evaluated")
+    trades = _trades(part)
+    if not trades:
+        return Missing(title, "no trained row has both averages yet")
+    style = looks([row.name for row in part.scores.rows])
+    known = [trade.memory for trade in trades if trade.memory]
+    rows = [_line(trade) for trade in trades]
+
+    def paint(axes: Sequence["Axes"]) -> None:
+        panel = axes[0]
+        for trade in trades:
+            look, x, y = style[trade.row.name], -trade.change.estimate, trade.gain.estimate
+            panel.plot([-trade.change.high, -trade.change.low], [y, y], color=look.colour, linewidth=1.2)
+            panel.plot([x, x], [trade.gain.low, trade.gain.high], color=look.colour, linewidth=1.2)
+            memory = f", {amount(trade.memory)} MB" if trade.memory else ""
+            panel.scatter(
+                [x],
+                [y],
+                s=40 + 160 * ((trade.memory or 0) / max(known)) if known else 80,
+                marker=look.marker,
+                facecolor="white" if trade.beaten_by else look.colour,
+                edgecolor=look.colour if trade.beaten_by else INK,
+                linewidth=1.5,
+                zorder=3,
+            )
+            face = "white" if trade.beaten_by else look.colour
+            panel.plot([], [], look.marker, color=look.colour, markerfacecolor=face, label=f"{trade.row.title}{memory}")
+        panel.axvline(0, color=INK, linewidth=0.8, linestyle=":")
+        panel.set_xlabel("General ability lost, points (left is better)")
+        panel.set_ylabel("Task ability gained, points")
+
+    return Picture(
+        "gain-forgetting-memory",
+        title,
+        "Averages against the base model, paired over items, with 95% intervals; the larger a marker, the more memory "
+        "training takes. Hollow: another row gains and keeps at least as much with no more memory, and one of these "
+        "differences is resolved.",
+        COLUMNS,
+        rows,
+        paint,
+        height=3.6 + 0.22 * len(trades),
+        legend_columns=1,
+    )
+
+
+def _trades(part: Part) -> list[Trade]:
+    """Every trained row that has both averages, with who beats it."""
+    found = []
+    for row in part.scores.rows:
+        if part.base is None or row == part.base:
+            continue
+        won, change = gain(part, row, "ability"), gain(part, row, "general")
+        memory = values_of(part.scores, row.name, "peak_memory_bytes")
+        if won and change:
+            found.append(Trade(row, won, change, float(np.mean(memory)) if memory else None))
+    return [Trade(one.row, one.gain, one.change, one.memory, _beaten_by(part, one, found)) for one in found]
+
+
+def _beaten_by(part: Part, one: Trade, others: Sequence[Trade]) -> str:
+    """The first row at least as good on all three counts and, on task or general ability, better beyond chance."""
+    for other in others:
+        as_good = (
+            other is not one
+            and other.gain.estimate >= one.gain.estimate
+            and other.change.estimate >= one.change.estimate
+            and other.memory is not None
+            and one.memory is not None
+            and other.memory <= one.memory
+        )
+        if as_good and any(
+            (found := against(part.scores, other.row, one.row, role)) is not None and found.low > 0
+            for role in ("ability", "general")  # type: ignore[assignment]
+        ):
+            return other.row.title
+    return ""
+
+
+def _line(trade: Trade) -> tuple[object, ...]:
+    gain, change = trade.gain, trade.change
+    memory: float | str = trade.memory if trade.memory is not None else ""
+    return (
+        trade.row.name,
+        trade.row.title,
+        *(gain.estimate, gain.low, gain.high),
+        *(-change.estimate, -change.high, -change.low),
+        memory,
+        trade.beaten_by,
+    )

@@ -1,0 +1,5 @@
+"""report.html: the whole comparison as one page that opens anywhere."""
+
+from reports.html.page import REPORT, render, write_html
+
+__all__ = ["REPORT", "render", "write_html"]

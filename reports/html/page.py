@@ -1,0 +1,148 @@
+"""One self-contained page: no network, light and dark, sortable, printable, and readable without its script.
+
+The page's policy (a Content-Security-Policy in its head) allows one script and one style sheet, by their hashes, and
+nothing from anywhere. Everything that a run brought along is text: Jinja escapes it, samples travel as JSON and are
+shown by `textContent`, figures are cleaned.
+"""
+
+import base64
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from reports.content import Content, Part
+from reports.figures import Gallery
+from reports.glance import glance
+from reports.html.grids import Grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
+from reports.html.svg import inline
+from reports.markdown import HOW_TO_READ, flat, what_was_compared
+from reports.results import JSONL, write_text
+from reports.samples import KINDS, Sample, as_json, choose
+from reports.words import amount, number, plain
+
+REPORT = "report.html"
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Chapter:
+    """What the page says of one backbone."""
+
+    backbone: str
+    suffix: str
+    in_short: Sequence[str]
+    compared: str
+    glance: Grid
+    tables: Sequence[Grid]
+    costs: Grid
+    samples: Sequence[Sample] = field(default_factory=tuple)
+
+
+def write_html(content: Content, gallery: Gallery | None = None, *, out: Path | None = None) -> Path:
+    """Write `report.html` into the run folder (or to `out`), beside and renamed; returns its path."""
+    path = out or content.folder / REPORT
+    write_text(path, render(content, gallery))
+    return path
+
+
+def render(content: Content, gallery: Gallery | None = None) -> str:
+    """Return the page, with the figures that were drawn. The same run gives the same bytes."""
+    chapters = [_chapter(part, content, len(content.parts) > 1) for part in content.parts]
+    samples = [sample for chapter in chapters for sample in chapter.samples]
+    drawn = gallery.drawn if gallery else []
+    figures = [(figure, inline(figure.svg.read_text("utf-8"), figure.name, figure.title)) for figure in drawn]
+    return fill(
+        "report.html.jinja",
+        title=str(content.suite.get("name") or content.folder.name),
+        content=content,
+        chapters=chapters,
+        figures=[(figure, svg) for figure, svg in figures if svg is not None],
+        missing=gallery.missing if gallery else [],
+        samples=Markup(as_json(samples)),  # noqa: S704 - as_json leaves nothing that HTML could read
+        sample_count=len(samples),
+        kinds=KINDS,
+        records=[record for part in content.parts for record in part.scores.records],
+        updated=_updated(content.folder) if content.at_work else "",
+        facts={key: plain(flat(content.manifest[key])) for key in FACTS if content.manifest.get(key)},
+        reading=[_rich(sentence) for sentence in HOW_TO_READ],
+    )
+
+
+FACTS = {"git": "Code", "versions": "Versions", "hardware": "Machine", "seeds": "Seeds", "started": "Started"}
+FACTS |= {"finished": "Finished", "states": "Cells"}
+
+
+def fill(template: str, **values: Any) -> str:
+    """Fill a template of this package, with the page's style, script and policy."""
+    style, script = _asset("page.css"), _asset("page.js")
+    policy = (
+        f"default-src 'none'; script-src '{_hash(script)}'; style-src '{_hash(style)}'; img-src data:; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    ours = {"style": Markup(style), "script": Markup(script)}  # noqa: S704 - files of this package
+    return _environment().get_template(template).render(policy=policy, facts_titles=FACTS, **ours, **values)
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {"number": number, "amount": amount, "plain": plain, "slug": slug}
+    return environment
+
+
+@cache
+def _asset(name: str) -> str:
+    return (HERE / name).read_text("utf-8")
+
+
+def _hash(text: str) -> str:
+    """A source's hash as a Content-Security-Policy names it."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+def _updated(folder: Path) -> str:
+    """When the results were last written, for a run at work."""
+    path = folder / JSONL
+    if not path.is_file():
+        return ""
+    return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _rich(sentence: str) -> Markup:
+    """A sentence of ours, with its bold and italics."""
+    text = str(Markup.escape(sentence.replace("*Italics*", "Underlined")))
+    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", text))  # noqa: S704 - escaped above
+
+
+def _chapter(part: Part, content: Content, several: bool) -> Chapter:
+    suffix = f" ({part.backbone})" if several else ""
+    tables = [
+        grid(table, f"{table.title}{suffix}", write)
+        for table, write in ((part.ability, score_entry), (part.general, score_entry), (part.ablation, gap_entry))
+        if table.rows and table.columns
+    ]
+    return Chapter(
+        part.backbone,
+        suffix,
+        [plain(sentence) for sentence in part.in_short],
+        plain(what_was_compared(part.scores, content.suite, part.backbone)),
+        glance_grid(glance(part.scores, part.ability, part.general, part.efficiency), suffix),
+        tables,
+        grid(part.efficiency, f"What training cost{suffix}", cost_entry),
+        choose(part.scores),
+    )

@@ -1,0 +1,73 @@
+"""Rows of a suite that differ in one hyperparameter: found in the manifest, without knowing any method."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from reports.scores import Row, Scores
+
+RATE = "learning_rate"
+NOT_SETTINGS = ("method", "title", "ablates")
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """The rows of one method in which one hyperparameter varies, by its value; a rate may vary along with it."""
+
+    method: str
+    name: str
+    rows: tuple[tuple[Any, Row], ...]
+
+    @property
+    def numeric(self) -> bool:
+        """True where every value is a number, so that they have an order."""
+        return all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in self.rows)
+
+
+def sweeps(scores: Scores) -> list[Sweep]:
+    """Every sweep in the suite: at least two rows of one method that differ in a single hyperparameter.
+
+    A learning rate chosen anew for each value does not make a second one, unless a value then comes up twice. A row
+    that leaves a hyperparameter to the method's default takes part only where no value of it is asked for.
+    """
+    methods = scores.suite.get("methods")
+    if not isinstance(methods, Mapping):
+        return []
+    rows = {row.name: row for row in scores.rows if not row.ablates}
+    settings = {name: dict(methods[name]) for name in rows if isinstance(methods.get(name), Mapping)}
+    found = []
+    for name in dict.fromkeys(key for one in settings.values() for key in one if key not in NOT_SETTINGS):
+        for group in _groups(settings, name):
+            values = tuple((settings[row][name], rows[row]) for row in group)
+            method = str(settings[group[0]].get("method") or group[0])
+            found.append(Sweep(method, name, _ordered(values)))
+    return found
+
+
+def _groups(settings: Mapping[str, dict[str, Any]], name: str) -> Iterator[list[str]]:
+    """Rows alike in all but `name`, where that takes at least two values."""
+    for group in _alike(list(settings), settings, name, {name, RATE}):
+        values = [settings[row][name] for row in group]
+        finer = [group] if len(set(map(str, values))) == len(values) else _alike(group, settings, name, {name})
+        yield from (rows for rows in finer if len({str(settings[row][name]) for row in rows}) > 1)
+
+
+def _alike(rows: list[str], settings: Mapping[str, dict[str, Any]], name: str, free: set[str]) -> list[list[str]]:
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        one = settings[row]
+        if one.get(name) is None:
+            continue
+        rest = {key: value for key, value in one.items() if key not in free and key not in NOT_SETTINGS}
+        key = json.dumps([one.get("method") or row, rest], sort_keys=True, default=str)
+        groups.setdefault(key, []).append(row)
+    return list(groups.values())
+
+
+def _ordered(values: tuple[tuple[Any, Row], ...]) -> tuple[tuple[Any, Row], ...]:
+    """Numbers in their order, anything else in the suite's."""
+    try:
+        return tuple(sorted(values, key=lambda pair: float(pair[0])))
+    except (TypeError, ValueError):
+        return values

@@ -1,0 +1,240 @@
+"""A figure says what its data say, looks the same twice, and is not there where a run has nothing to draw."""
+
+import csv
+import json
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reports import curves, routing
+from reports.content import gather
+from reports.figures import draw_all, gallery
+from reports.figures.experts import cumulated, shared_top
+from reports.markdown import write_report
+from reports.sweeps import sweeps
+from tests.reports.conftest import METHODS, MadeUpRun
+
+TITLES = {"intent": "意图 <b>$x^2$</b>", "law": "Law & order", "translation": "ᏣᎳᎩ"}
+LAYERS, EXPERTS, TOP = [1, 2, 4], 16, 6
+
+
+def routing_of(titles: dict[str, str]) -> routing.Routing:
+    random = np.random.default_rng(0)
+    profiles = []
+    for task, title in titles.items():
+        base = random.gamma(0.4, size=(len(LAYERS), EXPERTS))
+        for sample in (0, 1):
+            share = base * random.gamma(30, 1 / 30, size=base.shape)
+            share /= share.sum(axis=1, keepdims=True)
+            grids = {"gate": (0.4 * share).tolist(), "token": share.tolist()}
+            profiles.append(routing.TaskProfile(task=task, title=title, sample=sample, **grids))
+    cells = [
+        {"method": method, "method_title": METHODS[method][0], "task": task, "seed": 0}
+        for method in ("esft-token", "esft-gate", "random-token")
+        for task in titles
+    ]
+    return routing.Routing(
+        backbone="mini",
+        layers=LAYERS,
+        num_experts=EXPERTS,
+        top_k=TOP,
+        profiles=profiles,
+        selections=[routing.Selection(**cell, experts={1: [3, 1], 2: [5], 4: [0, 2, 7]}) for cell in cells],
+        shifts=[routing.Shift(**cell, distance=[0.1, 0.2, 0.3], gate=[[0.0]] * 3) for cell in cells],
+    )
+
+
+def points_of(titles: dict[str, str]) -> list[curves.Point]:
+    return [
+        curves.Point(
+            method=method, method_title=METHODS[method][0], task=task, seed=0, step=step, metric="loss", value=2 / step
+        )
+        for method in ("fft", "esft-token", "random-token")
+        for task in titles
+        for step in range(1, 41)
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that has data for every figure but the sweeps of group sizes and counts."""
+    made, folder = MadeUpRun(tasks=dict(TITLES), items=40, general_items=20), tmp_path_factory.mktemp("whole")
+    made.methods = ("base", "fft", "lora", "esft-token", "esft-gate", "random-token")
+    made.build(folder)
+    manifest = made.manifest()
+    for row, method, value in (("esft-token", "esft", 0.2), ("esft-gate", "esft", 0.1)):
+        manifest["suite"]["methods"][row] |= {"method": method, "p": value}
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    routing.write(routing_of(TITLES), folder)
+    curves.write(points_of(TITLES), folder)
+    write_report(folder)
+    return folder
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_every_figure_is_well_formed_with_its_data_beside_it(whole: Path) -> None:
+    names = {path.stem for path in (whole / "figures").glob("*.svg")}
+    assert names == {
+        "das-1-advantage",
+        "das-4-experts-by-layer",
+        "das-5-routing-shift",
+        "esft-2-concentration",
+        "esft-3-overlap",
+        "esft-4-costs",
+        "esft-5-experts-1",
+        "esft-5-experts-2",
+        "esft-6-sweep",
+        "gain-forgetting-memory",
+        "learning-curves",
+    }
+    for name in names:
+        ElementTree.fromstring((whole / "figures" / f"{name}.svg").read_bytes())
+        assert len(rows_of(whole / "figures" / f"{name}.csv")) > 1
+
+
+def test_labels_of_any_script_stay_text_and_markup_stays_words(whole: Path) -> None:
+    svg = (whole / "figures" / "esft-3-overlap.svg").read_text(encoding="utf-8")
+    words = {
+        "".join(node.itertext()).strip() for node in ElementTree.fromstring(svg).iter() if node.tag.endswith("text")
+    }
+    assert set(TITLES.values()) <= words
+    assert "Noto Sans Cherokee" in svg
+    assert "Noto Sans CJK SC" in svg
+
+
+def test_the_report_links_every_figure_and_says_why_the_others_are_not_there(whole: Path) -> None:
+    text = (whole / "report.md").read_text(encoding="utf-8")
+    for path in (whole / "figures").glob("*.svg"):
+        assert f"](figures/{path.name})" in text
+        assert f"](figures/{path.stem}.csv)" in text
+    assert "group_size alone" in text
+    assert "count alone" in text
+
+
+def test_a_second_drawing_gives_the_same_bytes_and_removes_what_is_no_longer_there(whole: Path) -> None:
+    folder = whole / "figures"
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    (folder / "from-another-suite.svg").write_text("<svg/>")
+    drawn = draw_all(whole)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert {one.svg.name for one in drawn} | {one.csv.name for one in drawn} == set(before)
+
+
+def test_drawing_leaves_no_setting_behind(whole: Path) -> None:
+    import matplotlib as mpl
+
+    before = dict(mpl.rcParams)
+    draw_all(whole)
+    assert dict(mpl.rcParams) == before
+
+
+def test_a_run_without_routing_or_curves_has_the_figures_about_its_scores_only(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    made_up.items = made_up.general_items = 10
+    made_up.build(tmp_path)
+    found = gallery(gather(tmp_path))
+    assert [one.name for one in found.drawn] == ["gain-forgetting-memory", "esft-4-costs"]
+    assert {one.why for one in found.missing} >= {"the run has no curves.jsonl"}
+    assert all(one.why and not one.why.endswith(".") for one in found.missing)
+
+
+def test_an_empty_run_draws_nothing_and_breaks_nothing(tmp_path: Path) -> None:
+    assert draw_all(tmp_path) == []
+    assert not (tmp_path / "figures").exists()
+
+
+def test_a_report_during_a_run_draws_nothing(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.items = made_up.general_items = 10
+    made_up.build(tmp_path)
+    text = write_report(tmp_path, draw=False).read_text(encoding="utf-8")
+    assert not (tmp_path / "figures").exists()
+    assert "](figures/" not in text
+
+
+def test_the_overlap_of_a_task_with_itself_is_counted_expert_by_expert(whole: Path) -> None:
+    known = routing.read(whole)
+    assert known is not None
+    first, second = known.profiles[:2]
+    by_hand = [
+        len(set(np.argsort(a)[::-1][:TOP].tolist()) & set(np.argsort(b)[::-1][:TOP].tolist()))
+        for a, b in zip(first.gate, second.gate, strict=True)
+    ]
+    row = rows_of(whole / "figures" / "esft-3-overlap.csv")[0]
+    assert float(row["shared_by_gate"]) == pytest.approx(np.mean(by_hand), abs=1e-4)
+    assert shared_top(first, first, "gate", TOP) == TOP
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=3))
+def test_a_concentration_curve_rises_ever_more_slowly_to_one(grid: list[list[float]]) -> None:
+    for curve, layer in zip(cumulated(grid), grid, strict=True):
+        steps = np.diff(curve, prepend=0.0)
+        assert (steps >= -1e-12).all()
+        assert (np.diff(steps) <= 1e-12).all()
+        assert curve[-1] == pytest.approx(1.0 if sum(layer) > 0 else 0.0)
+
+
+def test_the_pareto_figures_data_are_paired_differences_from_the_base(whole: Path) -> None:
+    content = gather(whole)
+    table = content.parts[0].ability.frame()
+    for row in rows_of(whole / "figures" / "gain-forgetting-memory.csv"):
+        gained = table.loc[row["title"], "Avg"] - table.loc["Base", "Avg"]
+        assert float(row["gain"]) == pytest.approx(gained, abs=1e-3)
+        assert float(row["gain_low"]) < float(row["gain"]) < float(row["gain_high"])
+
+
+def suite_with(made: MadeUpRun, folder: Path, rows: dict[str, dict[str, object]]) -> list[tuple[str, list[object]]]:
+    """The sweeps found when the suite has `rows`."""
+    made.items = made.general_items = 2
+    made.build(folder)
+    manifest = made.manifest()
+    manifest["suite"]["methods"] = rows
+    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    return [(sweep.name, [value for value, _ in sweep.rows]) for sweep in sweeps(gather(folder).parts[0].scores)]
+
+
+def test_a_sweep_is_rows_of_one_method_that_differ_in_one_hyperparameter(made_up: MadeUpRun, tmp_path: Path) -> None:
+    rows: dict[str, dict[str, object]] = {
+        "a": {"method": "esft-gate", "p": 0.2, "learning_rate": 1e-4},
+        "b": {"method": "esft-gate", "p": 0.1, "learning_rate": 3e-4},
+        "c": {"method": "esft-token", "p": 0.3},
+        "d": {"method": "lora", "rank": 8},
+        "e": {"method": "lora", "rank": 16, "alpha": 3},
+    }
+    assert suite_with(made_up, tmp_path, rows) == [("p", [0.1, 0.2])]
+
+
+def test_learning_rates_searched_at_one_setting_are_a_sweep_of_their_own(made_up: MadeUpRun, tmp_path: Path) -> None:
+    rows: dict[str, dict[str, object]] = {
+        f"row-{rate}-{p}": {"method": "esft-gate", "p": p, "learning_rate": rate}
+        for p in (0.1, 0.2)
+        for rate in (1e-4, 3e-4)
+    }
+    found = suite_with(made_up, tmp_path, rows)
+    assert found == [*[("p", [0.1, 0.2])] * 2, *[("learning_rate", [1e-4, 3e-4])] * 2]
+
+
+def test_a_cell_that_stopped_early_does_not_bend_a_learning_curve(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.items = made_up.general_items = 4
+    made_up.seeds = (0, 1)
+    made_up.build(tmp_path)
+    points = [
+        curves.Point(
+            method="fft", method_title="FFT", task="law", seed=seed, step=step, metric="law", value=10.0 * seed
+        )
+        for seed, last in ((0, 100), (1, 50))
+        for step in range(50, last + 1, 50)
+    ]
+    losses = [point.model_copy(update={"metric": "loss"}) for point in points]
+    curves.write([*points, *losses], tmp_path)
+    draw_all(tmp_path)
+    rows = rows_of(tmp_path / "figures" / "learning-curves-score.csv")
+    assert [(row["step"], row["mean"]) for row in rows] == [("50", "5")]
