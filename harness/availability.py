@@ -1,11 +1,11 @@
 """A suite without the tasks whose data are not in the folder that was given, and a sentence about each of them."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, Literal
 
 from harness.errors import UserError
 from harness.suite import Suite
-from tasks.errors import MissingDataError
+from tasks.errors import MissingDataError, TaskError
 from tasks.registry import load_tasks
 from tasks.source import Source
 from tasks.task import Task
@@ -14,44 +14,52 @@ STAND_IN = "mini-alignment"
 
 
 def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
-    """Leave out what has no data: tasks, general benchmarks, the alignment set (the one that ships stands in for it).
+    """Leave out what has no data, and say so.
 
-    Raises UserError where no task is left. Unknown tasks stay, for the plan to refuse.
+    A task without training data stays for the rows that do not train; the alignment set that ships stands in for one
+    that is not there. Raises UserError where nothing is left to train on. Unknown tasks stay, for the plan to refuse.
     """
     known = load_tasks()
     notes: list[str] = []
-
-    def there(name: str) -> bool:
-        missing = _missing(known[name], known, source) if name in known else ""
-        if missing:
-            notes.append(f"Left out: {missing}")
-        return not missing
-
-    tasks = [name for name in suite.tasks if there(name)]
-    general = [name for name in suite.general if there(name)]
+    tasks: list[str] = []
+    tested_only = [name for name in suite.tested_only if _there(known.get(name), "items", source, notes)]
+    for name in suite.tasks:
+        task = known.get(name)
+        benchmarks = (task.benchmarks if task else ()) or (name,)
+        testable = [each for each in benchmarks if _there(known.get(each), "items", source, notes)]
+        if not _there(task, "training", source, notes):
+            notes[-1] += f" Nothing is trained on it; tested without training: {', '.join(testable) or 'nothing'}."
+            tested_only += testable
+        elif len(testable) == len(benchmarks):
+            tasks.append(name)
+    general = [name for name in suite.general if _there(known.get(name), "items", source, notes)]
     alignment = suite.alignment
-    if alignment and not there(alignment):
+    if alignment and not _there(known.get(alignment), "training", source, notes):
         alignment = STAND_IN
         notes[-1] += f" {STAND_IN} stands in for it."
     if not tasks:
-        raise UserError(f"None of the suite's tasks has data. {' '.join(notes)}")
-    quick = suite.quick and suite.quick.model_copy(
-        update={"tasks": [name for name in suite.quick.tasks if name in tasks]}
-    )
-    changes = {"tasks": tasks, "general": general, "alignment": alignment, "quick": quick}
-    return suite.model_copy(update=changes), notes
+        raise UserError(f"None of the suite's tasks has data to train on. {' '.join(notes)}")
+    changes = {"tasks": tasks, "tested_only": tested_only, "general": general, "alignment": alignment}
+    return suite.model_copy(update=changes | _quick(suite, tasks)), notes
 
 
-def _missing(task: Task, known: dict[str, Task], source: Source) -> str:
-    """Why a task has no data, for training or for the benchmarks that it is tested on; empty where it has."""
-    needed = [task, *(known[name] for name in task.benchmarks if name in known)]
-    rows = [part for each in needed for part in (each.training, each.items) if part is not None]
-    return next((why for why in (_why_not(part, source) for part in rows) if why), "")
+def _quick(suite: Suite, tasks: list[str]) -> dict[str, Any]:
+    if suite.quick is None:
+        return {}
+    left = [name for name in suite.quick.tasks if name in tasks]
+    return {"quick": suite.quick.model_copy(update={"tasks": left or tasks[:1]})}
 
 
-def _why_not(rows: Callable[[Source], Iterable[Any]], source: Source) -> str:
+def _there(task: Task | None, part: Literal["training", "items"], source: Source, notes: list[str]) -> bool:
+    """Whether the data of a task, for training or for testing, are there; a note where they are not."""
+    rows: Callable[[Source], Iterable[Any]] | None = getattr(task, part, None)
+    if rows is None:
+        return True
     try:
         next(iter(rows(source)), None)
     except MissingDataError as error:
-        return str(error)
-    return ""
+        notes.append(f"No data for {task.name if task else ''} ({part}): {error}")
+        return False
+    except TaskError:
+        return True  # there, but wrong: the plan says how
+    return True
