@@ -118,6 +118,8 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     adapter.mkdir()
     method.export(model, adapter)
     measured["stored_bytes"] = bytes_in(adapter)
+    if not method.trains:
+        model = _as_merged(places, settings, adapter)
     canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
     if settings["profile_after"] and layers and method.trains:
         (places.out / AFTER).mkdir()
@@ -134,6 +136,13 @@ def _to_profile(tokenizer: Any, task: Path, wanted: Profiling) -> tuple[list[Sam
 def _checkpoint(places: Places) -> AbstractContextManager[Path]:
     """The checkpoint a step begins with, on disk while the block lasts: merging is no part of what a step costs."""
     return merged(places.backbone, places.changes, places.scratch / "merged")
+
+
+def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTrainedModel:
+    """What an adapter that was not trained here makes of the model; no training has made it in memory."""
+    change = Change(method=settings["method"], hyperparameters=settings["hyperparameters"], adapter=adapter)
+    with merged(places.backbone, [*places.changes, change], places.scratch / "merged") as checkpoint:
+        return load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
 
 
 def _context(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Context:

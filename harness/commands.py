@@ -17,7 +17,7 @@ from harness.plan import Plan, make_plan
 from harness.store import Store, locked
 from harness.suite import Suite, load, quick_slice, selection, with_seeds
 from harness.trial import with_backbone, with_steps
-from tasks.source import Source
+from tasks.source import Address, Source
 
 STORE = ".store"
 """The folder of artifacts under --run-dir, shared by its runs: nothing is computed twice."""
@@ -65,7 +65,7 @@ def prepare(
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
-        Source(data_dir),
+        Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()}),
         chosen=selection(suite, only),
         engine=_engine_version(suite),
         judge=judge.name,
@@ -108,6 +108,7 @@ def execute(
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
+    from harness.calibrate import carry
     from harness.progress import Display
     from harness.run import run
     from harness.walk import Transport, Walk
@@ -126,6 +127,7 @@ def execute(
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
     with locked(prepared.run_dir), full_disk_is_a_sentence(walk.log):
+        carry(prepared.plan, prepared.judge, folder)
         failures = run(walk)
     console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
     if failures:
