@@ -30,6 +30,7 @@ DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in p
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
 EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
 UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")]
+MicroBatch = Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
 BackboneName = Annotated[
     str | None, typer.Option("--backbone", help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
@@ -51,7 +52,7 @@ def run(
     steps: Steps = None,
     port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
+    micro_batch: MicroBatch = None,
     keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
     unsafe_code: UnsafeCode = False,
 ) -> None:
@@ -93,13 +94,20 @@ def plan(
     limit: Limit = None,
     backbone: BackboneName = None,
     steps: Steps = None,
+    micro_batch: MicroBatch = None,
+    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = "A100-80GB",
+    price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
-    """Show the matrix and what of it is already there; computes nothing."""
+    """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from harness.commands import describe, prepare
+    from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps)  # fmt: skip
     console.print(describe(prepared))
+    for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
+        console.print()
+        console.print(table, highlight=False)
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
 
