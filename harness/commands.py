@@ -47,8 +47,12 @@ def prepare(
     port: int | None = None,
     backbone: str | None = None,
     steps: int | None = None,
+    weights: bool = True,
 ) -> Prepared:
-    """Read a suite, apply the command's options, check everything and plan it. Computes nothing."""
+    """Read a suite, apply the command's options, check everything and plan it. Computes nothing.
+
+    Without `weights` the backbone need not be there whole: for `plan`.
+    """
     suite = load(name)
     notes: list[str] = []
     if backbone:
@@ -74,6 +78,7 @@ def prepare(
         chosen=selection(suite, only),
         engine=_engine_version(suite),
         judge=judge.name,
+        weights=weights,
     )
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
 

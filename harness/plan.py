@@ -181,9 +181,18 @@ class Plan:
 
 
 def make_plan(
-    suite: Suite, store: Store, source: Source, *, chosen: Mapping[str, set[str]], engine: str, judge: str
+    suite: Suite,
+    store: Store,
+    source: Source,
+    *,
+    chosen: Mapping[str, set[str]],
+    engine: str,
+    judge: str,
+    weights: bool = True,
 ) -> Plan:
     """Check a suite against what is installed, read its data, and lay out its cells.
+
+    Without `weights` the backbone's configuration is enough: for looking at a plan that is not to be carried out.
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
@@ -191,8 +200,8 @@ def make_plan(
     for row, method in methods.items():
         check(suite, row, method)
     tasks = _tasks(suite)
-    folder = backbones.locate(suite.backbone)
-    digest = backbones.digest(folder, store.root / "backbones")
+    folder = backbones.locate(suite.backbone, weights)
+    digest = backbones.digest(folder, store.root / "backbones", weights)
     backbones.check_methods(folder, methods, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}

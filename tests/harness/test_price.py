@@ -56,7 +56,7 @@ def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(arch
     seen = seen_by(architecture)
     peak, trained = really(architecture, method, seen)
     config = build(architecture, **WIDE).config
-    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH))
+    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH), attention="sdpa")
     assert estimate.trainable_parameters == trained
     assert estimate.peak_bytes == pytest.approx(peak, rel=0.15)
 
