@@ -140,7 +140,7 @@ def _chapter(part: Part, content: Content, several: bool) -> Chapter:
         part.backbone,
         suffix,
         [plain(sentence) for sentence in part.in_short],
-        plain(what_was_compared(part.scores, content.suite, part.backbone)),
+        plain(what_was_compared(part.scores, content.suite, part.backbone).rpartition("\n\n")[2]),
         glance_grid(glance(part.scores, part.ability, part.general, part.efficiency), suffix),
         tables,
         grid(part.efficiency, f"What training cost{suffix}", cost_entry),
