@@ -9,7 +9,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTra
 from harness.errors import UserError
 from harness.files import canonical, digest_of_files, digest_of_text, write_json
 from harness.suite import Backbone
-from methods.moe.view import moe_layers
+from methods.errors import MethodError
+from methods.moe.view import MoeLayer, moe_layers
 
 
 def locate(backbone: Backbone) -> Path:
@@ -61,6 +62,14 @@ def check_experts(folder: Path, trust_remote_code: bool = False) -> None:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
     moe_layers(model)
+
+
+def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:
+    """The model's MoE layers; none where it is dense."""
+    try:
+        return moe_layers(model)
+    except MethodError:
+        return {}
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:

@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedModel
 
-from harness.backbone import load_model, load_tokenizer
-from harness.data import encode_file, mixed, packed, profiling_batches, profiling_sequences
+from harness.backbone import experts_of, load_model, load_tokenizer
+from harness.data import Sample, encode_file, mixed, packed, profiling_batches, profiling_sequences
 from harness.files import write_json
+from harness.keys import AFTER, SECOND
 from harness.merging import Change, merged
 from harness.meter import metered
 from harness.serving import canary
@@ -29,7 +31,6 @@ from methods.moe.profile import Profile, profile
 from methods.registry import load_methods
 
 Progress = Callable[[int, int], None]
-SECOND = "second"
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
 
@@ -67,8 +68,7 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    samples = encode_file(tokenizer, places.task, wanted.sequence_length, wanted.overlong)
-    first, second = profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
+    first, second = _to_profile(tokenizer, places.task, wanted)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
@@ -82,7 +82,8 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
 def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """Train one cell and write its adapter, its canary and its log. Returns what it cost.
 
-    `settings` holds `method`, `hyperparameters`, `training`, `seed`, `precision` and `trust_remote_code`.
+    `settings` holds `method`, `hyperparameters`, `training`, `seed`, `precision` and `trust_remote_code`; with
+    `profiling` the trained model is profiled on the task's data into the folder `routing`.
     """
     _settle(places.threads)
     method = load_methods()[settings["method"]].model_validate(settings["hyperparameters"])
@@ -92,6 +93,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     history = _Measurements(places.scratch)
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
+        layers = experts_of(model)  # as they are before a method wraps anything around them
         if method.trains:
             parameters = method.prepare(model, _context(places, settings["seed"]))
             measured["trainable_parameters"] = sum(parameter.numel() for parameter in parameters)
@@ -114,13 +116,33 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     adapter.mkdir()
     method.export(model, adapter)
     measured["stored_bytes"] = bytes_in(adapter)
+    if not method.trains:
+        model = _as_merged(places, settings, adapter)
     canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
+    if "profiling" in settings and layers and method.trains:
+        assert places.task is not None
+        first, _ = _to_profile(tokenizer, places.task, Profiling.model_validate(settings["profiling"]))
+        (places.out / AFTER).mkdir()
+        profile(model, profiling_batches(first), layers).save(places.out / AFTER)
     return measured
+
+
+def _to_profile(tokenizer: Any, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
+    """The two samples of a task's data that are profiled."""
+    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.overlong)
+    return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
 
 
 def _checkpoint(places: Places) -> AbstractContextManager[Path]:
     """The checkpoint a step begins with, on disk while the block lasts: merging is no part of what a step costs."""
     return merged(places.backbone, places.changes, places.scratch / "merged")
+
+
+def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTrainedModel:
+    """What an adapter that was not trained here makes of the model; no training has made it in memory."""
+    change = Change(method=settings["method"], hyperparameters=settings["hyperparameters"], adapter=adapter)
+    with merged(places.backbone, [*places.changes, change], places.scratch / "merged") as checkpoint:
+        return load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
 
 
 def _context(places: Places, seed: int) -> Context:

@@ -27,6 +27,7 @@ Quick = Annotated[bool, typer.Option("--quick", help="A slice of two tasks and t
 DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")]
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
 EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
+UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
 BackboneName = Annotated[
     str | None, typer.Option("--backbone", help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
@@ -50,9 +51,14 @@ def run(
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
     keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
+    unsafe_code: UnsafeCode = False,
 ) -> None:
     """Run a suite: train, serve, test and judge every cell that is not finished, then write the report."""
     from harness.commands import execute, prepare
+    from tasks.sandbox import UNSAFE
+
+    if unsafe_code:
+        os.environ[UNSAFE] = "1"
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, port=port, backbone=backbone, steps=steps)  # fmt: skip

@@ -17,7 +17,7 @@ from harness.plan import Plan, make_plan
 from harness.store import Store, locked
 from harness.suite import Suite, load, quick_slice, selection, with_seeds
 from harness.trial import with_backbone, with_steps
-from tasks.source import Source
+from tasks.source import Address, Source
 
 STORE = ".store"
 """The folder of artifacts under --run-dir, shared by its runs: nothing is computed twice."""
@@ -65,7 +65,7 @@ def prepare(
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
-        Source(data_dir),
+        Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()}),
         chosen=selection(suite, only),
         engine=_engine_version(suite),
         judge=judge.name,

@@ -48,7 +48,7 @@ def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
     level = isolation()
     contained = level != "limits only"
     yield Finding(
-        "sandbox for code", level, contained, "" if contained else "install bubblewrap to keep generated code contained"
+        "sandbox for code", level, contained, "" if contained else "install bubblewrap, or generated code is not run"
     )
     where = run_dir if run_dir.exists() else Path.cwd()
     free = shutil.disk_usage(where).free / 2**30

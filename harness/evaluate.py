@@ -21,6 +21,13 @@ from reports.records import ItemScore
 from tasks.task import Item, Task
 
 FEWSHOT_SEED = 1234
+THEIR_TASKS = Path(lm_eval.__file__).parent / "tasks"
+ABOUT_THEIR_DATA = (
+    *("dataset_path", "dataset_name", "dataset_kwargs", "training_split", "validation_split", "test_split"),
+    *("fewshot_split", "fewshot_config", "num_fewshot", "tag"),
+)
+"""What a configuration of lm-eval's says about where its data lie; ours come with their examples."""
+
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
@@ -63,7 +70,7 @@ def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    config = _without_trivial_templates(load_yaml(task.lm_eval))
+    config = _without_trivial_templates(_configuration(task.lm_eval))
     split = config.get("test_split") or "test"
     # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
     dataset = {split: Dataset.from_list(list(items))}
@@ -72,6 +79,16 @@ def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
     return prepared
+
+
+def _configuration(path: Path) -> dict[str, Any]:
+    """A task's configuration; `based_on` names one of lm-eval's own, whose metrics and filters it then takes over."""
+    ours: dict[str, Any] = load_yaml(path)
+    theirs = ours.pop("based_on", None)
+    if theirs is None:
+        return ours
+    base = load_yaml(THEIR_TASKS / theirs)
+    return {key: value for key, value in base.items() if key not in ABOUT_THEIR_DATA} | ours
 
 
 def _without_trivial_templates(config: dict[str, Any]) -> dict[str, Any]:
@@ -108,17 +125,18 @@ def _score(task: Task, metric: str, item: Item, by_id: Mapping[str, dict[str, An
         score=value,
         state="unscored" if value is None else "scored",
         prompt=item["prompt"],
-        completion=_completion(item, sample["resps"]),
+        completion=_completion(item, sample["resps"], by_length=metric == "acc_norm"),
         answer=item["answer"],
     )
 
 
-def _completion(item: Item, responses: Sequence[Sequence[Any]]) -> str:
-    """The generated text or, where log-likelihoods were asked for, the most likely choice."""
+def _completion(item: Item, responses: Sequence[Sequence[Any]], *, by_length: bool) -> str:
+    """The generated text or, where log-likelihoods were asked for, the most likely choice (for its length)."""
     first = responses[0][0]
     if isinstance(first, str):
         return first
-    likelihoods = [float(choice[0][0]) for choice in responses]
+    lengths = [len(choice) if by_length else 1 for choice in item["choices"]]
+    likelihoods = [float(choice[0][0]) / length for choice, length in zip(responses, lengths, strict=True)]
     return str(item["choices"][likelihoods.index(max(likelihoods))])
 
 

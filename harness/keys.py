@@ -14,6 +14,9 @@ from harness.stages import Profiling, Stage, Step
 from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
 
+SECOND, AFTER = "second", "routing"
+"""Folders of further profiles: in a profile's artifact that of the second sample, in a training's that of its model."""
+
 
 @dataclass(frozen=True)
 class TaskData:
@@ -67,14 +70,16 @@ class Keys:
         """What a step is told."""
         backbone = self.suite.backbone
         loading = {"precision": backbone.precision, "trust_remote_code": backbone.trust_remote_code}
+        profiling = self.suite.profiling.model_dump(exclude={"after_training"})
         if isinstance(step, Profiling):
-            return {"profiling": self.suite.profiling.model_dump(), **loading}
+            return {"profiling": profiling, **loading}
         told = {"learning_rate": step.learning_rate, "steps": step.steps}
         return {
             "method": step.name,
             "hyperparameters": step.method.model_dump(mode="json"),
             "training": self.suite.training.model_copy(update=told).model_dump(mode="json"),
             "seed": step.seed,
+            **({"profiling": profiling} if self.suite.profiling.after_training else {}),
             **loading,
         }
 
@@ -94,6 +99,8 @@ class Keys:
         inputs = {"backbone": self.backbone_digest, "task": self.data[step.task].training_digest}
         if isinstance(step, Stage) and self.suite.alignment:
             inputs["alignment"] = self.data[self.suite.alignment].training_digest
+        if isinstance(step, Stage) and step.source:
+            inputs["source"] = step.source
         for number, made in found.items():
             assert made is not None
             inputs[f"need {number}"] = made.digest

@@ -18,7 +18,9 @@ from harness.keys import Keys, TaskData
 from harness.stages import Stage, check, make_method, stage_of
 from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
+from methods.errors import MethodError
 from methods.method import Method
+from tasks.errors import TaskError
 from tasks.registry import get as find_task
 from tasks.registry import load_tasks
 from tasks.source import Source
@@ -55,17 +57,17 @@ class Plan:
     engine: str
     judge: str
     chosen: dict[str, set[str]] = field(default_factory=dict)
+    sources: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell of the suite, row by row; a method that does not train is one cell."""
-        cells = []
-        for row, method in self.methods.items():
-            if not method.trains:
-                cells.append(Cell(row, "", self.suite.seeds[0]))
-                continue
-            cells += [Cell(row, task, seed) for seed in self.suite.seeds for task in self.suite.tasks]
-        return cells
+        """Every cell of the suite, row by row."""
+        return [
+            Cell(row, task, seed)
+            for row, method in self.methods.items()
+            for seed in (self.suite.seeds if method.trains else self.suite.seeds[:1])
+            for task in (self.suite.tasks if method.by_task else [""])
+        ]
 
     @property
     def chosen_cells(self) -> list[Cell]:
@@ -77,13 +79,21 @@ class Plan:
         ]
 
     def benchmarks(self, cell: Cell) -> list[str]:
-        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks."""
-        own = [cell.task] if cell.task else self.suite.tasks
-        return [*own, *self.suite.general]
+        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks.
+
+        A task without items of its own names the benchmarks that stand for it.
+        """
+        own = [name for task in ([cell.task] if cell.task else self.suite.tasks) for name in self.tested_on(task)]
+        return [*dict.fromkeys([*own, *self.suite.general])]
+
+    def tested_on(self, task: str) -> tuple[str, ...]:
+        """The benchmarks of a task that is trained on: itself, or those it names."""
+        return self.tasks[task].benchmarks or (task,)
 
     def stage(self, cell: Cell) -> Stage:
         """A cell's training, the last one where there are several."""
-        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed)
+        source = self.sources.get((cell.method, cell.task), "")
+        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed, source)
 
     # Keys of the steps after training.
 
@@ -183,9 +193,20 @@ def make_plan(
         backbones.check_experts(folder, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
-    return Plan(
-        suite, store, tasks, methods, data, folder, Keys(suite, store, data, digest), engine, judge, dict(chosen)
-    )
+    keys = Keys(suite, store, data, digest)
+    plan = Plan(suite, store, tasks, methods, data, folder, keys, engine, judge, dict(chosen))
+    for cell in plan.cells:
+        plan.sources[cell.method, cell.task] = _source(plan, cell)
+    return plan
+
+
+def _source(plan: Plan, cell: Cell) -> str:
+    """Digest of the files that a cell's method brings along, which must fit the backbone; empty without any."""
+    try:
+        folder = plan.stage(cell).method.source(plan.backbone)
+    except MethodError as error:
+        raise UserError(f"methods.{cell.method}: {error}.") from error
+    return backbones.digest(folder, plan.store.root / "backbones") if folder else ""
 
 
 def _tasks(suite: Suite) -> dict[str, Task]:
@@ -198,16 +219,24 @@ def _tasks(suite: Suite) -> dict[str, Task]:
             task = find_task(name, known)
             if part != "general" and task.training is None:
                 raise UserError(f"{part}: task '{name}' has no training data.")
-            if part != "alignment" and (task.items is None or task.lm_eval is None):
-                raise UserError(f"{part}: task '{name}' has no evaluation items.")
             chosen[name] = task
+            tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []
+            chosen |= {other.name: other for other in tested}
+            for other in tested or [task]:
+                if part != "alignment" and (other.items is None or other.lm_eval is None):
+                    raise UserError(f"{part}: task '{other.name}' has no evaluation items.")
     return chosen
 
 
 def _materialise(task: Task, source: Source, limit: int | None, folder: Path) -> TaskData:
     """Write a task's rows to files named by their contents; files that are there stay. `limit` is for test items."""
-    training, training_digest, _ = _write_rows(list(task.training(source)) if task.training else None, folder)
-    items, items_digest, count = _write_rows(list(islice(task.items(source), limit)) if task.items else None, folder)
+    try:
+        conversations = list(task.training(source)) if task.training else None
+        questions = list(islice(task.items(source), limit)) if task.items else None
+    except TaskError as error:
+        raise type(error)(f"Task '{task.name}': {error}") from error
+    training, training_digest, _ = _write_rows(conversations, folder)
+    items, items_digest, count = _write_rows(questions, folder)
     if task.training and training is None:
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:

@@ -7,6 +7,7 @@ from harness import manifest
 from harness.files import full_disk_is_a_sentence
 from harness.plan import Cell
 from harness.walk import Walk, refresh
+from tasks.sandbox import require
 
 
 def run(walk: Walk) -> dict[Cell, str]:
@@ -20,6 +21,7 @@ def run(walk: Walk) -> dict[Cell, str]:
             from harness.training import train_all
 
             _check_port(walk)
+            _check_sandbox(walk, work)
             _write_manifest(walk, finished=False)
             train_all(walk, work)
             test_all(walk, [cell for cell in work if cell not in walk.failures])
@@ -34,6 +36,13 @@ def _check_port(walk: Walk) -> None:
 
     if walk.plan.suite.evaluation.engine == "vllm":
         choose_port(walk.plan.suite.evaluation.port)
+
+
+def _check_sandbox(walk: Walk, work: list[Cell]) -> None:
+    """Refuse generated code that nothing would contain, before hours of training, rather than when it is tested."""
+    plan = walk.plan
+    if any(plan.tasks[name].runs_code for cell in work for name in plan.benchmarks(cell)):
+        require()
 
 
 def _write_manifest(walk: Walk, *, finished: bool) -> None:

@@ -57,10 +57,15 @@ class Training(Strict):
 
 
 class Profiling(Strict):
-    """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences)."""
+    """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences).
+
+    With `after_training` every trained cell is profiled on its task's data too, so that the report can say how far
+    training moved the routing; it costs a forward pass over those sequences for each cell.
+    """
 
     sequences: PositiveInt = 32
     sequence_length: PositiveInt = 4096
+    after_training: bool = False
     overlong: Overlong = "refuse"
 
 
@@ -105,6 +110,14 @@ class Evaluation(Strict):
     batch_size: PositiveInt = 64
 
 
+class DataAddress(Strict):
+    """Where on the hub a data set lies, if not where its task has it. A new `hub` name needs a `revision`."""
+
+    hub: str = ""
+    revision: str = ""
+    config: str = ""
+
+
 class Suite(Strict):
     """backbone × task × method × seed: every combination is a cell."""
 
@@ -115,6 +128,7 @@ class Suite(Strict):
     tasks: list[str] = Field(min_length=1)
     general: list[str] = []
     alignment: str | None = None
+    data: dict[str, DataAddress] = {}
     methods: dict[str, Row] = Field(min_length=1)
     training: Training = Training()
     profiling: Profiling = Profiling()

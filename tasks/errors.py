@@ -1,5 +1,9 @@
-"""The error a task raises when its input is not what it expects."""
+"""The errors a task raises when its input is not what it expects."""
 
 
 class TaskError(ValueError):
     """One sentence for the user: which task, which file and line, what is wrong and what to do."""
+
+
+class MissingDataError(TaskError):
+    """A data set that is not there at all: no such file, no hub, no revision. A run may leave such a task out."""

@@ -9,8 +9,9 @@ What each level keeps a program from, and what it does not:
   `/run`. Not: reading other files that the user may read (it has no way to send them), and holes in the kernel.
 - `namespaces` (util-linux `unshare`): also no network and no other process to see or kill. Not: reading, emptying or
   deleting any file of the user, and talking to local services through their socket files.
-- `limits only`: nothing more. Not: the network, the user's files, killing the user's processes, reading the environment
-  of other processes of the user, and, as root, starting processes without end.
+- `limits only`: nothing more, so it is refused unless the user asks for it (`UNSAFE`). Not: the network, the user's
+  files, killing the user's processes, reading the environment of other processes of the user, and, as root, starting
+  processes without end.
 """
 
 import contextlib
@@ -35,6 +36,9 @@ Isolation = Literal["bubblewrap", "namespaces", "limits only"]
 LEVELS: tuple[Isolation, ...] = ("bubblewrap", "namespaces", "limits only")
 
 MIB = 1024 * 1024
+UNSAFE = "ESFT_BENCH_UNSAFE_CODE"
+"""The environment variable that, set to 1, lets generated code run where there is no sandbox."""
+
 PRELOAD = ("collections", "functools", "heapq", "itertools", "math", "random", "re", "string", "typing")
 GRACE_SECONDS = 5.0
 """How much longer than a program's own time the sandbox may be silent before it is given up."""
@@ -70,12 +74,12 @@ def run_many(
     """Run many programs, each in a process of its own, `workers` at a time; outcomes in the order given.
 
     `seconds` is the wall time and `memory_bytes` the address space of each program. `level` overrides the isolation
-    that this machine offers (see `isolation`). Raises TaskError if no sandbox can be started: that is no program's
-    fault and must not look like one.
+    that this machine offers (see `isolation`). Raises TaskError if there is no sandbox (see `require`) or none can be
+    started: that is no program's fault and must not look like one.
     """
     if not programs:
         return []
-    chosen = level or isolation()
+    chosen = level or require()
     limits = _Limits(seconds, memory_bytes)
     workers = max(1, min(workers, len(programs)))
     outcomes: list[Outcome | None] = [None] * len(programs)
@@ -90,6 +94,17 @@ def run_many(
 def isolation() -> Isolation:
     """The strongest level that works here, found by running a program in each."""
     return next(level for level in LEVELS if level == "limits only" or works(level))
+
+
+def require() -> Isolation:
+    """The level to run generated code at. Raises TaskError where there is no sandbox and the user wants one."""
+    level = isolation()
+    if level == "limits only" and os.environ.get(UNSAFE) != "1":
+        raise TaskError(
+            "Generated code is not run here, since neither bubblewrap nor user namespaces work on this machine: "
+            f"install bubblewrap, or let it run uncontained with --unsafe-code ({UNSAFE}=1)."
+        )
+    return level
 
 
 def works(level: Isolation) -> bool:

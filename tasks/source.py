@@ -5,13 +5,13 @@ Tasks ask a `Source` for rows and never learn which of the two it was.
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import TaskError
+from tasks.errors import MissingDataError, TaskError
 
 Row = dict[str, Any]
 
@@ -25,6 +25,10 @@ JSON_NAMES: dict[type, str] = {
 }
 
 
+Fields = Mapping[str, type | tuple[type, ...]]
+"""What a row must have: the fields with their types, or with the types that are allowed."""
+
+
 @dataclass(frozen=True)
 class Dataset:
     """A data set under both of its names.
@@ -32,51 +36,87 @@ class Dataset:
     Attributes:
         hub: name on the hub, e.g. `openai/gsm8k`; `json` for plain JSONL files elsewhere, whose addresses are then
             in `hub_files`.
-        revision: the pinned commit on the hub.
+        revision: the pinned commit on the hub; None where none is known, so that the suite must name one.
         folder: its folder under `--data-dir`; the split `test` is the file `test.jsonl` there.
         config: the hub's configuration name, if it has several.
+        configs: several configurations that make one data set, read one after another.
+        config_field: the field that is given the configuration's name in rows that lack it.
         hub_files: for a hub repository of plain JSONL files: the file of each split.
+        files: the file names, without `.jsonl`, that a split may have under `--data-dir` where it isn't the split's.
+            The first one that is there counts.
     """
 
     hub: str
-    revision: str
+    revision: str | None
     folder: str
     config: str | None = None
+    configs: tuple[str, ...] = ()
+    config_field: str = ""
     hub_files: dict[str, str] | None = None
+    files: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Address:
+    """Where the user says a data set lies on the hub; what is empty stays as the task has it."""
+
+    hub: str = ""
+    revision: str = ""
+    config: str = ""
+
+    def over(self, dataset: Dataset) -> Dataset:
+        """The data set at this address."""
+        if self.hub:  # another repository: what the task knows about the old one does not hold there
+            return Dataset(self.hub, self.revision or None, dataset.folder, self.config or None)
+        return replace(dataset, revision=self.revision or dataset.revision, config=self.config or dataset.config)
 
 
 @dataclass(frozen=True)
 class Source:
-    """Reads rows from `data_dir` if given, else from the hub. `limit` keeps only the first rows of each split."""
+    """Reads rows from `data_dir` if given, else from the hub.
+
+    `limit` keeps only the first rows of each split. `addresses` says, by a data set's folder, where on the hub it lies
+    if not where the task has it.
+    """
 
     data_dir: Path | None = None
     limit: int | None = None
+    addresses: Mapping[str, Address] = field(default_factory=dict)
 
-    def rows(self, dataset: Dataset, split: str, required: dict[str, type]) -> Iterator[Row]:
+    def rows(self, dataset: Dataset, split: str, required: Fields) -> Iterator[Row]:
         """Yield the rows of a split, each checked to have the `required` fields with their types.
 
-        Raises TaskError naming data set, file and line where a row is malformed or a field is missing, and saying how
-        to use `--data-dir` where the hub cannot be reached.
+        Raises TaskError naming data set, file and line where a row is malformed or a field is missing, and
+        MissingDataError where there is no such split, saying how to use `--data-dir` where the hub cannot be reached.
         """
-        located = _hub_rows(dataset, split) if self.data_dir is None else _file_rows(self.data_dir, dataset, split)
         empty = True
-        for place, row in islice(located, self.limit):
+        for place, row in islice(self._located(dataset, split), self.limit):
             empty = False
             yield _checked(row, required, place)
         if empty and self.limit != 0:
             raise TaskError(f"Split {split!r} of data set {dataset.folder!r} has no rows; give it at least one.")
 
+    def has(self, dataset: Dataset, split: str) -> bool:
+        """Whether there is such a split. On the hub it is taken to be there: asking would be a download."""
+        return self.data_dir is None or _file(self.data_dir, dataset, split) is not None
 
-def _checked(row: object, required: dict[str, type], place: str) -> Row:
+    def _located(self, dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
+        if self.data_dir is not None:
+            return _file_rows(self.data_dir, dataset, split)
+        return _hub_rows(self.addresses.get(dataset.folder, Address()).over(dataset), split)
+
+
+def _checked(row: object, required: Fields, place: str) -> Row:
     """The row, if it is an object with the required fields. Raises TaskError naming the place otherwise."""
     if not isinstance(row, dict):
         raise TaskError(f"{place}: a row must be a JSON object, found {_kind(row)}.")
-    for field, kind in required.items():
-        if field not in row:
-            raise TaskError(f"{place}: field {field!r} is missing; the row has {', '.join(map(repr, row)) or 'none'}.")
-        if not _is(row[field], kind):
-            wanted = JSON_NAMES.get(kind, kind.__name__)
-            raise TaskError(f"{place}: field {field!r} must be {wanted}, found {_kind(row[field])}.")
+    for name, wanted in required.items():
+        kinds = wanted if isinstance(wanted, tuple) else (wanted,)
+        if name not in row:
+            raise TaskError(f"{place}: field {name!r} is missing; the row has {', '.join(map(repr, row)) or 'none'}.")
+        if not any(_is(row[name], kind) for kind in kinds):
+            expected = " or ".join(JSON_NAMES.get(kind, kind.__name__) for kind in kinds)
+            raise TaskError(f"{place}: field {name!r} must be {expected}, found {_kind(row[name])}.")
     return row
 
 
@@ -114,23 +154,31 @@ def _parsed(line: bytes, place: str) -> object:
         raise TaskError(f"{place}: JSON nested too deeply.") from error
 
 
+def _file(data_dir: Path, dataset: Dataset, split: str) -> Path | None:
+    """The file of a split, None if it is not there."""
+    paths = [data_dir / dataset.folder / f"{name}.jsonl" for name in dataset.files.get(split, (split,))]
+    return next((path for path in paths if path.is_file()), None)
+
+
 def _existing_file(data_dir: Path, dataset: Dataset, split: str) -> Path:
-    """The split's file. Raises TaskError saying what was looked for, and what is there instead."""
+    """The split's file. Raises MissingDataError saying what was looked for, and what is there instead."""
+    found = _file(data_dir, dataset, split)
+    if found is not None:
+        return found
     folder = data_dir / dataset.folder
-    path = folder / f"{split}.jsonl"
+    path = " or ".join(str(folder / f"{name}.jsonl") for name in dataset.files.get(split, (split,)))
     if not data_dir.is_dir():
-        raise TaskError(
-            f"The data folder {data_dir} does not exist; --data-dir must name one that holds {path.name!r}"
-            f" in a folder {dataset.folder!r}."
+        raise MissingDataError(
+            f"The data folder {data_dir} does not exist; --data-dir must name one that holds {path}."
         )
     if not folder.is_dir():
-        raise TaskError(
+        raise MissingDataError(
             f"Looked for {path}, but the data folder has no folder {dataset.folder!r}; "
             f"it holds {_listing(data_dir.iterdir())}."
         )
-    if not path.is_file():
-        raise TaskError(f"Looked for {path}, the split {split!r}, but the folder holds {_listing(folder.iterdir())}.")
-    return path
+    raise MissingDataError(
+        f"Looked for {path}, the split {split!r}, but the folder holds {_listing(folder.iterdir())}."
+    )
 
 
 def _listing(paths: Iterable[Path], most: int = 12) -> str:
@@ -140,16 +188,32 @@ def _listing(paths: Iterable[Path], most: int = 12) -> str:
 
 def _hub_rows(dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
     """Yield (`data set, split, row n`, row) from the hub through `datasets`, from its cache where it has one."""
+    for config in dataset.configs or (dataset.config,):
+        name = f"{dataset.hub}, {config}" if dataset.configs else dataset.hub
+        for number, row in enumerate(_hub_split(dataset, config, split), start=1):
+            named = {dataset.config_field: config} if dataset.config_field else {}
+            yield f"{name}, split {split!r}, row {number}", named | row
+
+
+def _hub_split(dataset: Dataset, config: str | None, split: str) -> Iterable[Row]:
+    """The rows of a split on the hub. Raises MissingDataError where it cannot be read."""
+    instead = f"put the split at FOLDER/{dataset.folder}/{split}.jsonl and pass --data-dir FOLDER."
+    if dataset.revision is None:
+        raise MissingDataError(
+            f"Data set {dataset.hub!r} has no pinned revision; name the commit in the suite, "
+            f"`data: {{{dataset.folder}: {{revision: COMMIT}}}}`, or {instead}"
+        )
     from datasets import load_dataset  # slow to import, and needed by few runs
 
     files = None if dataset.hub_files is None else {split: dataset.hub_files[split]}
     try:
-        rows = load_dataset(dataset.hub, dataset.config, split=split, revision=dataset.revision, data_files=files)
+        rows: Iterable[Row] = load_dataset(
+            dataset.hub, config, split=split, revision=dataset.revision, data_files=files
+        )
     except Exception as error:  # the hub client raises whatever its many layers raise
         reason = (str(error).strip().splitlines() or [""])[0][:200]
-        raise TaskError(
+        raise MissingDataError(
             f"Split {split!r} of {dataset.hub!r} could not be read from the hub ({type(error).__name__}: {reason});"
-            f" connect to it, or put the split at FOLDER/{dataset.folder}/{split}.jsonl and pass --data-dir FOLDER."
+            f" connect to it, or {instead}"
         ) from error
-    for number, row in enumerate(rows, start=1):
-        yield f"{dataset.hub}, split {split!r}, row {number}", row
+    return rows

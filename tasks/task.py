@@ -28,6 +28,11 @@ class Message(TypedDict):
 Conversation = list[Message]
 
 
+def turn(question: str, answer: str) -> Conversation:
+    """A conversation of one question and its answer."""
+    return [Message(role="user", content=question), Message(role="assistant", content=answer)]
+
+
 @dataclass(frozen=True)
 class Rubric:
     """How a judge scores a free-text answer.
@@ -57,6 +62,8 @@ class Task:
         training: yields the training conversations. None: nobody trains on it.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge.
+        benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
+        runs_code: whether testing runs generated code (in the sandbox, or not at all).
         version: raise it when prompts, data or metric change, so that stored results are not reused.
     """
 
@@ -68,4 +75,6 @@ class Task:
     training: Callable[[Source], Iterable[Conversation]] | None = None
     items: Callable[[Source], Iterable[Item]] | None = None
     rubric: Rubric | None = None
+    benchmarks: tuple[str, ...] = ()
+    runs_code: bool = False
     version: int = 1

@@ -80,7 +80,8 @@ def _check(layer: MoeLayer) -> None:
             "experts cannot be trained selectively; take the method fft or lora"
         )
     known = {*BANK, *layer.kinds}
-    if unknown := sorted(name for name, _ in layer.experts.named_parameters() if name not in known):
+    names = (name for name, _ in layer.experts.named_parameters() if not name.startswith("parametrizations."))
+    if unknown := sorted(name for name in names if name not in known):
         raise MethodError(
             f"`{layer.name}` has the parameter `{unknown[0]}`, which is none of {', '.join(BANK.values())}, so its "
             "experts cannot be trained selectively; take the method fft or lora"

@@ -50,6 +50,7 @@ def ability(subject: str, title: str, folder: Path, metric: str, rubric: Rubric 
         training=training,
         items=evaluation,
         rubric=rubric,
+        runs_code=metric == "passed",
     )
 
 

@@ -13,6 +13,8 @@ import pandas
 import psutil
 import pytest
 
+from reports import routing
+
 SUITE = """\
 name: path
 tasks: [mini-law]
@@ -24,7 +26,7 @@ methods:
   esft-token: {title: ESFT-Token, learning_rate: 1.1e-2, p: 0.2}
   random-token: {title: Random, ablates: esft-token}
 training: {steps: 60, batch_size: 2, sequence_length: 128}
-profiling: {sequences: 4, sequence_length: 128}
+profiling: {sequences: 4, sequence_length: 128, after_training: true}
 evaluation: {engine: ENGINE, max_length: 512, limit: 12}
 """
 CELLS = ["base", "fft · mini-law · seed 0", "esft-token · mini-law · seed 0", "random-token · mini-law · seed 0"]
@@ -79,6 +81,19 @@ def test_results_are_one_flat_file_that_pandas_reads(undisturbed):
     assert (scores.n == 12).all()
     costs = frame[frame.metric == "trainable_parameters"].set_index("method").value
     assert costs["esft-token"] == costs["random-token"] < 0.2 * costs["fft"]
+
+
+@pytest.mark.slow
+def test_the_run_says_how_its_backbone_routes_what_was_chosen_and_what_training_moved(undisturbed):
+    folder, _ = undisturbed
+    found = routing.read(folder / "runs" / "path")
+    assert found.top_k == 6
+    assert [(profile.task, profile.sample) for profile in found.profiles] == [("mini-law", 0), ("mini-law", 1)]
+    esft, drawn = found.selections
+    assert [len(ids) for ids in esft.experts.values()] == [len(ids) for ids in drawn.experts.values()]
+    assert esft.experts != drawn.experts
+    assert [shift.method for shift in found.shifts] == ["fft", "esft-token", "random-token"]
+    assert all(0 < max(shift.distance) < 1 for shift in found.shifts)
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
 from methods.moe.profile import Profile, profile
+from methods.moe.view import moe_layers
 from methods.random_experts import RandomExperts
 from methods.top_k_experts import TopKExperts
 from methods.unrelated_experts import UnrelatedExperts
@@ -86,7 +87,8 @@ class Outcome:
         self.adapter.mkdir()
         self.out.mkdir()
         self.model = load(base)
-        seen = profiled(self.model)
+        self.layers = moe_layers(self.model)
+        self.seen = seen = profiled(self.model)
         self.base_logits = logits(self.model)
         self.parameters = method.prepare(self.model, Context(seed=3, profile=seen))
         self.prepared_logits = logits(self.model)

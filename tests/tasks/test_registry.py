@@ -1,3 +1,4 @@
+import subprocess
 import sys
 from pathlib import Path
 
@@ -32,9 +33,18 @@ def test_every_folder_of_tasks_is_found_under_its_own_name() -> None:
 
 
 def test_what_an_lm_eval_task_needs_is_there() -> None:
-    for task in load_tasks().values():
-        assert task.role == "alignment" or (task.lm_eval is not None and task.lm_eval.is_file()), task.name
+    known = load_tasks()
+    for task in known.values():
+        assert task.items is None or (task.lm_eval is not None and task.lm_eval.is_file()), task.name
         assert (task.metric == "bypass") == (task.rubric is not None), task.name
+        assert task.items is not None or task.role == "alignment" or task.benchmarks, task.name
+        assert all(known[name].items is not None for name in task.benchmarks), task.name
+
+
+def test_the_tasks_are_known_without_the_heavy_libraries() -> None:
+    code = "import sys; from tasks.registry import load_tasks; load_tasks(); print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"lm_eval", "torch", "datasets", "transformers", "sympy", "numpy"} & set(loaded)
 
 
 @pytest.mark.parametrize(

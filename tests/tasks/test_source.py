@@ -84,7 +84,7 @@ def test_an_empty_split_is_refused(write_split: WriteSplit) -> None:
 def test_a_missing_data_folder_says_what_it_should_hold(tmp_path: Path) -> None:
     message = complaint(tmp_path / "nowhere")
     assert "nowhere does not exist" in message
-    assert "'toy'" in message
+    assert str(Path("toy") / "test.jsonl") in message
 
 
 def test_a_data_folder_without_the_data_set_lists_what_it_has(tmp_path: Path) -> None:

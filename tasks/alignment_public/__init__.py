@@ -1,0 +1,62 @@
+"""A public instruction set without math and code, in place of the ESFT paper's alignment data, which are unpublished.
+
+The default is tulu-3-sft-mixture, thinned to 100,000 conversations. Name another one in the suite, by its hub name and
+revision, `data: {alignment: {hub: NAME, revision: COMMIT}}`, or put it at FOLDER/alignment/train.jsonl: conversations
+under `messages`, and what is math or code is left out of it in the same way.
+"""
+
+import re
+from collections.abc import Iterator
+
+from tasks.benchmark import numbered
+from tasks.errors import TaskError
+from tasks.source import Dataset, Source
+from tasks.task import Conversation, Message, Task
+
+DATASET = Dataset("allenai/tulu-3-sft-mixture", "b14afda60f1bbebe55d5d2fa1e4df5042f97f8be", "alignment")
+MOST = 100_000
+"""Conversations at most; of more, every second, third, … is taken, so that all parts of the set stay in."""
+
+SOURCES = re.compile(r"math|algebra|gsm8k|code|program|python|table_?gpt|sciriff", re.IGNORECASE)
+"""Parts of a mixture, by the row's `source`, that are math or code (or tables and extraction in code's form)."""
+
+TEXT = re.compile(
+    r"```|\\boxed|\\frac|\\begin\{|\$\$|</\w+>|#include|^\s*(def|class|import|function|public|SELECT)\b[^.?!]*$"
+    r"|\b(python|javascript|java|c\+\+|sql|algorithm|equation|theorem|calculate|arithmetic|algebra|geometry)\b",
+    re.IGNORECASE | re.MULTILINE,
+)
+"""What marks a text as math or code. It errs towards leaving out."""
+
+
+def training(source: Source) -> Iterator[Conversation]:
+    """Yield the conversations that begin with the user, take turns, and are neither math nor code."""
+    kept: list[Conversation] = []
+    for place, row in numbered(source, DATASET, "train", {"messages": list}):
+        messages = _messages(row["messages"], place)
+        if _takes_turns(messages) and not is_math_or_code(messages, str(row.get("source", ""))):
+            kept.append([Message(role=each["role"], content=each["content"]) for each in messages])
+    yield from kept[:: -(-len(kept) // MOST) or 1]
+
+
+def is_math_or_code(messages: Conversation, source: str) -> bool:
+    """Whether the part it comes from, or any of its texts, is marked as math or code."""
+    return bool(SOURCES.search(source)) or any(TEXT.search(message["content"]) for message in messages)
+
+
+def _messages(messages: list[object], place: str) -> Conversation:
+    conversation: Conversation = []
+    for message in messages:
+        if not (isinstance(message, dict) and all(isinstance(message.get(key), str) for key in ("role", "content"))):
+            raise TaskError(f"{place}: 'messages' must be a list of objects with 'role' and 'content'.")
+        conversation.append(Message(role=message["role"], content=message["content"]))
+    return conversation
+
+
+def _takes_turns(messages: Conversation) -> bool:
+    """Whether user and assistant take turns, user first and assistant last; system messages are not trained on."""
+    return bool(messages) and [message["role"] for message in messages] == ["user", "assistant"] * (len(messages) // 2)
+
+
+TASKS = (
+    Task("alignment-public", "Alignment: public instructions without math and code", "alignment", training=training),
+)

@@ -1,0 +1,37 @@
+"""GSM8K: grade-school sums in words, 5-shot as lm-eval asks them, the examples from the training split."""
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from tasks.benchmark import few_shot
+from tasks.source import Dataset, Row, Source
+from tasks.task import Item, Task
+
+DATASET = Dataset("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "gsm8k", config="main")
+FIELDS = {"question": str, "answer": str}
+SHOTS = 5  # lm-eval's default
+
+
+def asked(row: Row) -> str:
+    """The question as lm-eval puts it."""
+    return f"Question: {row['question']}\nAnswer:"
+
+
+def items(source: Source) -> Iterator[Item]:
+    """Yield the test questions, each after the first five training questions with their answers."""
+    shots = [(asked(row), row["answer"]) for row in islice(source.rows(DATASET, "train", FIELDS), SHOTS)]
+    for number, row in enumerate(source.rows(DATASET, "test", FIELDS)):
+        yield {"id": f"gsm8k-{number:04d}", "prompt": few_shot(shots, asked(row)), "answer": row["answer"]}
+
+
+TASKS = (
+    Task(
+        "gsm8k",
+        "GSM8K",
+        "ability",
+        Path(__file__).with_name("gsm8k.yaml"),
+        "exact_match,flexible-extract",
+        items=items,
+    ),
+)

@@ -1,0 +1,17 @@
+"""MetaMathQA: 395,000 worked sums, rewritten from the training splits of GSM8K and MATH; tested on those two."""
+
+from collections.abc import Iterator
+
+from tasks.source import Dataset, Source
+from tasks.task import Conversation, Task, turn
+
+DATASET = Dataset("meta-math/MetaMathQA", "aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18", "metamathqa")
+
+
+def training(source: Source) -> Iterator[Conversation]:
+    """Yield one question and its worked answer per conversation."""
+    for row in source.rows(DATASET, "train", {"query": str, "response": str}):
+        yield turn(row["query"], row["response"])
+
+
+TASKS = (Task("metamathqa", "Math", "ability", training=training, benchmarks=("gsm8k", "math")),)

@@ -1,0 +1,89 @@
+"""routing.json: collected from what is finished, read back by the reports."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from harness import commands, routing
+from harness.keys import AFTER, SECOND
+from harness.stages import Profiling
+from methods.atomic import write_json
+from methods.moe.layout import AdapterConfig
+from methods.moe.profile import Profile
+from reports import routing as contract
+
+ROWS = """\
+name: tiny
+tasks: [mini-law, mini-intent]
+alignment: mini-alignment
+methods:
+  fft: {title: FFT, learning_rate: 9.0e-4}
+  esft-gate: {learning_rate: 1.0e-2}
+training: {steps: 2, batch_size: 2, sequence_length: 128}
+profiling: {sequences: 2, sequence_length: 128, after_training: true}
+evaluation: {engine: transformers}
+"""
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "suite.yaml"
+    path.write_text(ROWS)
+    return commands.prepare(str(path), run_dir=tmp_path / "runs").plan
+
+
+def routed(*counts):
+    tokens = torch.tensor([counts, counts]).double()
+    return Profile((1, 2), 2, 4, 1, tokens, tokens / 2, tokens / 8, tokens / 8)
+
+
+def finish(plan, step, profiles, experts=None):
+    """A finished step: profiles by folder, and the adapter of chosen experts."""
+    key = plan.keys.key(step)
+    built = plan.store.begin(plan.keys.kind(step), key)
+    for place, seen in profiles.items():
+        (built / place).mkdir(exist_ok=True)
+        seen.save(built / place)
+    (built / "adapter").mkdir()
+    if experts:
+        write_json(built / "adapter" / "expert_cfg.json", AdapterConfig(experts=experts).model_dump())
+    return plan.store.finish(plan.keys.kind(step), key, built, {}, {})
+
+
+def test_there_is_nothing_to_say_before_a_task_is_profiled(plan, tmp_path):
+    routing.write(plan, tmp_path)
+    assert contract.read(tmp_path) is None
+
+
+def test_profiles_selections_and_shifts_are_those_of_the_finished_steps(plan, tmp_path):
+    before, other, after = routed(4, 4, 0, 0), routed(4, 2, 2, 0), routed(2, 4, 0, 2)
+    finish(plan, Profiling("mini-law"), {"": before, SECOND: other})
+    fft, esft = (plan.stage(cell) for cell in plan.cells if cell.task == "mini-law")
+    finish(plan, fft, {AFTER: after})
+    finish(plan, esft, {AFTER: before}, {1: [1, 0], 2: [0]})
+    routing.write(plan, tmp_path)
+    found = contract.read(tmp_path)
+    assert (found.backbone, found.layers, found.num_experts, found.top_k) == ("mini", [1, 2], 4, 2)
+    assert [(profile.task, profile.sample) for profile in found.profiles] == [("mini-law", 0), ("mini-law", 1)]
+    assert found.profiles[0].title == plan.tasks["mini-law"].title
+    assert found.profiles[1].token == [[0.5, 0.25, 0.25, 0.0]] * 2
+    assert found.profiles[1].gate == [[0.5, 0.25, 0.25, 0.0]] * 2
+    assert [(one.method, one.task, one.seed, one.experts) for one in found.selections] == [
+        ("esft-gate", "mini-law", 0, {1: [1, 0], 2: [0]})
+    ]
+    assert [(one.method_title, one.distance) for one in found.shifts] == [("FFT", [0.25, 0.25]), ("esft-gate", [0, 0])]
+
+
+def test_a_second_sample_may_be_missing(plan):
+    finish(plan, Profiling("mini-alignment"), {"": routed(4, 4, 0, 0)})
+    (only,) = routing.collect(plan).profiles
+    assert (only.task, only.sample) == ("mini-alignment", 0)
+
+
+def test_profiling_after_training_asks_for_other_trainings_and_the_same_profiles(plan):
+    profiling = plan.suite.profiling.model_copy(update={"after_training": False})
+    without = replace(plan.keys, suite=plan.suite.model_copy(update={"profiling": profiling}))
+    stage = plan.stage(plan.cells[0])
+    assert without.key(Profiling("mini-law")) == plan.keys.key(Profiling("mini-law"))
+    assert without.key(stage) != plan.keys.key(stage)
