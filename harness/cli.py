@@ -131,17 +131,24 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 
 
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
-    """Write the report of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from harness.reporting import rewrite
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")],
+    against: Annotated[Path | None, typer.Option(help="A run to compare each of them with: comparison.html.")] = None,
+) -> None:
+    """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
+    from harness.reporting import compare, rewrite
 
     sound = 0
     for folder in runs:
         content = rewrite(folder)
-        console.print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+        written = [folder / "report.html"]
         for sentence in content.left_out:
             print(f"{folder}: {sentence}", file=sys.stderr)
-        sound += bool(content.parts)
+        if content.parts:
+            sound += 1
+            written += compare(content, against) if against else []
+        for path in written:
+            console.print(str(path), highlight=False, soft_wrap=True)
     if not sound:
         raise typer.Exit(1)
 

@@ -64,9 +64,9 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
-    blocks += _bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
-    blocks += _bullets("Notes", content.notes)
-    blocks += _bullets("Left out", content.left_out)
+    blocks += bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
+    blocks += bullets("Notes", content.notes)
+    blocks += bullets("Left out", content.left_out)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -95,12 +95,12 @@ def _sections(part: Part, suffix: str) -> list[str]:
     parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in part.in_short)]
     for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference)):
         if table.rows and table.columns:
-            parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
+            parts += [f"## {table.title}{suffix}", table.caption, *table_blocks(table, write)]
             parts += [text for text in [resolution(table)] if text]
     return parts
 
 
-def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
+def table_blocks(table: Table, write: Callable[[Cell], str]) -> list[str]:
     """A table and its footnotes."""
     letters: dict[str, str] = {}
     body = []
@@ -197,9 +197,9 @@ def _efficiency(content: Content) -> list[str]:
     for part in content.parts:
         caption = part.efficiency.caption
         parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
-        parts += _table(part.efficiency, cost)
+        parts += table_blocks(part.efficiency, cost)
         if part.judging is not None:
-            parts += [part.judging.caption, *_table(part.judging, cost)]
+            parts += [part.judging.caption, *table_blocks(part.judging, cost)]
     known = _facts(content.manifest, "started", "finished", "states", "hardware")
     parts += ["This run:", known] if known else []
     return parts if len(parts) > 1 else []
@@ -216,7 +216,8 @@ def _facts(manifest: Mapping[str, Any], *keys: str) -> str:
     return "\n".join(f"- {key}: {flat(manifest[key])}" for key in keys if manifest.get(key))
 
 
-def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
+def bullets(title: str, sentences: Sequence[str]) -> list[str]:
+    """A section of sentences; nothing without one."""
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 
