@@ -99,12 +99,14 @@ def plan(
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from harness.commands import describe, prepare
+    from harness.commands import describe, foreseen, prepare
     from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps)  # fmt: skip
     console.print(describe(prepared))
+    console.print()
+    console.print(foreseen(prepared), highlight=False)
     for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
         console.print()
         console.print(table, highlight=False)
