@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from reports.glance import Glance, Side
 from reports.markdown import judges
+from reports.paper import Beside, BesideTable
 from reports.scores import Column
 from reports.statistics import Comparison
 from reports.summary import resolution
@@ -30,11 +31,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """A column's header; `mark` stands for its judge, `title` may be hovered for more."""
+    """A column's header; `mark` stands for its judge, `more` is shown on hovering; `words` where no numbers stand."""
 
     title: str
     mark: str = ""
     more: str = ""
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,28 @@ def gap_entry(cell: Cell) -> Entry:
 def cost_entry(cell: Cell) -> Entry:
     """A cost."""
     return Entry(MISSING) if cell.value is None else Entry(amount(cell.value), sort=cell.value)
+
+
+def beside_grid(table: BesideTable, suffix: str = "") -> Grid:
+    """A paper's values beside ours."""
+    heads = [Head("Column", words=True), *map(Head, ("Published", "Ours", "Difference")), Head("Resolved", words=True)]
+    title = f"{table.title} ({table.source}){suffix}"
+    rows = [(cell.row, _beside_entries(cell, table.digits)) for cell in table.cells]
+    return Grid(f"beside-{slug(title)}", title, "", heads, rows, notes=[plain(note) for note in table.notes])
+
+
+def _beside_entries(cell: Beside, digits: int) -> list[Entry]:
+    width = f"± {number(cell.half_width, digits=digits)}" if cell.half_width is not None else ""
+    known = cell.low is not None and cell.high is not None
+    own = f"[{number(cell.low or 0.0)}, {number(cell.high or 0.0)}]" if known else ""
+    gap = cell.difference
+    return [
+        Entry(cell.column),
+        Entry(number(cell.published, digits=digits), width, cell.published),
+        Entry(MISSING if cell.ours is None else number(cell.ours), own, cell.ours),
+        Entry(MISSING if gap is None else number(gap, signed=True), "", gap, "best" if cell.resolved else ""),
+        Entry({True: "yes", False: "no", None: MISSING}[cell.resolved], cell.why),
+    ]
 
 
 AT_A_GLANCE = ("train_seconds", "peak_memory_bytes", "stored_bytes")

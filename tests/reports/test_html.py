@@ -8,8 +8,9 @@ import pytest
 
 from reports.content import gather
 from reports.html import render, write_html
+from reports.html.page import rich
 from reports.results import write
-from reports.words import number
+from reports.words import line, number
 from tests.reports.conftest import MadeUpRun
 
 
@@ -48,7 +49,15 @@ def test_every_number_of_the_tables_is_there_with_its_uncertainty(made_up: MadeU
     assert f'<span class="figure">{cell.value:.1f}</span>' in text
     gap = part.ablation.cells["random-token", "law"]
     assert f"<small>[{number(gap.low)}, {number(gap.high)}]</small>" in text
-    for title in ("In short", "At a glance", "Table 1. Task ability", "Table 3. Random experts", "Samples of answers"):
+    assert str(rich(part.advice.tasks[0].sentences[0])) in text
+    for title in (
+        "In short",
+        "At a glance",
+        "Which method for this task?",
+        "Table 1. Task ability",
+        "Table 3. Random experts",
+        "Samples of answers",
+    ):
         assert title in text
 
 
@@ -98,3 +107,8 @@ def test_two_backbones_have_tables_under_ids_of_their_own(made_up: MadeUpRun, tm
     ids = re.findall(r' id="([^"]+)"', page_of(tmp_path))
     assert len(ids) == len(set(ids))
     assert {"table-1-task-ability-mini", "table-1-task-ability-other"} <= set(ids)
+
+
+def test_bold_is_ours_alone_and_what_a_run_brought_stays_as_it_was() -> None:
+    sentence = f"**Not resolved**: {line('a **b** <i>c</i> [d]')} [1.0, 2.0]"
+    assert rich(sentence) == "<strong>Not resolved</strong>: a **b** &lt;i&gt;c&lt;/i&gt; [d] [1.0, 2.0]"
