@@ -14,6 +14,7 @@ from typing import Any
 import torch
 import transformers
 from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedModel
 
 from harness.backbone import experts_of, load_model, load_tokenizer
 from harness.data import Sample, encode_file, mixed, packed, profiling_batches, profiling_sequences
@@ -115,6 +116,8 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     adapter.mkdir()
     method.export(model, adapter)
     measured["stored_bytes"] = bytes_in(adapter)
+    if not method.trains:
+        model = _as_merged(places, settings, adapter)
     canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
     if "profiling" in settings and layers and method.trains:
         assert places.task is not None
@@ -133,6 +136,13 @@ def _to_profile(tokenizer: Any, task: Path, wanted: Profiling) -> tuple[list[Sam
 def _checkpoint(places: Places) -> AbstractContextManager[Path]:
     """The checkpoint a step begins with, on disk while the block lasts: merging is no part of what a step costs."""
     return merged(places.backbone, places.changes, places.scratch / "merged")
+
+
+def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTrainedModel:
+    """What an adapter that was not trained here makes of the model; no training has made it in memory."""
+    change = Change(method=settings["method"], hyperparameters=settings["hyperparameters"], adapter=adapter)
+    with merged(places.backbone, [*places.changes, change], places.scratch / "merged") as checkpoint:
+        return load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
 
 
 def _context(places: Places, seed: int) -> Context:

@@ -99,6 +99,8 @@ class Keys:
         inputs = {"backbone": self.backbone_digest, "task": self.data[step.task].training_digest}
         if isinstance(step, Stage) and self.suite.alignment:
             inputs["alignment"] = self.data[self.suite.alignment].training_digest
+        if isinstance(step, Stage) and step.source:
+            inputs["source"] = step.source
         for number, made in found.items():
             assert made is not None
             inputs[f"need {number}"] = made.digest

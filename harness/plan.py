@@ -18,6 +18,7 @@ from harness.keys import Keys, TaskData
 from harness.stages import Stage, check, make_method, stage_of
 from harness.store import Artifact, Store, code_version, key_of
 from harness.suite import Suite
+from methods.errors import MethodError
 from methods.method import Method
 from tasks.errors import TaskError
 from tasks.registry import get as find_task
@@ -56,17 +57,17 @@ class Plan:
     engine: str
     judge: str
     chosen: dict[str, set[str]] = field(default_factory=dict)
+    sources: dict[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def cells(self) -> list[Cell]:
-        """Every cell of the suite, row by row; a method that does not train is one cell."""
-        cells = []
-        for row, method in self.methods.items():
-            if not method.trains:
-                cells.append(Cell(row, "", self.suite.seeds[0]))
-                continue
-            cells += [Cell(row, task, seed) for seed in self.suite.seeds for task in self.suite.tasks]
-        return cells
+        """Every cell of the suite, row by row."""
+        return [
+            Cell(row, task, seed)
+            for row, method in self.methods.items()
+            for seed in (self.suite.seeds if method.trains else self.suite.seeds[:1])
+            for task in (self.suite.tasks if method.by_task else [""])
+        ]
 
     @property
     def chosen_cells(self) -> list[Cell]:
@@ -91,7 +92,8 @@ class Plan:
 
     def stage(self, cell: Cell) -> Stage:
         """A cell's training, the last one where there are several."""
-        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed)
+        source = self.sources.get((cell.method, cell.task), "")
+        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed, source)
 
     # Keys of the steps after training.
 
@@ -191,9 +193,20 @@ def make_plan(
         backbones.check_experts(folder, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
-    return Plan(
-        suite, store, tasks, methods, data, folder, Keys(suite, store, data, digest), engine, judge, dict(chosen)
-    )
+    keys = Keys(suite, store, data, digest)
+    plan = Plan(suite, store, tasks, methods, data, folder, keys, engine, judge, dict(chosen))
+    for cell in plan.cells:
+        plan.sources[cell.method, cell.task] = _source(plan, cell)
+    return plan
+
+
+def _source(plan: Plan, cell: Cell) -> str:
+    """Digest of the files that a cell's method brings along, which must fit the backbone; empty without any."""
+    try:
+        folder = plan.stage(cell).method.source(plan.backbone)
+    except MethodError as error:
+        raise UserError(f"methods.{cell.method}: {error}.") from error
+    return backbones.digest(folder, plan.store.root / "backbones") if folder else ""
 
 
 def _tasks(suite: Suite) -> dict[str, Task]:

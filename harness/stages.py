@@ -23,6 +23,7 @@ class Stage:
         task, seed: as the cell's.
         general: the task whose data are the general data; empty where the method asks for none.
         steps, learning_rate: in place of the suite's.
+        source: digest of the files that the method brings along; empty where it brings none.
         first: the training whose result this one goes on from, and whose changes its adapter holds too.
     """
 
@@ -33,6 +34,7 @@ class Stage:
     steps: int
     learning_rate: float
     general: str = ""
+    source: str = ""
     first: "Stage | None" = None
 
     @property
@@ -82,11 +84,11 @@ class Profiling:
 Step = Stage | Profiling
 
 
-def stage_of(suite: Suite, row: str, method: Method, task: str, seed: int) -> Stage:
-    """The last training of a cell, with those it goes on from."""
+def stage_of(suite: Suite, row: str, method: Method, task: str, seed: int, source: str = "") -> Stage:
+    """The last training of a cell, with those it goes on from; `source` is the digest of what the method brings."""
     name, _, learning_rate = suite.row(row)
     steps = suite.methods[row].steps or suite.training.steps
-    stage = Stage(name, method, task, seed, steps, learning_rate)
+    stage = Stage(name, method.for_task(task), task, seed, steps, learning_rate, source=source)
     if method.needs_general:
         stage = replace(stage, general=suite.alignment or "")
     return _after_first(stage, method.first_stage) if method.first_stage else stage

@@ -9,7 +9,8 @@ from pydantic import BaseModel
 from transformers import AutoConfig
 
 from harness.backbone import locate
-from harness.suite import Backbone, Suite
+from harness.suite import Backbone, Row, Suite
+from methods.registry import load_methods
 
 SHIPPED = "mini"
 TRIAL = {"steps": 20, "batch_size": 4, "sequence_length": 512}
@@ -30,9 +31,21 @@ def with_backbone(suite: Suite, name: str) -> tuple[Suite, list[str]]:
     if backbone == suite.backbone:
         return suite, []
     short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._") or "other"
-    changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}"})
+    methods, left_out = _without_bound_rows(suite)
+    changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
-    return _fitted(changed, [note])
+    changed, notes = _fitted(changed, [note])
+    return changed, [
+        *notes,
+        *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
+    ]
+
+
+def _without_bound_rows(suite: Suite) -> tuple[dict[str, Row], list[str]]:
+    """The rows that fit any backbone, and the names of the others."""
+    known = load_methods()
+    bound = [row for row in suite.methods if (name := suite.row(row)[0]) in known and known[name].of_one_backbone]
+    return {name: row for name, row in suite.methods.items() if name not in bound}, bound
 
 
 def with_steps(suite: Suite, steps: int) -> Suite:

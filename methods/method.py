@@ -57,16 +57,34 @@ class Method(BaseModel):
         trains: False for a row that only evaluates (the base model).
         needs_profile: True if `prepare` reads `context.profile`.
         needs_general: True if it reads `context.general`.
+        of_one_backbone: True for what fits one backbone only; left out where a command puts another in its place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     trains: ClassVar[bool] = True
     needs_profile: ClassVar[bool] = False
     needs_general: ClassVar[bool] = False
+    of_one_backbone: ClassVar[bool] = False
+
+    @property
+    def by_task(self) -> bool:
+        """Whether there is a cell for each task; without it the row is one cell, tested on every task."""
+        return self.trains
 
     @property
     def first_stage(self) -> FirstStage | None:
         """The training whose result `prepare` is to get; what both change, `export` must write."""
+        return None
+
+    def for_task(self, task: str) -> "Method":
+        """The method as a cell of `task` has it."""
+        return self
+
+    def source(self, backbone: Path) -> Path | None:
+        """The folder of files that this brings along, fetched if need be; their contents are part of the cell's key.
+
+        Called before anything is computed. Raises MethodError where they cannot be had or do not fit `backbone`.
+        """
         return None
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:

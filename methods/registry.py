@@ -6,6 +6,7 @@ my-method = "my_package.my_method:MyMethod"
 
 from importlib.metadata import entry_points
 
+from methods.adapter import Adapter
 from methods.all_experts import AllExperts
 from methods.attention_router import AttentionRouter
 from methods.base import Base
@@ -24,6 +25,7 @@ from methods.unrelated_experts import UnrelatedExperts
 
 METHODS: dict[str, type[Method]] = {
     "base": Base,
+    "adapter": Adapter,
     "fft": FullFineTuning,
     "lora": Lora,
     "esft-gate": EsftGate,

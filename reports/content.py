@@ -10,7 +10,7 @@ from typing import Any
 from reports.results import LEFT_OUT, read
 from reports.scores import Role, Row, Scores
 from reports.summary import summary
-from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
+from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table, judging_table
 from reports.words import code
 
 MANIFEST = "manifest.json"
@@ -42,6 +42,11 @@ class Part:
     def efficiency(self) -> Table:
         """What training costs."""
         return efficiency_table(self.scores)
+
+    @cached_property
+    def judging(self) -> Table | None:
+        """What a model's judging cost, where one judged."""
+        return judging_table(self.scores)
 
     @cached_property
     def base(self) -> Row | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports import figures
+from reports import calibration, figures
 from reports.content import Content, Part, gather
 from reports.results import write_text
 from reports.scores import Scores
@@ -64,6 +64,7 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
+    blocks += _bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
     blocks += _bullets("Notes", content.notes)
     blocks += _bullets("Left out", content.left_out)
     return "\n\n".join(blocks) + "\n"
@@ -197,6 +198,8 @@ def _efficiency(content: Content) -> list[str]:
         caption = part.efficiency.caption
         parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
         parts += _table(part.efficiency, cost)
+        if part.judging is not None:
+            parts += [part.judging.caption, *_table(part.judging, cost)]
     known = _facts(content.manifest, "started", "finished", "states", "hardware")
     parts += ["This run:", known] if known else []
     return parts if len(parts) > 1 else []

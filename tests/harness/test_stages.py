@@ -9,11 +9,17 @@ from pathlib import Path
 
 import pandas
 import pytest
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from harness import commands
 from harness.errors import USER_ERRORS
+from harness.plan import Cell
 from harness.stages import Profiling
+from harness.suite import load
 from harness.training import Work
+from harness.trial import with_backbone
+from tasks.mini import BACKBONE
 
 SUITE = """\
 name: staged
@@ -40,6 +46,18 @@ def planned(tmp_path):
         return commands.prepare(str(path), run_dir=tmp_path / "runs", **options).plan
 
     return make
+
+
+def release(folder: Path) -> str:
+    """An adapter of the small backbone, one expert of which it triples, in the official layout; returns its row."""
+    adapter = folder / "released-mini-law"
+    adapter.mkdir()
+    name = "model.layers.1.mlp.experts.3.{}_proj.weight"
+    with safe_open(BACKBONE / "model.safetensors", "pt") as file:
+        tensors = {name.format(part): 3 * file.get_tensor(name.format(part)) for part in ("gate", "up", "down")}
+    save_file(tensors, adapter / "adapter_model.safetensors")
+    (adapter / "expert_cfg.json").write_text('{"experts": {"1": [3]}}')
+    return f'  released: {{method: adapter, path: "{folder}/released-{{task}}"}}\n'
 
 
 def finish_step(plan, step):
@@ -94,6 +112,29 @@ def test_stages_that_cannot_be_are_refused_before_anything_is_trained(planned, o
         planned(SUITE.replace(old, new))
 
 
+def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_contents(planned, tmp_path):
+    text = SUITE.replace("seeds", "").replace("methods:\n", "seeds: [4, 5]\nmethods:\n" + release(tmp_path))
+    plan = planned(text)
+    cell = plan.cells[0]
+    assert (cell, plan.cells[1].method) == (Cell("released", "mini-law", 4), "attention-router")
+    assert plan.benchmarks(cell) == ["mini-law", "mini-facts"]
+    before = plan.keys.key(plan.stage(cell))
+    assert planned(text).keys.key(plan.stage(cell)) == before
+    weights = tmp_path / "released-mini-law" / "adapter_model.safetensors"
+    save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights)
+    changed = planned(text)
+    assert changed.keys.key(changed.stage(cell)) != before
+
+
+def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planned, tmp_path, tiny_checkpoint):
+    text = SUITE.replace("methods:\n", "methods:\n" + release(tmp_path))
+    with pytest.raises(USER_ERRORS, match=r"methods\.released: .* belongs to another backbone"):
+        planned(text + f"backbone: {{path: {tiny_checkpoint('deepseek-v2')}}}\n")
+    suite, notes = with_backbone(load(str(tmp_path / "suite.yaml")), "mini")
+    assert "released" not in suite.methods
+    assert "released" in notes[-1]
+
+
 def command(folder: Path, text: str) -> list[str]:
     suite = folder / "staged.yaml"
     suite.write_text(text)
@@ -109,21 +150,23 @@ def artifacts(folder: Path) -> dict[str, float]:
 
 @pytest.mark.slow
 def test_a_run_of_two_stages_killed_between_them_goes_on_and_adds_their_costs_up(tmp_path):
-    process = subprocess.Popen(command(tmp_path, SUITE), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    while not any(name.startswith("train") for name in artifacts(tmp_path)):
+    suite = SUITE.replace("methods:\n", "methods:\n" + release(tmp_path))
+    process = subprocess.Popen(command(tmp_path, suite), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while sum(name.startswith("train") for name in artifacts(tmp_path)) < 2:  # the adapter, and stage 1
         assert process.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = artifacts(tmp_path)
-    done = subprocess.run(command(tmp_path, SUITE), capture_output=True, text=True, timeout=280)
+    done = subprocess.run(command(tmp_path, suite), capture_output=True, text=True, timeout=280)
     assert done.returncode == 0, done.stderr + done.stdout
     after = artifacts(tmp_path)
     assert before.items() <= after.items(), "a finished step was done again"
-    assert sum(name.startswith("train") for name in after) == 3  # stage 1 once for three rows
+    assert sum(name.startswith("train") for name in after) == 4  # stage 1 once for three rows
     assert sum(name.startswith("profile") for name in after) == 2
     results = pandas.read_csv(tmp_path / "runs" / "staged" / "results.csv")
     assert set(results.state) == {"scored"}
+    assert set(results[results.method == "released"].benchmark) == {"mini-law", "mini-facts"}
     costs = results[results.role == "cost"].pivot(index="metric", columns="method", values="value")
     stages, das = costs["attention-router"], costs["das-tune"]
     assert list(costs.loc["train_steps", ["attention-router", "das-tune", "das-lora"]]) == [2, 6, 6]

@@ -22,16 +22,18 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-WITHOUT_PROFILE = {"base", "fft", "lora", "all-experts", "attention-router"}
+WITHOUT_PROFILE = {"base", "adapter", "fft", "lora", "all-experts", "attention-router"}
+UNTRAINED = {"base", "adapter"}
 ABLATIONS = {"random-experts", "unrelated-experts"}
 WITH_PROFILE = {"esft-gate", "esft-token", "esft-lora", "esft-router", "top-k-experts", "das-tune", "das-lora"}
 
 
-def test_every_method_has_defaults_but_the_ablations_which_need_what_they_ablate() -> None:
+def test_every_method_has_defaults_but_those_that_need_what_they_ablate_or_load() -> None:
     assert set(METHODS) == WITHOUT_PROFILE | ABLATIONS | WITH_PROFILE
     for name, method in METHODS.items():
-        assert method.trains == (name != "base")
-        made = method.model_validate({"of": {"method": "esft-gate"}} if name in ABLATIONS else {})
+        assert method.trains == (name not in UNTRAINED)
+        needed = {"path": "a/folder"} if name == "adapter" else {"of": {"method": "esft-gate"}}
+        made = method.model_validate(needed if name in ABLATIONS | {"adapter"} else {})
         assert made.needs_profile == (name not in WITHOUT_PROFILE)
 
 

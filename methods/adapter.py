@@ -1,0 +1,130 @@
+"""A released adapter as a row of its own: nothing is trained, what others trained is merged and tested."""
+
+import shutil
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+from pydantic import Field
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+
+from methods.checkpoint import check_fits, overlay, tensor_files
+from methods.errors import MethodError
+from methods.lora import CONFIG as PEFT_CONFIG
+from methods.lora import Lora
+from methods.method import Context, Method
+from methods.moe.layout import CONFIG as ESFT_CONFIG
+from methods.moe.layout import base_name, check_complete
+
+PEFT_WEIGHTS = "adapter_model.safetensors"
+FILES = ("*.json", "*.safetensors")
+PLACE = "{task}"
+
+
+class Adapter(Method):
+    """Load an official ESFT adapter or a peft LoRA adapter, from a folder or the hub.
+
+    Attributes:
+        path: a folder, or a name on the hub; `{task}` in it stands for the cell's task, so that each task has its own.
+            Without `{task}` the row is one cell, tested on every task.
+        revision: the commit on the hub, which a name there must have.
+        tasks: what stands for `{task}` where that is not the task's name.
+    """
+
+    trains: ClassVar[bool] = False
+    of_one_backbone: ClassVar[bool] = True
+    path: str = Field(min_length=1)
+    revision: str | None = None
+    tasks: Mapping[str, str] = {}
+
+    @property
+    def by_task(self) -> bool:
+        """One adapter for each task where the path says so."""
+        return PLACE in self.path
+
+    def for_task(self, task: str) -> "Adapter":
+        """The same with the path of a task's adapter."""
+        path = self.path.replace(PLACE, self.tasks.get(task, task))
+        return self.model_copy(update={"path": path, "tasks": {}})
+
+    def source(self, backbone: Path) -> Path:
+        """The adapter's folder, fetched from the hub if need be and checked to fit `backbone`.
+
+        Raises MethodError where it cannot be had, is no adapter of either kind or belongs to another backbone.
+        """
+        folder = self._locate()
+        if (folder / ESFT_CONFIG).is_file():
+            _check_esft(folder, backbone)
+        elif (folder / PEFT_CONFIG).is_file():
+            _check_peft(folder, backbone)
+        else:
+            raise MethodError(f"{folder} holds neither {ESFT_CONFIG} (ESFT) nor {PEFT_CONFIG} (peft): it is no adapter")
+        return folder
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze everything; nothing to train."""
+        model.requires_grad_(False)
+        return []
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Copy the adapter as it is."""
+        source = self._locate()
+        for path in sorted(path for pattern in FILES for path in source.glob(pattern)):
+            shutil.copyfile(path, folder / path.name)
+
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write `base` with the adapter's tensors, or with its updates."""
+        if (adapter / ESFT_CONFIG).is_file():
+            overlay(base, adapter, out, rename=base_name)
+        else:
+            Lora().merge(base, adapter, out)
+
+    def _locate(self) -> Path:
+        """The adapter's folder here, or a snapshot of it from the hub."""
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            return folder
+        if self.revision is None:
+            raise MethodError(f"'{self.path}' is no folder here; for a name on the hub give its `revision` too")
+        from huggingface_hub import snapshot_download
+
+        try:
+            return Path(snapshot_download(self.path, revision=self.revision, allow_patterns=list(FILES)))
+        except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
+            raise MethodError(
+                f"'{self.path}' is no folder here and revision {self.revision} could not be had from the hub "
+                f"({type(error).__name__}): give a folder, or check name, revision and connection"
+            ) from error
+
+
+def _check_esft(folder: Path, backbone: Path) -> None:
+    """Raise MethodError where an expert is missing, or a tensor is not one of the backbone's."""
+    check_complete(folder)
+    base, new = tensor_files(backbone), tensor_files(folder)
+    for name in new.files:
+        check_fits(base_name(name), new.shape(name), base, folder)
+
+
+def _check_peft(folder: Path, backbone: Path) -> None:
+    """Raise MethodError where updates are missing, or are of modules or shapes that the backbone does not have."""
+    if not (folder / PEFT_WEIGHTS).is_file():
+        raise MethodError(f"{folder} has no {PEFT_WEIGHTS}: other formats are not loaded, save it as safetensors")
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(backbone))
+    other = f"{folder} belongs to another backbone than {backbone}"
+    files = tensor_files(folder)
+    shapes = {name: torch.empty(files.shape(name), device="meta") for name in files.files}
+    try:
+        with warnings.catch_warnings(action="ignore"):  # that nothing is really loaded
+            adapted = get_peft_model(model, PeftConfig.from_pretrained(folder))
+            found = set_peft_model_state_dict(adapted, shapes)
+    except (ValueError, RuntimeError, KeyError, TypeError) as error:
+        raise MethodError(f"{other}: {str(error).splitlines()[0]}") from error
+    if found.unexpected_keys:
+        raise MethodError(f"{other}, which has nothing for its `{found.unexpected_keys[0]}`")
+    if missing := [name for name in found.missing_keys if "lora_" in name]:
+        raise MethodError(f"{folder} has no `{missing[0]}`, which its {PEFT_CONFIG} asks for; fetch it again")
