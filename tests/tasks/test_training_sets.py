@@ -120,9 +120,7 @@ def test_math_and_code_are_left_out_of_the_alignment_set(source: str, text: str)
     assert is_math_or_code(turn("please", text), source)
 
 
-@pytest.mark.parametrize(
-    "text", ["What is the capital of France?", "请写一首关于春天的诗。", "Import taxes rose, it said."]
-)
+@pytest.mark.parametrize("text", ["What is the capital of France?", "请写一首关于春天的诗。", "Imports rose."])
 def test_plain_instructions_stay_in_the_alignment_set(text: str) -> None:
     assert not is_math_or_code(turn(text, "Paris, in class of its own."), "ai2-adapt-dev/no_robots_converted")
 
