@@ -37,6 +37,17 @@ class SelectionAblation(Method):
             raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(SELECTORS)}")
         return SELECTORS[name].model_validate(settings)
 
+    @field_validator("of")
+    @classmethod
+    def _of_experts(cls, value: Esft) -> Esft:
+        if value.group_size > 1:
+            raise ValueError("an ablation takes counts of experts, not of groups: leave out group_size")
+        return value
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where the ablated method does."""
+        self.of.check_model(model)
+
     def select(self, profile: Profile, seed: int) -> Selection:
         """Choose the experts to train, in each layer as many as `of` selects there."""
         raise NotImplementedError

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel
 
 from methods.esft import EsftGate
 from methods.moe.selection import Selection
-from methods.moe.view import MoeLayer, router_parameters
+from methods.moe.view import MoeLayer, moe_layers, router_parameters
 
 
 class EsftRouter(EsftGate):
@@ -15,6 +15,12 @@ class EsftRouter(EsftGate):
 
     Routers are trained at the learning rate of the experts. Layers without a selected expert keep their router.
     """
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a layer has no router that is seen."""
+        super().check_model(model)
+        for layer in moe_layers(model).values():
+            router_parameters(model, layer)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
         """Unfreeze the routers too. Raises MethodError where a trained layer has none that is seen."""

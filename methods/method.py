@@ -5,7 +5,7 @@ back, and asks the method to export what changed. Merging turns a base checkpoin
 Hugging Face checkpoint that any server loads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -27,11 +27,14 @@ class Context:
         seed: the cell's seed, for methods that draw.
         profile: expert statistics of the training task's data; None where the method's `needs_profile` is False.
         general: those of the general data; None where `needs_general` is False.
+        reprofile: profiles the training task's data again, with a model that `prepare` has changed; None where the
+            method's `needs_profile` is False.
     """
 
     seed: int
     profile: Profile | None = None
     general: Profile | None = None
+    reprofile: Callable[[PreTrainedModel], Profile] | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,12 @@ class Method(BaseModel):
     def first_stage(self) -> FirstStage | None:
         """The training whose result `prepare` is to get; what both change, `export` must write."""
         return None
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a model cannot be trained this way, as far as its architecture alone tells.
+
+        It is asked before anything is computed, with a model on the meta device, which has shapes and no weights.
+        """
 
     def for_task(self, task: str) -> "Method":
         """The method as a cell of `task` has it."""

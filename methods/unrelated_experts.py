@@ -5,7 +5,6 @@ Source: the expert-concentration paper compares domain, random and unrelated exp
 
 from methods.ablation import SelectionAblation
 from methods.moe.profile import Profile
-from methods.moe.scores import expert_scores
 from methods.moe.selection import Selection, lowest
 
 
@@ -18,4 +17,4 @@ class UnrelatedExperts(SelectionAblation):
     def select(self, profile: Profile, seed: int) -> Selection:
         """Take the experts with the lowest scores; nothing is drawn, so every seed gives the same ones."""
         counts = {layer: len(chosen) for layer, chosen in self.of.select(profile).items()}
-        return lowest(expert_scores(profile, self.of.score, self.of.score_rule), counts)
+        return lowest(self.of.ranking(profile), counts)
