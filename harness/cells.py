@@ -105,6 +105,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
                 places.scratch,
                 mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
                 micro_batch=places.micro_batch,
+                learning_rate_factors=method.learning_rate_factors(model),
                 progress=history.wrapped(progress),
             )
             measured["steps"] = len(log.losses)

@@ -5,7 +5,7 @@ back, and asks the method to export what changed. Merging turns a base checkpoin
 Hugging Face checkpoint that any server loads.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,6 +94,10 @@ class Method(BaseModel):
         meet ordinary parameters. Raises MethodError where the model does not fit.
         """
         raise NotImplementedError
+
+    def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
+        """What the learning rate is multiplied by, for parameters of a prepared model by name; 1 where not named."""
+        return {}
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter, only what changed, as safetensors and JSON into the existing, empty `folder`."""
