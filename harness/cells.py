@@ -43,9 +43,9 @@ class Places(BaseModel):
     changes: list[Change] = []
     out: Path
     scratch: Path
-    task: Path | None = None
+    tasks: list[Path] = []
     alignment: Path | None = None
-    profile: Path | None = None
+    profiles: list[Path] = []
     general: Path | None = None
     threads: int = 1
     micro_batch: int | None = None
@@ -65,10 +65,9 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     Writes `profile.*`, and that of a second sample into the folder `second`, where the data suffice for one.
     """
     _settle(places.threads)
-    assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    first, second = _to_profile(tokenizer, places.task, wanted)
+    first, second = _to_profile(tokenizer, places.tasks[0], wanted)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
@@ -121,8 +120,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
         model = _as_merged(places, settings, adapter)
     canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
     if "profiling" in settings and layers and method.trains:
-        assert places.task is not None
-        first, _ = _to_profile(tokenizer, places.task, Profiling.model_validate(settings["profiling"]))
+        first, _ = _to_profile(tokenizer, places.tasks[0], Profiling.model_validate(settings["profiling"]))
         (places.out / AFTER).mkdir()
         profile(model, profiling_batches(first), layers).save(places.out / AFTER)
     return measured
@@ -148,26 +146,24 @@ def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTr
 
 def _context(places: Places, seed: int) -> Context:
     """What the method may look at."""
-    profile, general = (Profile.load(folder) if folder else None for folder in (places.profile, places.general))
-    return Context(seed=seed, profile=profile, general=general)
+    general = Profile.load(places.general) if places.general else None
+    profiles = [Profile.load(folder) for folder in places.profiles]
+    return Context(seed, profiles[0] if profiles else None, tuple(profiles[1:]), general)
 
 
 def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
     """The endless stream of packed sequences of a cell."""
-    assert places.task is not None
     training = Training.model_validate(settings["training"])
     told = training.sequence_length, training.overlong
-    own = encode_file(tokenizer, places.task, *told)
+    own = [encode_file(tokenizer, task, *told) for task in places.tasks]
     other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
     return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
 
 
 def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:
     """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
-    path = places.task or places.alignment
-    assert path is not None
     training = Training.model_validate(settings["training"])
-    samples = encode_file(tokenizer, path, training.sequence_length, training.overlong)
+    samples = encode_file(tokenizer, places.tasks[0], training.sequence_length, training.overlong)
     return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
 
 

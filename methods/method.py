@@ -26,11 +26,13 @@ class Context:
     Attributes:
         seed: the cell's seed, for methods that draw.
         profile: expert statistics of the training task's data; None where the method's `needs_profile` is False.
+        further: those of the other tasks' data, where several are trained together.
         general: those of the general data; None where `needs_general` is False.
     """
 
     seed: int
     profile: Profile | None = None
+    further: tuple[Profile, ...] = ()
     general: Profile | None = None
 
 
@@ -55,7 +57,7 @@ class Method(BaseModel):
 
     Class attributes:
         trains: False for a row that only evaluates (the base model).
-        needs_profile: True if `prepare` reads `context.profile`.
+        needs_profile: True if `prepare` reads `context.profile` and `context.further`.
         needs_general: True if it reads `context.general`.
         of_one_backbone: True for what fits one backbone only; left out where a command puts another in its place.
     """
@@ -75,6 +77,11 @@ class Method(BaseModel):
     def first_stage(self) -> FirstStage | None:
         """The training whose result `prepare` is to get; what both change, `export` must write."""
         return None
+
+    @property
+    def together(self) -> bool:
+        """Whether one cell trains all tasks, on their mixture, where the row does not say."""
+        return False
 
     def for_task(self, task: str) -> "Method":
         """The method as a cell of `task` has it."""

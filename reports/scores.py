@@ -96,7 +96,7 @@ class Scores:
     def tasks(self) -> list[str]:
         """The tasks trained on, in suite order."""
         listed = _names(self.suite.get("tasks"))
-        return [*listed, *set_minus({record.task: None for record in self.records if record.task}, listed)]
+        return listed or sorted({record.task for record in self.records if record.task})
 
     @cached_property
     def engines(self) -> list[str]:
@@ -118,7 +118,8 @@ class Scores:
         """The training runs a cell of a table averages over, when everything is there."""
         if self.is_base(row):
             return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
-        tasks = [column.name] if role == "ability" else self.tasks
+        own = {record.task for record in self.records if record.method == row.name and record.task}
+        tasks = [column.name] if role == "ability" else sorted(own) if own - set(self.tasks) else self.tasks
         return [(task, seed) for task in tasks for seed in self.seeds]
 
     def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
@@ -126,9 +127,8 @@ class Scores:
         own = self._cells.get((row.name, column.name, role, column.metric), [])
         failed = self._failed.get((row.name, column.name, role), [])
         return {
-            (record.task, record.seed): record
+            (column.name if role == "ability" and record.task else record.task, record.seed): record
             for record in [*failed, *own]  # a failure stands until there is a record in the metric
-            if role == "general" or record.task in ("", column.name)
         }
 
     def blocks(
