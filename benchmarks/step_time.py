@@ -100,15 +100,57 @@ def gradient_mask(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Paramete
     return parameters
 
 
-def expert_loop(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
-    """A loop over experts, trainable ones as parameters and the others as buffers, as the official code trains."""
+def module_loop(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
+    """How the official code trains (deepseek-ai/ESFT, esft.py and deepseek/modeling_deepseek.py, one process).
+
+    An expert is a module of three linear layers; those not selected hold buffers in place of parameters. Each is given
+    the rows of a boolean mask of all token-expert pairs, and its output is assigned to the same rows.
+    """
+    model.requires_grad_(False)
+    selection = EsftToken().select(seen)
+    for index, layer in moe_layers(model).items():
+        experts = range(layer.num_experts)
+        layer.experts.one_by_one = nn.ModuleList(_Expert(layer.experts, i, i in selection[index]) for i in experts)
+    model.set_experts_implementation("module_loop")
+    return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+
+class _Expert(nn.Module):
+    def __init__(self, experts: Any, number: int, trained: bool) -> None:
+        super().__init__()
+        gate, up = experts.gate_up_proj[number].chunk(2)
+        for name, weight in (("gate", gate), ("up", up), ("down", experts.down_proj[number])):
+            linear = nn.Linear(*reversed(weight.shape), bias=False)
+            del linear.weight
+            if trained:
+                linear.weight = nn.Parameter(weight.detach().clone())
+            else:
+                linear.register_buffer("weight", weight.detach().clone(), persistent=False)
+            self.add_module(name, linear)
+        self.activate = experts.act_fn
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.down(self.activate(self.gate(rows)) * self.up(rows))
+
+
+def _module_loop_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+    rows = hidden.repeat_interleave(index.shape[1], dim=0)
+    out = torch.empty_like(rows)
+    for number, expert in enumerate(experts.one_by_one):
+        mine = index.view(-1) == number
+        out[mine] = expert(rows[mine])
+    return (out.view(*index.shape, -1) * weights.unsqueeze(-1)).sum(1)
+
+
+def fused_loop(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
+    """The best such loop: our banks, rows gathered by index and added up, as in transformers' eager forward."""
     model.requires_grad_(False)
     parameters = use_selective_experts(model, EsftToken().select(seen))
-    model.set_experts_implementation("loop")
+    model.set_experts_implementation("fused_loop")
     return parameters
 
 
-def _loop_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
+def _fused_loop_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:
     out = torch.zeros_like(hidden)
     bank = {}
     if len(experts.selected_experts):
@@ -122,7 +164,8 @@ def _loop_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) 
     return out
 
 
-ALL_EXPERTS_FUNCTIONS.register("loop", _loop_forward)
+ALL_EXPERTS_FUNCTIONS.register("module_loop", _module_loop_forward)
+ALL_EXPERTS_FUNCTIONS.register("fused_loop", _fused_loop_forward)
 
 METHODS: dict[str, Prepare] = {
     "FFT, transformers' grouped_mm": stock_fft,
@@ -131,7 +174,8 @@ METHODS: dict[str, Prepare] = {
     "LoRA on attention and experts, rank 2": lora_experts,
     "ESFT-Token": esft_token,
     "ESFT-Token as gradient mask": gradient_mask,
-    "ESFT-Token as loop over experts": expert_loop,
+    "ESFT-Token as the official loop over modules": module_loop,
+    "ESFT-Token as a loop over fused experts": fused_loop,
 }
 
 

@@ -18,6 +18,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     help="Compare ways of fine-tuning a mixture-of-experts model: what each gains, costs and forgets.",
 )
+judge_app = typer.Typer(no_args_is_help=True, help="The judge of free-text answers.")
+app.add_typer(judge_app, name="judge")
 console = Console()
 
 SuiteName = Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")]
@@ -28,6 +30,7 @@ DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in p
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
 EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
 UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")]
+MicroBatch = Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")]
 Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
 BackboneName = Annotated[
     str | None, typer.Option("--backbone", help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
@@ -49,7 +52,7 @@ def run(
     steps: Steps = None,
     port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
+    micro_batch: MicroBatch = None,
     keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
     unsafe_code: UnsafeCode = False,
 ) -> None:
@@ -91,13 +94,20 @@ def plan(
     limit: Limit = None,
     backbone: BackboneName = None,
     steps: Steps = None,
+    micro_batch: MicroBatch = None,
+    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = "A100-80GB",
+    price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
-    """Show the matrix and what of it is already there; computes nothing."""
+    """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from harness.commands import describe, prepare
+    from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps)  # fmt: skip
     console.print(describe(prepared))
+    for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
+        console.print()
+        console.print(table, highlight=False)
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
 
@@ -146,6 +156,33 @@ def verify_paper(
     rows = verify(official)
     console.print(as_tables(rows), highlight=False)
     if any(row.verdict == "differs" for row in rows):
+        raise typer.Exit(1)
+
+
+@judge_app.command()
+def calibrate(
+    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
+    suite: Annotated[str, typer.Option(help="Take the judge of this suite.")] = "",
+    reference: Annotated[bool, typer.Option("--reference", help="The judge that needs no endpoint (chrF).")] = False,
+    model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint.")] = None,
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
+    budget: Annotated[float | None, typer.Option(min=0, help="Dollars that it may cost.")] = None,
+    batch: Annotated[bool | None, typer.Option("--batch", help="Judge by batches: cheaper, within a day.")] = None,
+    limit: Limit = None,
+    out: Annotated[Path | None, typer.Option(help="File to keep it in, in place of the user's cache.")] = None,
+) -> None:
+    """Have the released completions judged, and compare with the scores that the paper's judge gave them."""
+    from harness import calibrate as calibrating
+    from tasks.registry import load_tasks
+
+    changes = {"model": model, "base_url": base_url, "key_env": key_env, "budget": budget, "batch": batch}
+    judge = calibrating.choose_judge(official, suite, reference, changes)
+    entries = calibrating.calibrate(official, judge, load_tasks(), limit)
+    console.print(calibrating.as_table(entries), *judge.notes, sep="\n", highlight=False)
+    calibrating.keep(out or calibrating.default_file(), entries)
+    console.print(f"Kept in {out or calibrating.default_file()}", highlight=False, soft_wrap=True)
+    if any(entry.scored < entry.answers for entry in entries):
         raise typer.Exit(1)
 
 

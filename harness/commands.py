@@ -108,6 +108,7 @@ def execute(
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
+    from harness.calibrate import carry
     from harness.progress import Display
     from harness.run import run
     from harness.walk import Transport, Walk
@@ -126,6 +127,7 @@ def execute(
     for note in prepared.notes:
         console.print(f"Note: {note}", highlight=False)
     with locked(prepared.run_dir), full_disk_is_a_sentence(walk.log):
+        carry(prepared.plan, prepared.judge, folder)
         failures = run(walk)
     console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
     if failures:

@@ -76,7 +76,7 @@ class _Example(_Item):
     raw_prediction: str
 
 
-class _Completion(BaseModel):
+class Completion(BaseModel):
     """A line of completions/{token,gate}/{task}.jsonl: the item, what the model wrote, and its stored score."""
 
     example: _Example
@@ -144,7 +144,7 @@ def check_intent(official: Path) -> list[Row]:
 
     def score_all(path: Path) -> list[tuple[float, int]]:
         """The stored score and ours of each line."""
-        lines = [(line.score, line.example) for line in _read(path, _Completion)]
+        lines = [(line.score, line.example) for line in read_lines(path, Completion)]
         return [(stored, intent_score(example.raw_prediction, example.raw_answers[0])) for stored, example in lines]
 
     def compare_each(path: Path) -> Compared:
@@ -161,7 +161,7 @@ def check_intent(official: Path) -> list[Row]:
 
     part, rows = "Intent completions, scored by our metric; their mean beside the paper's Table 1", []
     for score in SCORES:
-        path = _completions(official, score, "intent")
+        path = completions_file(official, score, "intent")
         rows.append(_row(part, f"{score}, each item", official, [path], compare_each))
         rows.append(_row(part, f"{score}, mean", official, [path], partial(compare_mean, score)))
     return rows
@@ -171,11 +171,13 @@ def check_judged(official: Path) -> list[Row]:
     """Average the judge's stored scores, beside Table 1's. They are information: no code of ours made them."""
 
     def compare(task: str, score: Score, path: Path) -> Compared:
-        return _mean(task, score, [line.score for line in _read(path, _Completion)])
+        return _mean(task, score, [line.score for line in read_lines(path, Completion)])
 
     part = "Mean of the stored judge scores, beside the paper's Table 1"
     return [
-        _row(part, f"{task} {score}", official, [_completions(official, score, task)], partial(compare, task, score))
+        _row(
+            part, f"{task} {score}", official, [completions_file(official, score, task)], partial(compare, task, score)
+        )
         for task, score in product(PAPER, SCORES)
         if task != "intent"
     ]
@@ -185,15 +187,19 @@ def check_items(official: Path) -> list[Row]:
     """Look whether the completions answer the released evaluation items: prompt and reference, in order."""
 
     def compare(path: Path, items: Path) -> Compared:
-        asked = [(item.prompt, item.raw_answers) for item in _read(items, _Item)]
-        answered = [(line.example.prompt, line.example.raw_answers) for line in _read(path, _Completion)]
+        asked = [(item.prompt, item.raw_answers) for item in read_lines(items, _Item)]
+        answered = [(line.example.prompt, line.example.raw_answers) for line in read_lines(path, Completion)]
         equal = sum(one == other for one, other in zip(asked, answered, strict=False))
         return f"{len(asked)} items", f"{equal} of {len(answered)} equal", _ok(asked == answered)
 
     part, folder = "Completions, whether they answer the items of datasets/eval", official / "datasets" / "eval"
     return [
         _row(
-            part, f"{task} {score}", official, [_completions(official, score, task), folder / f"{task}.jsonl"], compare
+            part,
+            f"{task} {score}",
+            official,
+            [completions_file(official, score, task), folder / f"{task}.jsonl"],
+            compare,
         )
         for task, score in product(PAPER, SCORES)
     ]
@@ -253,7 +259,8 @@ def _largest_gap(ours: Scores, released: Scores) -> float:
     return float((ours.values - expected).abs().max())
 
 
-def _read(path: Path, model: type[Line]) -> list[Line]:
+def read_lines(path: Path, model: type[Line]) -> list[Line]:
+    """The lines of a JSONL file. Raises UserError with file, line and field where one is not of that kind."""
     with path.open(encoding="utf-8") as file:
         return [_parse(line, model, f"{path}, line {number}") for number, line in enumerate(file, start=1)]
 
@@ -278,7 +285,8 @@ def _scores(official: Path, task: str) -> Path:
     return _released(official, f"expert_scores/{task}/summary.json")
 
 
-def _completions(official: Path, score: Score, task: str) -> Path:
+def completions_file(official: Path, score: Score, task: str) -> Path:
+    """The released completions of ESFT-Token or ESFT-Gate on a task."""
     return _released(official, f"completions/{score}/{task}.jsonl")
 
 

@@ -79,7 +79,8 @@ class Keys:
             "hyperparameters": step.method.model_dump(mode="json"),
             "training": self.suite.training.model_copy(update=told).model_dump(mode="json"),
             "seed": step.seed,
-            **({"profiling": profiling} if self.suite.profiling.after_training else {}),
+            "profiling": profiling if step.method.needs_profile or self.suite.profiling.after_training else None,
+            "profile_after": self.suite.profiling.after_training,
             **loading,
         }
 

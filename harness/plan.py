@@ -214,8 +214,7 @@ def make_plan(
     tasks = _tasks(suite)
     folder = backbones.locate(suite.backbone)
     digest = backbones.digest(folder, store.root / "backbones")
-    if any(method.needs_profile for method in methods.values()):
-        backbones.check_experts(folder, suite.backbone.trust_remote_code)
+    backbones.check_methods(folder, methods, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
     keys = Keys(suite, store, data, digest)

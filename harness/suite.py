@@ -117,6 +117,14 @@ class Evaluation(Strict):
     batch_size: PositiveInt = 64
 
 
+class TableOf(Strict):
+    """A further table in the report: some rows, compared among themselves, on the tasks or the general benchmarks."""
+
+    title: str
+    rows: list[str] = Field(min_length=1)
+    role: Literal["ability", "general"] = "ability"
+
+
 class DataAddress(Strict):
     """Where on the hub a data set lies, if not where its task has it. A new `hub` name needs a `revision`."""
 
@@ -126,7 +134,10 @@ class DataAddress(Strict):
 
 
 class Suite(Strict):
-    """backbone × task × method × seed: every combination is a cell."""
+    """backbone × task × method × seed: every combination is a cell.
+
+    With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
+    """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
     description: str = ""
@@ -142,6 +153,8 @@ class Suite(Strict):
     evaluation: Evaluation = Evaluation()
     judge: JudgeSettings = JudgeSettings()
     quick: Quick | None = None
+    paper: Literal["", "esft", "das"] = ""
+    tables: list[TableOf] = []
 
     @model_validator(mode="after")
     def _rows_refer_to_rows(self) -> "Suite":
@@ -151,6 +164,10 @@ class Suite(Strict):
             if bool(row.continues) != bool(row.after):
                 raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
             self._continues_well(name, row)
+        for table in self.tables:
+            for name in table.rows:
+                if name not in self.methods:
+                    raise ValueError(f"tables.{table.title} names '{name}', which is no row of this suite")
         if self.quick is not None:
             for kind, named, known in (
                 ("tasks", self.quick.tasks, self.tasks),

@@ -24,6 +24,9 @@ from reports.records import ItemScore
 BFLOAT16_TOLERANCE = 0.3
 """In nats: bfloat16 kernels differ in rounding, and a router near a tie then picks another expert (facts of vLLM)."""
 
+REASONS = 3
+"""So many of the reasons why answers could not be judged are printed."""
+
 
 def test_all(walk: Walk, cells: list[Cell]) -> None:
     """Serve and test each cell's merged checkpoint; the engine starts once, and only if something needs it."""
@@ -165,7 +168,8 @@ def _finish_cell(walk: Walk, cell: Cell) -> None:
     silent = [why for benchmark in _unjudged(walk.plan, cell) for why in _judge(walk, cell, benchmark)]
     own, general = _scores(walk.plan, cell)
     if silent:
-        failed(walk, cell, f"{len(silent)} answers could not be judged ({silent[0]}); the others are kept")
+        reasons = "; ".join(list(dict.fromkeys(silent))[:REASONS])
+        failed(walk, cell, f"{len(silent)} answers could not be judged ({reasons}); the others are kept")
     else:
         walk.display.cell(cell, "done", own)
         walk.display.say(f"✓ {cell.label}: {_shown(own)}, general ability {_shown(general)}")

@@ -48,6 +48,17 @@ class SelectionAblation(Method):
         """Choose the experts to train, in each layer as many as `selected` has there."""
         raise NotImplementedError
 
+    @field_validator("of")
+    @classmethod
+    def _of_experts(cls, value: Esft) -> Esft:
+        if value.group_size > 1:
+            raise ValueError("an ablation takes counts of experts, not of groups: leave out group_size")
+        return value
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where the ablated method does."""
+        self.of.check_model(model)
+
     def select(self, profile: Profile, seed: int) -> Selection:
         """Choose the experts to train, in each layer as many as `of` selects there."""
         return self.instead(self.of.select(profile), [profile], seed)

@@ -22,6 +22,12 @@ class EsftRouter(EsftGate):
 
     router_lr_factor: float = Field(default=0.1, gt=0)
 
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a layer has no router that is seen."""
+        super().check_model(model)
+        for layer in moe_layers(model).values():
+            router_parameters(model, layer)
+
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
         """Unfreeze the routers too. Raises MethodError where a trained layer has none that is seen."""
         super().unfreeze_others(model, layers, selection)

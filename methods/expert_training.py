@@ -34,6 +34,11 @@ class ExpertTraining(Method):
         """Choose the experts to train from a profile."""
         raise NotImplementedError
 
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError for a model without routed experts."""
+        super().check_model(model)
+        moe_layers(model)
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the selected experts, which become trainable banks of their layers.
 

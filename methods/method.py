@@ -5,7 +5,7 @@ back, and asks the method to export what changed. Merging turns a base checkpoin
 Hugging Face checkpoint that any server loads.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -28,12 +28,15 @@ class Context:
         profile: expert statistics of the training task's data; None where the method's `needs_profile` is False.
         further: those of the other tasks' data, where several are trained together.
         general: those of the general data; None where `needs_general` is False.
+        reprofile: profiles the training task's data again, with a model that `prepare` has changed; None where the
+            method's `needs_profile` is False.
     """
 
     seed: int
     profile: Profile | None = None
     further: tuple[Profile, ...] = ()
     general: Profile | None = None
+    reprofile: Callable[[PreTrainedModel], Profile] | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +85,12 @@ class Method(BaseModel):
     def together(self) -> bool:
         """Whether one cell trains all tasks, on their mixture, where the row does not say."""
         return False
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a model cannot be trained this way, as far as its architecture alone tells.
+
+        It is asked before anything is computed, with a model on the meta device, which has shapes and no weights.
+        """
 
     def for_task(self, task: str) -> "Method":
         """The method as a cell of `task` has it."""

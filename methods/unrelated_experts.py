@@ -8,7 +8,6 @@ from dataclasses import replace
 
 from methods.ablation import SelectionAblation
 from methods.moe.profile import Profile
-from methods.moe.scores import expert_scores
 from methods.moe.selection import Selection, lowest
 
 
@@ -20,6 +19,6 @@ class UnrelatedExperts(SelectionAblation):
 
     def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
         """Take the experts with the lowest scores, summed over the tasks; nothing is drawn, so all seeds agree."""
-        scores = [expert_scores(profile, self.of.score, self.of.score_rule) for profile in profiles]
+        scores = [self.of.ranking(profile) for profile in profiles]
         summed = replace(scores[0], values=sum((other.values for other in scores[1:]), scores[0].values))
         return lowest(summed, {layer: len(chosen) for layer, chosen in selected.items()})

@@ -67,6 +67,15 @@ class Table:
         return pd.DataFrame(values, index=[row.title for row in self.rows], columns=names, dtype=float)
 
 
+def table_of(scores: Scores, title: str, names: Sequence[str], role: Role) -> Table:
+    """A table of some rows only, in the order named and compared among themselves; rows there are not are left out."""
+    known = {row.name: row for row in scores.rows}
+    make = _mean_cell if role == "ability" else _interval_cell
+    table = _score_table(scores, role, make, [known[name] for name in names if name in known])
+    caption = "Some rows of Table 1, compared among themselves." if role == "ability" else "Some rows of Table 2."
+    return replace(table, title=title, caption=caption)
+
+
 def ability_table(scores: Scores) -> Table:
     """Table 1: the score on the task that a row was trained on, mean over seeds, and the average of the columns."""
     table = _score_table(scores, "ability", _mean_cell)
@@ -139,23 +148,57 @@ COSTS = {
 }
 
 
+JUDGING = {
+    "judge_requests": ("Replies", 1.0),
+    "judge_tokens_in": ("Tokens read, k", 1e3),
+    "judge_tokens_out": ("Tokens written, k", 1e3),
+    "judge_dollars": ("Dollars", 1.0),
+}
+
+
 def efficiency_table(scores: Scores) -> Table:
     """What training a row costs: mean over its cells. 1 MB = 10⁶ bytes."""
+    caption = "Training only, mean over the cells of a row; 1 MB = 10⁶ bytes."
+    return _cost_table(scores, "Efficiency", caption, COSTS)
+
+
+def judging_table(scores: Scores) -> Table | None:
+    """What a row's judging cost: mean over its cells. None where no model judged."""
+    measured = {record.metric for record in scores.records if record.role == "cost"}
+    costs = {metric: named for metric, named in JUDGING.items() if metric in measured}
+    caption = (
+        "Judging, mean over the cells of a row, whichever run paid: an answer that two cells share counts in both."
+    )
+    return _cost_table(scores, "Judging", caption, costs) if costs else None
+
+
+def _cost_table(scores: Scores, title: str, caption: str, costs: Mapping[str, tuple[str, float]]) -> Table:
+    """Costs by row, mean over its cells; each metric with its header and the unit it is given in."""
     cells: dict[tuple[str, str], Cell] = {}
     for row in scores.rows:
-        for metric, (_, unit) in COSTS.items():
+        for metric, (_, unit) in costs.items():
             found = [r for r in scores.records if (r.method, r.role, r.metric) == (row.name, "cost", metric)]
             values = [record.value / unit for record in found if record.value is not None]
-            note = "" if values else "not trained" if scores.is_base(row) else _why(found, "not measured yet")
+            note = (
+                ""
+                if values
+                else "not trained"
+                if scores.is_base(row) and costs is COSTS
+                else _why(found, "not measured yet")
+            )
             cells[row.name, metric] = Cell(float(np.mean(values)) if values else None, runs=len(values), note=note)
-    columns = [Column(metric, title) for metric, (title, _) in COSTS.items()]
-    caption = "Training only, mean over the cells of a row; 1 MB = 10⁶ bytes."
-    return Table("Efficiency", caption, scores.rows, columns, cells)
+    columns = [Column(metric, header) for metric, (header, _) in costs.items()]
+    return Table(title, caption, scores.rows, columns, cells)
 
 
-def _score_table(scores: Scores, role: Role, make: Callable[[Scores, Row, Column, Role], Cell]) -> Table:
-    """Cells of all rows and columns, their average, and which are best."""
-    rows, columns = scores.rows, scores.columns(role)
+def _score_table(
+    scores: Scores,
+    role: Role,
+    make: Callable[[Scores, Row, Column, Role], Cell],
+    only: Sequence[Row] | None = None,
+) -> Table:
+    """Cells of all rows (or `only` some) and columns, their average, and which are best."""
+    rows, columns = list(scores.rows if only is None else only), scores.columns(role)
     cells = {(row.name, column.name): make(scores, row, column, role) for row in rows for column in columns}
     for row in rows:
         cells[row.name, ""] = _average([cells[row.name, column.name] for column in columns], scores, row, columns, role)

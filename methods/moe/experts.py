@@ -64,8 +64,7 @@ def use_fast_experts(model: PreTrainedModel) -> None:
 
 def selected_experts(layer: MoeLayer) -> list[int]:
     """The expert ids in the layer's bank, in the order of its rows; empty where it has none."""
-    ids = getattr(layer.experts, "selected_experts", None)
-    return [] if ids is None else [int(i) for i in ids.tolist()]
+    return list(getattr(layer.experts, "selected_ids", ()))
 
 
 def bank_of(layer: MoeLayer) -> dict[str, str]:
@@ -117,6 +116,7 @@ def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:
     last = len(ids) - 1 + frozen.cumsum(0)
     rank = last.index_put((ids,), torch.arange(len(ids), device=device))
     experts.register_buffer("selected_experts", ids, persistent=False)
+    experts.selected_ids = tuple(selected)  # type: ignore[assignment]  # reading the buffer would wait for the device
     for name, buffer in (("rank", rank), ("order", rank.argsort()), ("last", last)):
         experts.register_buffer(f"selection_{name}", buffer, persistent=False)
     if not len(ids):

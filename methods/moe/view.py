@@ -17,6 +17,7 @@ from methods.errors import MethodError
 
 ATTENTION = ("attn", "attention")
 ROUTER = ("gate", "router")
+TOP_K = ("top_k", "num_experts_per_tok", "top_k_experts")
 SCALING = ("routed_scaling_factor", "router_scaling_factor", "route_scale")
 UP = ("gate_up_proj", "up_proj")
 DOWN = "down_proj"
@@ -65,7 +66,7 @@ def moe_layers(model: nn.Module) -> dict[int, MoeLayer]:
 
     Raises MethodError, naming what was looked for, where the model has no routed experts of the expected form.
     """
-    found = [_layer(model, name, module) for name, module in model.named_modules() if _holds_experts(module)]
+    found = [_layer(model, name, module) for name, module in model.named_modules() if _holds_routed(name, module)]
     if not found:
         raise MethodError(
             f"{type(model).__name__} is not a mixture-of-experts model this can train: no module has the 3-D "
@@ -118,12 +119,14 @@ def check_not_quantised(model: PreTrainedModel) -> None:
         )
 
 
-def _holds_experts(module: nn.Module) -> bool:
+def _holds_routed(name: str, module: nn.Module) -> bool:
+    """Whether a module holds the routed experts of a layer; shared ones may have the same form."""
+
     def matrices(name: str) -> bool:
         weight = getattr(module, name, None)
         return isinstance(weight, nn.Parameter) and weight.dim() == 3
 
-    return any(map(matrices, UP)) and matrices(DOWN)
+    return "shared" not in name.rpartition(".")[2] and any(map(matrices, UP)) and matrices(DOWN)
 
 
 def _layer(model: nn.Module, name: str, experts: nn.Module) -> MoeLayer:
@@ -155,10 +158,10 @@ def _top_k(model: nn.Module, name: str, siblings: list[tuple[str, nn.Module]]) -
     """Read from the router, else from the model's configuration."""
     holders = [module for _, module in siblings] + [getattr(model, "config", None)]
     for holder in holders:
-        for key in ("top_k", "num_experts_per_tok"):
+        for key in TOP_K:
             if isinstance(getattr(holder, key, None), int):
                 return int(getattr(holder, key))
-    raise MethodError(f"the router beside `{name}` has no `top_k` and the configuration no `num_experts_per_tok`")
+    raise MethodError(f"neither a module beside `{name}` nor the configuration has a {' or '.join(TOP_K)}")
 
 
 def _scaling(siblings: list[tuple[str, nn.Module]]) -> float:

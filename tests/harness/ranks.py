@@ -22,25 +22,27 @@ from harness.data import IGNORED, Sample
 from harness.suite import Training
 from harness.train import train
 from methods.attention_router import AttentionRouter
+from methods.das import DasTune
+from methods.das_lora import DasLora
 from methods.esft import EsftToken
-from methods.esft_lora import EsftLora
 from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
-from methods.top_k_experts import TopKExperts
+from methods.moe.profile import profile
 from tests.conftest import build
-from tests.methods.helpers import profiled
+from tests.methods.helpers import profiled, tokens
 
 METHODS: dict[str, Method] = {
     "fft": FullFineTuning(),
     "lora": Lora(rank=2, experts=True),
     "esft-token": EsftToken(),
-    "top-k-experts": TopKExperts(count=2, shared_experts=True),
     "attention-router": AttentionRouter(),
     "esft-router": EsftRouter(),
-    "esft-lora": EsftLora(rank=2),
+    "das-tune": DasTune(count=2),
+    "das-lora": DasLora(count=2, rank=2),
 }
+"""Stage 1 of the last two is attention-router, a training of its own."""
 SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-3)
 """Three sequences a step: two processes cannot share them evenly."""
 
@@ -60,7 +62,9 @@ def sequences() -> Iterator[Sample]:
 def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]:
     """A model made ready, the same each time."""
     model = build("deepseek-v2")
-    return model, list(method.prepare(model, Context(seed=0, profile=profiled(model))))
+    general = tokens(seed=2)
+    context = Context(seed=0, profile=profiled(model), general=profile(model, [(general, torch.ones_like(general))]))
+    return model, list(method.prepare(model, context))
 
 
 def stop(step: int, steps: int) -> None:

@@ -1,0 +1,45 @@
+"""Accelerators by name: memory and the dense bf16 rate their makers state. Estimates rest on these and nothing else."""
+
+import difflib
+from dataclasses import dataclass
+
+from harness.errors import UserError
+
+GIB = 2**30
+UTILISATION = 0.35
+"""Share of the stated rate that training is assumed to reach. An assumption: large models on one device reach 0.3–0.5,
+small ones far less."""
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """One device: `memory` in bytes, `rate` in floating-point operations a second, dense, bf16."""
+
+    name: str
+    memory: float
+    rate: float
+
+
+ACCELERATORS = {
+    device.name: device
+    for device in (
+        # NVIDIA's data sheets: tensor cores, bf16, without sparsity.
+        Accelerator("A100-40GB", 40 * GIB, 312e12),
+        Accelerator("A100-80GB", 80 * GIB, 312e12),
+        Accelerator("H100-80GB", 80 * GIB, 989e12),
+        Accelerator("H200-141GB", 141 * GIB, 989e12),
+        Accelerator("L40S-48GB", 48 * GIB, 362e12),
+        Accelerator("RTX4090-24GB", 24 * GIB, 165e12),
+    )
+}
+DEFAULT = "A100-80GB"
+"""The ESFT paper's device."""
+
+
+def accelerator(name: str) -> Accelerator:
+    """The device of a name. Raises UserError where there is none."""
+    if name in ACCELERATORS:
+        return ACCELERATORS[name]
+    near = difflib.get_close_matches(name.upper(), ACCELERATORS, n=1, cutoff=0.3)
+    hint = f"did you mean {near[0]}?" if near else ""
+    raise UserError(f"--gpu {name}: there are {', '.join(ACCELERATORS)}; {hint}".rstrip("; ") + ("" if hint else "."))

@@ -1,0 +1,229 @@
+"""One training step carried out on shapes alone: its peak memory and its operations, from a configuration.
+
+The backbone is built of fake tensors (no weights, no data, no accelerator), the method prepares it as it would the real
+one, and a step of forward, backward and AdamW runs on it, with the optimizer's state of an earlier step in place. What
+is alive is counted storage by storage, what is computed product by product: nothing of the model is modelled again.
+
+Only two things are taken from elsewhere: the share of rows that go to the selected experts, which the profile says, and
+how many tokens are supervised.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from methods.errors import MethodError
+from methods.method import Context, Method
+from methods.moe.experts import run_experts, selected_experts, sort_rows
+from methods.moe.profile import Profile
+from methods.moe.view import MoeLayer, moe_layers
+
+IMPLEMENTATION = "shapes-only"
+"""Name under which the experts' forward below is registered with transformers."""
+SHARE = "selected_share"
+"""Where an experts module keeps the share of rows assumed to go to its selected experts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is in memory at once: `sequences` of `length` tokens, the `supervised` share of which the loss counts."""
+
+    sequences: int
+    length: int
+    supervised: float = 0.5
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the batch."""
+        return self.sequences * self.length
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a step on one batch needs.
+
+    Attributes:
+        peak_bytes: most that is alive at a time: weights, gradients, optimizer state, activations. What an allocator
+            wastes and a device's own context are not in it.
+        weight_bytes: the model as prepared, before the first step.
+        trainable_parameters, trainable_bytes: what the method trains.
+        operations: floating-point operations of forward and backward.
+    """
+
+    peak_bytes: int
+    weight_bytes: int
+    trainable_parameters: int
+    trainable_bytes: int
+    operations: int
+
+
+def simulate(
+    config: PretrainedConfig,
+    method: Method,
+    context: Context,
+    batch: Batch,
+    *,
+    precision: str = "float32",
+    gradient_checkpointing: bool = False,
+) -> Step:
+    """Carry out a step of `method` on the backbone that `config` describes.
+
+    Raises MethodError where the method does not fit the backbone.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    alive = _Alive()
+    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+    method.prepare(model, context)
+    _run_on_shapes(model, context.profile)
+    with FakeTensorMode(allow_non_fake_inputs=True), alive:
+        model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
+        model.tie_weights()
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if gradient_checkpointing:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        weight_bytes = alive.now
+        optimizer = _with_state(parameters)
+        model.train()
+        with counter:
+            with _autocast(precision):
+                loss = _loss(model, batch)
+            loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return Step(
+            peak_bytes=alive.peak,
+            weight_bytes=weight_bytes,
+            trainable_parameters=sum(parameter.numel() for parameter in parameters),
+            trainable_bytes=sum(parameter.nbytes for parameter in parameters),
+            operations=counter.get_total_flops(),
+        )
+
+
+def _with_state(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that has made a step before, so that its state is there."""
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The training loop's loss, on as many positions as are supervised, the first ones."""
+    ids = torch.zeros(batch.sequences, batch.length, dtype=torch.long)
+    decoder = getattr(model, model.base_model_prefix)
+    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+    supervised = max(1, round(batch.supervised * len(hidden)))
+    logits = model.get_output_embeddings()(hidden[:supervised])
+    return torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[:supervised], reduction="sum")
+
+
+def _run_on_shapes(model: PreTrainedModel, seen: Profile | None) -> None:
+    """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
+    layers = _layers(model)
+    for row, layer in enumerate(layers.values()):
+        setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
+    if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
+        model.set_experts_implementation(IMPLEMENTATION)
+
+
+def _layers(model: PreTrainedModel) -> dict[int, MoeLayer]:
+    try:
+        return moe_layers(model)
+    except MethodError:
+        return {}
+
+
+def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
+    """The share of a layer's token-expert pairs that its selected experts get; without a profile, all are selected."""
+    if seen is None:
+        return 1.0
+    counts = seen.token_counts[row]
+    return float(counts[selected].sum() / counts.sum())
+
+
+def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The selective experts' forward with an assumed split, since no data says how many rows are selected."""
+    rows = sort_rows(experts, top_k_index)
+    split = round(len(rows.order) * getattr(experts, SHARE)) if len(experts.selected_experts) else 0
+    return run_experts(experts, hidden_states, top_k_weights, rows, split, _one_for_all)
+
+
+def _one_for_all(
+    rows: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None = None, is_transposed: bool = False
+) -> Tensor:
+    """All rows through the first expert: the shapes and operations of a grouped product, whatever the routing."""
+    first = weights[0] if is_transposed else weights[0].t()
+    out = rows @ first
+    return out if bias is None else out + bias[0]
+
+
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _shapes_only_forward)
+
+
+def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of all storages alive, `now` and at their `peak`."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = 0
+        self._seen = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._see, out)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        self._seen[storage] = weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+def _attention_operations(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward_operations(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
+
+
+_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_operations,
+}
+"""What torch's counter does not know: attention as it runs on the CPU, where shapes live."""
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[_Alive]:
+    """Count what a block that runs for real keeps alive: what an estimate is held against."""
+    with _Alive() as alive:
+        yield alive

@@ -1,0 +1,97 @@
+"""A judge within a run: its budget, its costs in the report, its batches, and the key that must appear nowhere."""
+
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas
+import pytest
+from rich.console import Console
+
+from harness import calibrate
+from harness.commands import execute, prepare
+from reports import calibration
+from tests.harness.judge_server import KEY, Server, gives
+
+SUITE = """\
+name: judged
+tasks: [mini-law]
+methods:
+  base: {title: Base}
+evaluation: {engine: transformers, max_length: 512, limit: 6}
+judge: {kind: openai, model: the-judge, base_url: URL, key_env: JUDGE_KEY, cache: CACHE,
+        price: {input: 0, output: 1000}, backoff: 0.01, poll: 0.02, retries: 1, MORE}
+"""
+Run = Callable[[str], tuple[int, str, Path]]
+
+
+@pytest.fixture
+def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
+    """Runs the suite with more settings of its judge: the cells that failed, what was printed, the run's folder."""
+    monkeypatch.setenv("JUDGE_KEY", KEY)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+    def once(more: str) -> tuple[int, str, Path]:
+        text = SUITE.replace("URL", server.url).replace("CACHE", str(tmp_path / "j.sqlite")).replace("MORE", more)
+        suite = tmp_path / "judged.yaml"
+        suite.write_text(text)
+        printed = io.StringIO()
+        prepared = prepare(str(suite), run_dir=tmp_path / "runs")
+        failed = execute(prepared, Console(file=printed, width=200), command="esft-bench run judged.yaml", workers=1)
+        return failed, printed.getvalue(), tmp_path / "runs" / "judged"
+
+    return once
+
+
+@pytest.mark.slow
+def test_a_run_whose_budget_is_spent_says_so_and_goes_on_with_a_higher_one(server: Server, run: Run) -> None:
+    refusal = json.dumps({"error": {"message": f"Incorrect API key provided: {KEY}"}})
+    server.respond = lambda number, body: (401, {}, refusal) if number == 1 else gives(6)
+    failed, printed, folder = run("concurrency: 1, budget: 1.004")  # a reply costs 0.2 cents, at most 1 dollar
+    assert failed == 1
+    assert "could not be judged" in printed
+    assert "with more the same command goes on" in printed
+    report = (folder / "report.md").read_text()
+    assert "The judge's budget of $1.004 is spent" in report
+    asked = server.paid.total()
+    assert 1 <= asked < 6
+    frame = pandas.read_csv(folder / "results.csv")
+    assert frame[frame.metric == "judge"].scored.item() == asked
+
+    failed, printed, folder = run("concurrency: 1, budget: 5")
+    assert (failed, server.paid.total()) == (0, 6)
+    frame = pandas.read_csv(folder / "results.csv").set_index("metric").value
+    assert frame["judge"] == pytest.approx(60)
+    assert frame["judge_requests"] == 6
+    assert frame["judge_tokens_in"] == 30
+    assert frame["judge_tokens_out"] == 12
+    assert frame["judge_dollars"] == pytest.approx(0.012)
+    report = (folder / "report.md").read_text()
+    assert "Tokens read, k" in report
+    assert "budget" not in report.partition("## Notes")[2]
+
+    assert server.keys == {f"Bearer {KEY}"}
+    holding = [path for path in folder.parent.parent.rglob("*") if path.is_file() and KEY.encode() in path.read_bytes()]
+    assert holding == [], "the key was written"
+    assert KEY not in printed
+
+
+@pytest.mark.slow
+def test_a_run_judges_by_batches_and_carries_its_judges_calibration(server: Server, run: Run, tmp_path: Path) -> None:
+    server.respond = lambda number, body: gives(7)
+    failed, _, folder = run("batch: true")
+    assert (failed, len(server.batches), len(server.requests)) == (0, 1, 6)
+    assert not (folder / calibration.NAME).exists()
+    prepared = prepare(str(tmp_path / "judged.yaml"), run_dir=tmp_path / "runs")
+    known = calibration.Calibration(
+        judge="the-judge",
+        identity=calibrate._identity(prepared.judge),
+        rubric=calibrate.rubric_key(prepared.plan.tasks["mini-law"].rubric),
+        **{"task": "mini-law", "title": "Law", "against": "gpt-4", "answers": 2, "scored": 2, "items": 2},
+        **{"difference": 1, "low": -1, "high": 3, "absolute_error": 2, "spearman": 0.5, "made": "today"},
+    )
+    calibrate.keep(calibrate.default_file(), [known, known.model_copy(update={"identity": "of another judge"})])
+    assert run("batch: true")[0] == 0
+    assert calibration.read(folder / calibration.NAME) == [known]
+    assert known.sentence.partition("[")[0] in (folder / "report.md").read_text()

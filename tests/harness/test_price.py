@@ -1,0 +1,87 @@
+"""The estimate of a training step against the same step carried out for real."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from harness.commands import prepare
+from harness.errors import UserError
+from harness.price.estimate import testing_prices, training_prices
+from harness.price.hardware import accelerator
+from harness.price.step import Batch, simulate, watched
+from harness.train import AnswerLoss
+from methods.esft import EsftToken
+from methods.fft import FullFineTuning
+from methods.lora import Lora
+from methods.method import Context, Method
+from methods.moe.profile import Profile, profile
+from tests.conftest import build
+
+ROWS, LENGTH = 8, 64
+WIDE = {"hidden_size": 128, "moe_intermediate_size": 64, "vocab_size": 512}
+
+
+def seen_by(architecture: str) -> Profile:
+    ids = torch.randint(3, 512, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    return profile(build(architecture, **WIDE), [(ids, torch.ones_like(ids))])
+
+
+def really(architecture: str, method: Method, seen: Profile) -> tuple[int, int]:
+    """Two real steps on half-supervised rows: the most bytes alive at a time, and the parameters trained."""
+    ids = torch.randint(3, 512, (ROWS, LENGTH), generator=torch.Generator().manual_seed(0))
+    labels = ids.masked_fill(torch.arange(LENGTH) < LENGTH // 2, -100)
+    with watched() as alive:
+        model = build(architecture, **WIDE)
+        parameters = method.prepare(model, Context(seed=0, profile=seen))
+        loss_module, optimizer = AnswerLoss(model.train()), torch.optim.AdamW(parameters, fused=True)
+        for _ in range(2):
+            loss_module(ids, labels).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+    return alive.peak, sum(parameter.numel() for parameter in parameters)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "method"),
+    [
+        ("deepseek-v2", FullFineTuning()),
+        ("deepseek-v2", Lora(rank=4)),
+        ("deepseek-v2", EsftToken(p=0.5)),
+        ("qwen3-moe", EsftToken(p=0.5)),
+    ],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
+)
+def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(architecture: str, method: Method) -> None:
+    seen = seen_by(architecture)
+    peak, trained = really(architecture, method, seen)
+    config = build(architecture, **WIDE).config
+    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH))
+    assert estimate.trainable_parameters == trained
+    assert estimate.peak_bytes == pytest.approx(peak, rel=0.15)
+
+
+def test_checkpointing_gradients_lowers_the_estimate_of_memory_and_raises_that_of_operations() -> None:
+    config = build("deepseek-v2", **WIDE, num_hidden_layers=4).config
+    plain, saving = (
+        simulate(config, FullFineTuning(), Context(seed=0), Batch(16, LENGTH), gradient_checkpointing=on)
+        for on in (False, True)
+    )
+    assert saving.peak_bytes < 0.9 * plain.peak_bytes
+    assert saving.operations > 1.2 * plain.operations
+
+
+def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path: Path) -> None:
+    prepared = prepare("mini", quick=True, run_dir=tmp_path, engine="transformers")
+    rows = {price.row: price for price in training_prices(prepared.plan, accelerator("A100-80GB"), micro_batch=2)}
+    assert rows["FFT"].peak_bytes > rows["ESFT-Token"].peak_bytes
+    assert rows["FFT"].operations > rows["ESFT-Token"].operations
+    assert rows["FFT"].adapter_bytes == pytest.approx(16_296_960, rel=0.01)  # the backbone in float32
+    tested = {price.benchmark: price for price in testing_prices(prepared.plan)}
+    assert tested["Intent"].generated == 200 * 40
+    assert tested["Pronouns"].generated == 0
+
+
+def test_a_device_that_is_not_known_is_refused_with_those_that_are() -> None:
+    with pytest.raises(UserError, match=r"--gpu H100: there are .*did you mean H100-80GB\?"):
+        accelerator("H100")
