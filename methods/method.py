@@ -26,17 +26,17 @@ class Context:
     Attributes:
         seed: the cell's seed, for methods that draw.
         profile: expert statistics of the training task's data; None where the method's `needs_profile` is False.
-        further: those of the other tasks' data, where several are trained together.
         general: those of the general data; None where `needs_general` is False.
         reprofile: profiles the training task's data again, with a model that `prepare` has changed; None where the
             method's `needs_profile` is False.
+        further: expert statistics of the other tasks' data, where several are trained together.
     """
 
     seed: int
     profile: Profile | None = None
-    further: tuple[Profile, ...] = ()
     general: Profile | None = None
     reprofile: Callable[[PreTrainedModel], Profile] | None = None
+    further: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True)
