@@ -120,10 +120,24 @@ def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(plan
     assert "\n" not in str(refused.value)
 
 
-def test_a_dense_backbone_is_refused_where_experts_are_to_be_selected(planned, tiny_checkpoint):
-    dense = tiny_checkpoint("dense")
-    with pytest.raises(USER_ERRORS, match="LlamaForCausalLM is not a mixture-of-experts model"):
-        planned(ROWS + f"backbone: {{path: {dense}}}\n")
+@pytest.mark.parametrize(
+    "row", ["esft-gate: {}", "attention-router: {}", "all-experts: {}", "lora: {experts: true}", "fft: {group_size: 2}"]
+)
+def test_a_dense_backbone_is_refused_where_experts_are_to_be_touched(planned, tiny_checkpoint, row):
+    text = ROWS.replace("  esft-gate: {learning_rate: 1.0e-2, p: 0.1}\n", "")
+    dense = f"backbone: {{path: {tiny_checkpoint('dense')}}}\n"
+    name = row.partition(":")[0]
+    with pytest.raises(USER_ERRORS, match=rf"methods\.{name}: LlamaForCausalLM is not a mixture-of-experts model"):
+        planned(text.replace("  fft: {learning_rate: 9.0e-4}\n", f"  {row}\n") + dense)
+    planned(text + dense)
+
+
+def test_a_selection_that_does_not_fit_the_backbone_is_refused_before_anything_is_computed(planned):
+    given = "p: 0.1, selection: {0: [64]}"
+    with pytest.raises(USER_ERRORS, match=r"methods\.esft-gate: the selection names expert 64 in layer 0"):
+        planned(ROWS.replace("p: 0.1", given))
+    with pytest.raises(USER_ERRORS, match=r"methods\.esft-gate\.selection: .*is not an ESFT adapter"):
+        planned(ROWS.replace("p: 0.1", "p: 0.1, selection: no/such"))
 
 
 def test_a_backbone_without_safetensors_is_refused(planned, tiny_checkpoint):
