@@ -1,6 +1,7 @@
 """The backbone: where its checkpoint lies, what it is (a digest), and loading it."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -10,6 +11,7 @@ from harness.errors import UserError
 from harness.files import canonical, digest_of_files, digest_of_text, write_json
 from harness.suite import Backbone
 from methods.errors import MethodError
+from methods.method import Method
 from methods.moe.view import MoeLayer, moe_layers
 
 
@@ -53,15 +55,19 @@ def digest(folder: Path, cache: Path) -> str:
     return value
 
 
-def check_experts(folder: Path, trust_remote_code: bool = False) -> None:
-    """Refuse a backbone whose routed experts cannot be found, from its config alone: no weights are loaded.
+def check_methods(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool = False) -> None:
+    """Refuse a backbone that a row's method cannot train, from its config alone: no weights are loaded.
 
-    Raises MethodError naming what was looked for.
+    Raises MethodError naming the row and what was looked for.
     """
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
-    moe_layers(model)
+    for row, method in methods.items():
+        try:
+            method.check_model(model)
+        except MethodError as error:
+            raise MethodError(f"methods.{row}: {error}") from error
 
 
 def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:

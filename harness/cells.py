@@ -6,8 +6,9 @@ They run in child processes of their own (see `workers`), so memory is given bac
 import json
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from harness.suite import Profiling, Training
 from harness.train import TrainingLog, train
 from methods.method import Context, Method
 from methods.moe.profile import Profile, profile
+from methods.moe.view import MoeLayer
 from methods.registry import load_methods
 
 Progress = Callable[[int, int], None]
@@ -44,9 +46,9 @@ class Places(BaseModel):
     changes: list[Change] = []
     out: Path
     scratch: Path
-    task: Path | None = None
+    tasks: list[Path] = []
     alignment: Path | None = None
-    profile: Path | None = None
+    profiles: list[Path] = []
     general: Path | None = None
     threads: int = 1
     micro_batch: int | None = None
@@ -67,10 +69,9 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     Writes `profile.*`, and that of a second sample into the folder `second`, where the data suffice for one.
     """
     _settle(places.threads)
-    assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    first, second = _to_profile(tokenizer, places.task, wanted)
+    first, second = _to_profile(tokenizer, places.tasks[0], wanted)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
@@ -85,7 +86,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     """Train one cell and write its adapter, its canary and its log. Returns what it cost.
 
     `settings` holds `method`, `hyperparameters`, `training`, `seed`, `precision` and `trust_remote_code`; with
-    `profiling` the trained model is profiled on the task's data into the folder `routing`.
+    `profile_after` the trained model is profiled on the task's data into the folder `routing`, by `profiling`.
     """
     _settle(places.threads)
     method = _method(settings)
@@ -118,11 +119,9 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     if not method.trains:
         model = _as_merged(places, settings, adapter)
     canary.measure(model, _canary_prompts(tokenizer, places, settings)).save(places.out / "canary.json")
-    if "profiling" in settings and layers and method.trains:
-        assert places.task is not None
-        first, _ = _to_profile(tokenizer, places.task, Profiling.model_validate(settings["profiling"]))
+    if settings["profile_after"] and layers and method.trains:
         (places.out / AFTER).mkdir()
-        profile(model, profiling_batches(first), layers).save(places.out / AFTER)
+        _profiled(tokenizer, places, settings, model, layers).save(places.out / AFTER)
     return measured
 
 
@@ -149,16 +148,18 @@ def _train(
 ) -> tuple[int, TrainingLog]:
     """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
     torch.manual_seed(settings["seed"])
-    parameters = _method(settings).prepare(model, _context(places, settings["seed"]))
+    method, tokenizer = _method(settings), load_tokenizer(places.backbone)
+    parameters = method.prepare(model, _context(tokenizer, places, settings))
     count = sum(parameter.numel() for parameter in parameters)
     log = train(
         model,
         parameters,
-        _sequences(load_tokenizer(places.backbone), places, settings),
+        _sequences(tokenizer, places, settings),
         Training.model_validate(settings["training"]),
         places.scratch,
         mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
         micro_batch=places.micro_batch,
+        learning_rate_factors=method.learning_rate_factors(model),
         progress=progress,
     )
     return count, log
@@ -182,28 +183,45 @@ def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTr
         return load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
 
 
-def _context(places: Places, seed: int) -> Context:
+def _context(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Context:
     """What the method may look at."""
-    profile, general = (Profile.load(folder) if folder else None for folder in (places.profile, places.general))
-    return Context(seed=seed, profile=profile, general=general)
+    general = Profile.load(places.general) if places.general else None
+    profiles = [Profile.load(folder) for folder in places.profiles]
+    again = partial(_profiled, tokenizer, places, settings) if settings["profiling"] else None
+    return Context(
+        seed=settings["seed"],
+        profile=profiles[0] if profiles else None,
+        further=tuple(profiles[1:]),
+        reprofile=again,
+        general=general,
+    )
+
+
+def _profiled(
+    tokenizer: Any,
+    places: Places,
+    settings: dict[str, Any],
+    model: PreTrainedModel,
+    layers: Mapping[int, MoeLayer] | None = None,
+) -> Profile:
+    """A profile of a model in memory on the sequences that the cell's task is profiled on."""
+    first, _ = _to_profile(tokenizer, places.tasks[0], Profiling.model_validate(settings["profiling"]))
+    return profile(model, profiling_batches(first), layers)
 
 
 def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
     """The endless stream of packed sequences of a cell."""
-    assert places.task is not None
     training = Training.model_validate(settings["training"])
     told = training.sequence_length, training.overlong
-    own = encode_file(tokenizer, places.task, *told)
+    own = [encode_file(tokenizer, task, *told) for task in places.tasks]
     other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
     return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
 
 
 def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:
     """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
-    path = places.task or places.alignment
-    assert path is not None
     training = Training.model_validate(settings["training"])
-    samples = encode_file(tokenizer, path, training.sequence_length, training.overlong)
+    samples = encode_file(tokenizer, places.tasks[0], training.sequence_length, training.overlong)
     return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
 
 

@@ -59,5 +59,6 @@ def _write_manifest(walk: Walk, *, finished: bool) -> None:
         states=states,
         engine=walk.plan.engine,
         judge=walk.plan.judge,
+        benchmarks={task: list(walk.plan.tested_on(task)) for task in walk.plan.suite.tasks},
         **ended,
     )

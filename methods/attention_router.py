@@ -22,6 +22,10 @@ FILE = "attention_router.safetensors"
 class AttentionRouter(Method):
     """Train the projections of every attention and all routers; experts, embeddings and norms are frozen."""
 
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError for a model without routed experts, routers or attention."""
+        attention_and_routers(model)
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze all else. Raises MethodError for a model without routed experts, routers or attention."""
         trained = attention_and_routers(model)

@@ -1,33 +1,140 @@
 """Expert-specialized fine-tuning: train only the experts that a task uses most (arXiv 2407.01906)."""
 
-from pydantic import BaseModel, Field
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
+import torch
+from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
+from torch import nn
+from transformers import PreTrainedModel
+
+from methods.errors import MethodError
 from methods.expert_training import ExpertTraining
+from methods.grouped_experts import GroupedExperts
+from methods.method import Context
+from methods.moe.grouping import experts_of, group_scores
+from methods.moe.layout import read_config
 from methods.moe.profile import Profile
-from methods.moe.scores import Score, ScoreRule, expert_scores
-from methods.moe.selection import Selection, select
+from methods.moe.scores import Score, ScoreRule, Scores, expert_scores, read_summary
+from methods.moe.selection import Selection, check, check_scores, select
+from methods.moe.view import moe_layers
 
 
 class ThresholdSelection(BaseModel):
     """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
     Attributes:
-        score: `gate`, the mean gate weight (Equation 6), or `token`, the share of tokens (Equation 7).
+        score: what is measured of an expert, see `methods.moe.scores`: `gate`, the mean gate weight (Equation 6),
+            `token`, the share of tokens (Equation 7), `output_norm`, `contribution` or `score_norm`.
         p: threshold on the cumulated score, in (0, 1].
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
+        selection: experts by layer in place of a selection, or the path of an adapter or its `expert_cfg.json`.
+        scores: scores by layer in place of the profile's, or the path of an official `summary.json`.
     """
 
     score: Score
     p: float = Field(gt=0, le=1)
     score_rule: ScoreRule = "released"
+    selection: Selection | None = None
+    scores: dict[int, list[float]] | None = None
+
+    @field_validator("selection", mode="before")
+    @classmethod
+    def _read_selection(cls, value: Any) -> Any:
+        """Files are read at once: what is asked for is then their contents, whatever becomes of them."""
+        return read_config(Path(value).expanduser()).experts if isinstance(value, str | Path) else value
+
+    @field_validator("scores", mode="before")
+    @classmethod
+    def _read_scores(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str | Path):
+            return value
+        if info.data.get("score") not in ("gate", "token"):
+            raise ValueError(f"score files hold gate and token scores, not {info.data.get('score')}")
+        read = read_summary(Path(value).expanduser(), info.data["score"])
+        return dict(zip(read.layers, read.values.tolist(), strict=True))
+
+    @model_validator(mode="after")
+    def _one_sound_source(self) -> "ThresholdSelection":
+        if self.selection is not None and self.scores is not None:
+            raise ValueError("a selection leaves nothing to select by scores: give one of the two")
+        if self.scores is not None:
+            check_scores(_as_scores(self.scores))
+        return self
+
+    def ranking(self, profile: Profile) -> Scores:
+        """The scores that experts are selected by, given or a profile's."""
+        if self.scores is not None:
+            return _as_scores(self.scores)
+        return expert_scores(profile, self.score, self.score_rule)
 
     def select(self, profile: Profile) -> Selection:
-        """Choose the experts to train from a profile."""
-        return select(expert_scores(profile, self.score, self.score_rule), self.p)
+        """Choose the experts to train, from a profile unless they or their scores are given."""
+        if self.selection is not None:
+            return self.selection
+        return select(self.ranking(profile), self.p)
+
+    def check_given(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a selection or scores are given that do not fit the model."""
+        layers = moe_layers(model)
+        if self.selection is not None:
+            check(self.selection, layers)
+        if self.scores is not None:
+            given = {index: len(row) for index, row in self.scores.items()}
+            own = {index: layer.num_experts for index, layer in layers.items()}
+            if given != own:
+                raise MethodError(
+                    f"the given scores are of {sorted(set(given.values()))} experts in layers {list(given)}, the model "
+                    f"has {sorted(set(own.values()))} in layers {list(own)}; take scores of this model"
+                )
 
 
-class Esft(ThresholdSelection, ExpertTraining):
-    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options."""
+def _as_scores(rows: dict[int, list[float]]) -> Scores:
+    return Scores(tuple(rows), torch.tensor(list(rows.values()), dtype=torch.float64))
+
+
+class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
+    """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options.
+
+    With a `group_size` the experts of the simulated coarse-grained model are groups: it is profiled on the task's data,
+    groups are selected by the sums of their experts' scores, and all experts of a selected group are trained.
+    """
+
+    @model_validator(mode="after")
+    def _groups_are_selected_by_profile(self) -> "Esft":
+        if self.group_size > 1 and (self.selection is not None or self.scores is not None):
+            raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
+        return self
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where the model has no routed experts, or what is given does not fit them."""
+        super().check_model(model)
+        self.check_given(model)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze the model but for the selected experts, or groups of them. Raises MethodError as others do."""
+        if self.group_size == 1:
+            return super().prepare(model, context)
+        groups = self.group(model, context)
+        if context.reprofile is None:
+            raise MethodError(
+                "grouped experts are selected by a profile of the coarse model, which cannot be made here"
+            )
+        if context.further:
+            raise MethodError("groups of experts are selected for one task at a time: leave out group_size")
+        context = replace(context, profile=context.reprofile(model))
+        return self.train_selected(
+            model,
+            context,
+            lambda profile: experts_of(select(group_scores(self.ranking(profile), groups), self.p), groups),
+        )
+
+    def export(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write the official adapter layout, and beside it the routers where experts are grouped."""
+        self.export_routers(model, folder)
+        super().export(model, folder)
 
 
 class EsftGate(Esft):

@@ -24,6 +24,11 @@ class EsftLora(ThresholdSelection, LowRankTraining):
     score: Score = "gate"
     p: float = Field(default=0.1, gt=0, le=1)
 
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where the model has no routed experts, or what is given does not fit them."""
+        super().check_model(model)
+        self.check_given(model)
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the updates. Raises MethodError as ESFT does."""
         return self.train_low_rank(model, chosen_experts(model, context, self.select), context)

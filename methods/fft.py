@@ -7,21 +7,30 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from methods.checkpoint import overlay
-from methods.method import Context, Method
+from methods.grouped_experts import GroupedExperts
+from methods.method import Context
 from methods.moe.experts import use_fast_experts
+from methods.moe.grouping import settle_routers
 
 
-class FullFineTuning(Method):
-    """Train all parameters; the export is a whole checkpoint."""
+class FullFineTuning(GroupedExperts):
+    """Train all parameters; the export is a whole checkpoint.
+
+    With a `group_size`, those of the coarse-grained model that groups of experts simulate.
+    """
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Unfreeze the model and return all its parameters."""
+        if self.group_size > 1:
+            self.group(model, context)
         model.requires_grad_(True)
         use_fast_experts(model)
         return list(model.parameters())
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write all tensors under their names in hub checkpoints, a tensor for each expert and projection."""
+        if self.group_size > 1:
+            settle_routers(model)
         model.save_pretrained(folder)
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:

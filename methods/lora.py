@@ -36,6 +36,11 @@ class Lora(Method):
     target_modules: tuple[str, ...] = ()
     experts: bool = False
 
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where experts are to be adapted and the model has none."""
+        if self.experts:
+            moe_layers(model)
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Add the adapter to the model, in place, initialised from the cell's seed, and return its parameters.
 

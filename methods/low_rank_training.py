@@ -14,6 +14,7 @@ from methods.method import Context, Method
 from methods.moe.layout import check_exportable
 from methods.moe.low_rank import use_low_rank_experts, write_low_rank, write_updated
 from methods.moe.selection import Selection
+from methods.moe.view import moe_layers
 
 
 class LowRankTraining(Method):
@@ -26,6 +27,11 @@ class LowRankTraining(Method):
 
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError for a model without routed experts."""
+        super().check_model(model)
+        moe_layers(model)
 
     def train_low_rank(self, model: PreTrainedModel, selection: Selection, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model and add updates of `selection`, valid for it, initialised from the cell's seed.

@@ -4,11 +4,13 @@ Source: the expert-concentration paper varies that number (Figure 3) and looks a
 """
 
 from pydantic import Field
+from transformers import PreTrainedModel
 
 from methods.expert_training import ExpertTraining
 from methods.moe.profile import Profile
 from methods.moe.scores import Score, ScoreRule, expert_scores
-from methods.moe.selection import Selection, highest
+from methods.moe.selection import Selection, check_count, highest
+from methods.moe.view import moe_layers
 
 
 class TopKExperts(ExpertTraining):
@@ -16,13 +18,18 @@ class TopKExperts(ExpertTraining):
 
     Attributes:
         count: experts trained in a layer; more than a layer has are refused.
-        score: `gate` or `token`, as in ESFT.
+        score: what is measured of an expert, see `methods.moe.scores`.
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
     """
 
     count: int = Field(default=6, ge=1)
     score: Score = "gate"
     score_rule: ScoreRule = "released"
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a layer has fewer experts than are to be trained."""
+        for layer in moe_layers(model).values():
+            check_count(layer.index, layer.num_experts, self.count)
 
     def select(self, profile: Profile) -> Selection:
         """Take the experts with the highest scores, those without a token too where no others are left."""

@@ -7,10 +7,20 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from reports.advice import Advice, advise
+from reports.paper import BesideTable, Kind, beside
 from reports.results import LEFT_OUT, read
 from reports.scores import Role, Row, Scores
 from reports.summary import summary
-from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table, judging_table
+from reports.tables import (
+    Table,
+    ability_table,
+    ablation_table,
+    efficiency_table,
+    general_table,
+    judging_table,
+    table_of,
+)
 from reports.words import code
 
 MANIFEST = "manifest.json"
@@ -42,6 +52,33 @@ class Part:
     def efficiency(self) -> Table:
         """What training costs."""
         return efficiency_table(self.scores)
+
+    @cached_property
+    def views(self) -> list[Table]:
+        """The tables of some rows that the suite asks for, under the titles it gives them."""
+        asked = self.scores.suite.get("tables")
+        wanted = [mapping(one) for one in asked] if isinstance(asked, list) else []
+        return [
+            table_of(
+                self.scores,
+                str(one.get("title") or "Some rows"),
+                [str(name) for name in one.get("rows") or []],
+                "general" if one.get("role") == "general" else "ability",
+            )
+            for one in wanted
+        ]
+
+    @cached_property
+    def beside(self) -> list[BesideTable]:
+        """A paper's values beside ours, where the suite is that paper's."""
+        paper = str(self.scores.suite.get("paper") or "")
+        tables: dict[Kind, Table] = {"ability": self.ability, "general": self.general, "ablation": self.ablation}
+        return beside(paper, self.scores, tables, self.backbone) if paper else []
+
+    @cached_property
+    def advice(self) -> Advice:
+        """Which method to take, task by task and in sum."""
+        return advise(self.scores, self.ability, self.general)
 
     @cached_property
     def judging(self) -> Table | None:
@@ -98,7 +135,7 @@ def gather(folder: Path) -> Content:
     """Read a run folder. Nothing in it can stop this: what is not sound is left out and named."""
     manifest, complaints = read_manifest(folder)
     frame = read(folder)
-    suite = mapping(manifest.get("suite"))
+    suite = mapping(manifest.get("suite")) | {"benchmarks": manifest.get("benchmarks")}
     names = list(dict.fromkeys(frame["backbone"]))
     parts = [Part(name, Scores(frame[frame["backbone"] == name], folder, suite)) for name in names]
     unsound = [sentence for part in parts for sentence in part.scores.unsound()]

@@ -1,7 +1,8 @@
 """report.md: the whole comparison as text, from results and manifest alone.
 
 The same records and manifest give the same bytes: resampling is seeded and no clock is read. What differs from one
-run to the next of the same command (time, memory, when it ran) stands in the section on efficiency only.
+run to the next of the same command (time, memory, when it ran) stands in the sections on efficiency and on which method
+to take only, and in the figures that show it.
 """
 
 import os
@@ -11,12 +12,15 @@ from typing import Any
 
 from reports import calibration, figures
 from reports.content import Content, Part, gather
+from reports.paper import Beside
 from reports.results import write_text
 from reports.scores import Scores
+from reports.spent import spent
 from reports.summary import resolution
 from reports.tables import Cell, Table
 from reports.words import (
     JUDGED,
+    MISSING,
     REFERENCE,
     SHORT,
     cost,
@@ -57,6 +61,9 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     blocks += [what_was_compared(part.scores, content.suite, part.backbone) for part in content.parts]
     for part in content.parts:
         blocks += _sections(part, f" ({line(part.backbone)})" if several else "")
+    for part in content.parts:
+        blocks += _advice(part, f" ({line(part.backbone)})" if several else "")
+        blocks += _beside(part, f" ({line(part.backbone)})" if several else "")
     if content.parts:
         blocks += ["## How to read the tables", "\n".join(f"- {sentence}" for sentence in HOW_TO_READ)]
     else:
@@ -64,9 +71,9 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
-    blocks += _bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
-    blocks += _bullets("Notes", content.notes)
-    blocks += _bullets("Left out", content.left_out)
+    blocks += bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
+    blocks += bullets("Notes", content.notes)
+    blocks += bullets("Left out", content.left_out)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -90,17 +97,67 @@ HOW_TO_READ = (
 """Sentences that every form of the report ends with; ** and * mark bold and the second best."""
 
 
+BESIDE = (
+    "Ours minus the published value. Resolved: the published value lies outside our 95% interval (over items and, "
+    "where there are several, training runs; Table 2 over training runs); where the paper gives an interval of its "
+    "own, beyond both together. Averages are means of the columns."
+)
+ADVICE = (
+    "From this run's numbers alone. Methods are equal here where the test of Table 1 cannot tell them apart; general "
+    "ability is that of the cells trained on the task in question, paired with the base model's. What was not "
+    "compared, other backbones and other data among it, may turn out otherwise."
+)
+
+
 def _sections(part: Part, suffix: str) -> list[str]:
     """Summary and the three score tables of one backbone."""
     parts = [f"## In short{suffix}", "\n".join(f"- {text}" for text in part.in_short)]
-    for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference)):
+    views = [(table, score) for table in part.views]
+    for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference), *views):
         if table.rows and table.columns:
-            parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
+            parts += [f"## {table.title}{suffix}", table.caption, *table_blocks(table, write)]
             parts += [text for text in [resolution(table)] if text]
     return parts
 
 
-def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
+def _beside(part: Part, suffix: str) -> list[str]:
+    """The paper's values beside ours."""
+    blocks = [f"## Beside the paper{suffix}", BESIDE] if part.beside else []
+    head = ["", "column", "published", "ours", "95% interval", "difference", "resolved"]
+    for table in part.beside:
+        body = [_published(cell, table.digits) for cell in table.cells]
+        blocks += [f"### {line(table.title)} ({line(table.source)})", pipe_table(head, body)]
+        blocks += ["\n".join(f"- {line(note)}" for note in table.notes)] if table.notes else []
+    return blocks
+
+
+def _published(cell: Beside, digits: int) -> list[str]:
+    """A line of such a table."""
+    width = f" ± {number(cell.half_width, digits=digits)}" if cell.half_width is not None else ""
+    known = cell.low is not None and cell.high is not None
+    why = f" ({line(cell.why)})" if cell.why else ""
+    return [
+        line(cell.row),
+        line(cell.column),
+        number(cell.published, digits=digits) + width,
+        MISSING if cell.ours is None else number(cell.ours),
+        f"{number(cell.low or 0.0)} to {number(cell.high or 0.0)}" if known else MISSING,
+        MISSING if cell.difference is None else number(cell.difference, signed=True),
+        {True: "yes", False: "no", None: MISSING}[cell.resolved] + why,
+    ]
+
+
+def _advice(part: Part, suffix: str) -> list[str]:
+    """Which method for which task, in plain words."""
+    advice = part.advice
+    told = [one for one in [advice.overall, *advice.tasks] if one is not None]
+    if not told:
+        return []
+    lines = "\n".join(f"- **{line(one.title)}.** {' '.join(one.sentences)}" for one in told)
+    return [f"## Which method for this task?{suffix}", ADVICE, lines]
+
+
+def table_blocks(table: Table, write: Callable[[Cell], str]) -> list[str]:
     """A table and its footnotes."""
     letters: dict[str, str] = {}
     body = []
@@ -197,9 +254,11 @@ def _efficiency(content: Content) -> list[str]:
     for part in content.parts:
         caption = part.efficiency.caption
         parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
-        parts += _table(part.efficiency, cost)
+        parts += table_blocks(part.efficiency, cost)
         if part.judging is not None:
-            parts += [part.judging.caption, *_table(part.judging, cost)]
+            parts += [part.judging.caption, *table_blocks(part.judging, cost)]
+    told = spent([record for part in content.parts for record in part.scores.records], content.manifest)
+    parts += [" ".join(told)] if told else []
     known = _facts(content.manifest, "started", "finished", "states", "hardware")
     parts += ["This run:", known] if known else []
     return parts if len(parts) > 1 else []
@@ -216,7 +275,8 @@ def _facts(manifest: Mapping[str, Any], *keys: str) -> str:
     return "\n".join(f"- {key}: {flat(manifest[key])}" for key in keys if manifest.get(key))
 
 
-def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
+def bullets(title: str, sentences: Sequence[str]) -> list[str]:
+    """A section of sentences; nothing without one."""
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 

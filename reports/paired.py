@@ -1,6 +1,10 @@
 """One row against another, on the same items and, where there are several, in the same training runs."""
 
-from reports.scores import Role, Row, Scores
+from collections.abc import Sequence
+from dataclasses import replace
+
+from reports.resampling import Interval
+from reports.scores import Column, Role, Row, Scores
 from reports.statistics import Comparison, compare
 
 
@@ -17,6 +21,8 @@ def against(scores: Scores, row: Row, other: Row, role: Role, task: str = "") ->
     return scores.compared[key]
 
 
-def own(scores: Scores, row: Row, role: Role) -> Comparison | None:
-    """A row's own average with its interval over items, and over runs where there are several."""
-    return compare(scores.blocks([row], scores.columns(role), role)[row.name], shared_runs=role == "general")
+def own(scores: Scores, row: Row, role: Role, columns: Sequence[Column] | None = None) -> Interval | None:
+    """A row's own average over some columns (all unless given), with its interval over items, and runs if several."""
+    blocks = scores.blocks([row], scores.columns(role) if columns is None else columns, role)
+    found = compare(blocks[row.name], shared_runs=role == "general")
+    return replace(found, low=max(found.low, 0.0), high=min(found.high, 100.0)) if found else None

@@ -24,18 +24,24 @@ Role = Literal["ability", "general"]
 Run = tuple[str, int]
 """A training run of a method: (task, seed); the base model has ("", seed)."""
 
+TOGETHER = "+"
+"""What stands between the tasks of a record whose cell was trained on several together."""
 NO_RUN: list[Run] = [("", 0)]
 
 
 @dataclass(frozen=True)
 class Column:
-    """A benchmark as a column: its name, header, metric and, where it is judged, who judged."""
+    """A benchmark as a column: its name, header, metric and, where it is judged, who judged.
+
+    `tasks` are the tasks whose cells are tested on it as on their own: its namesake, or the training data that name it.
+    """
 
     name: str
     title: str
     metric: str = ""
     judge: str = ""
     mixed: bool = False
+    tasks: tuple[str, ...] = ()
 
     @property
     def by_reference(self) -> bool:
@@ -96,7 +102,7 @@ class Scores:
     def tasks(self) -> list[str]:
         """The tasks trained on, in suite order."""
         listed = _names(self.suite.get("tasks"))
-        return [*listed, *set_minus({record.task: None for record in self.records if record.task}, listed)]
+        return listed or sorted({record.task for record in self.records if record.task})
 
     @cached_property
     def engines(self) -> list[str]:
@@ -106,8 +112,18 @@ class Scores:
     def columns(self, role: Role) -> list[Column]:
         """Benchmarks in suite order, then any that only the records know."""
         listed = _names(self.suite.get("tasks" if role == "ability" else "general"))
+        if role == "ability":
+            listed = [name for task in listed for name in self._tested_on(task)]
         found = {record.benchmark: None for record in self.records if record.role == role}
-        return [self._column(name, role) for name in [*listed, *set_minus(found, listed)]]
+        return [self._column(name, role) for name in dict.fromkeys([*listed, *found])]
+
+    def _tested_on(self, task: str) -> list[str]:
+        """The benchmarks of a task: those the suite or the records name, else itself."""
+        named = self.suite.get("benchmarks")
+        if isinstance(named, Mapping) and task in named:
+            return _names(named[task]) or [task]
+        found = {record.benchmark: None for record in self.records if (record.task, record.role) == (task, "ability")}
+        return list(found) if found and task not in found else [task]
 
     def is_base(self, row: Row) -> bool:
         """True for a row that is not trained: all its records have an empty task."""
@@ -118,7 +134,7 @@ class Scores:
         """The training runs a cell of a table averages over, when everything is there."""
         if self.is_base(row):
             return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
-        tasks = [column.name] if role == "ability" else self.tasks
+        tasks = list(column.tasks) if role == "ability" else self._trained_on(row)
         return [(task, seed) for task in tasks for seed in self.seeds]
 
     def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
@@ -126,10 +142,18 @@ class Scores:
         own = self._cells.get((row.name, column.name, role, column.metric), [])
         failed = self._failed.get((row.name, column.name, role), [])
         return {
-            (record.task, record.seed): record
+            (task, record.seed): record
             for record in [*failed, *own]  # a failure stands until there is a record in the metric
-            if role == "general" or record.task in ("", column.name)
+            for task in ([record.task] if role == "general" else record.task.split(TOGETHER))
+            if role == "general" or task in ("", *column.tasks)
         }
+
+    def _trained_on(self, row: Row) -> list[str]:
+        """The tasks of a row's cells: those of the suite, or for other rows what their records say."""
+        found = {record.task: record.after for record in self.records if record.method == row.name and record.task}
+        if any(TOGETHER in task for task in found):
+            return list(found)
+        return [task for task in self.tasks if task not in " ".join(found.values()).split()]
 
     def blocks(
         self, rows: Sequence[Row], columns: Sequence[Column], role: Role, task: str = ""
@@ -202,8 +226,9 @@ class Scores:
     def _column(self, name: str, role: Role) -> Column:
         """The metric of a column is the judged one where there is one, then the one most records have."""
         records = [record for record in self.records if record.benchmark == name and record.role == role]
+        tasks = tuple(task for task in self.tasks if role == "ability" and name in self._tested_on(task)) or (name,)
         if not records:
-            return Column(name, name)
+            return Column(name, name, tasks=tasks)
         count: dict[tuple[bool, str], int] = {}
         for record in [record for record in records if record.state != "failed"] or records:
             key = (not record.judge, record.metric)
@@ -211,7 +236,7 @@ class Scores:
         metric = min(count, key=lambda key: (key[0], -count[key], key[1]))[1]
         judges = sorted({record.judge for record in records if record.metric == metric and record.judge})
         title = next(record.benchmark_title or name for record in records)
-        return Column(name, title, metric, ", ".join(judges), mixed=len(judges) > 1)
+        return Column(name, title, metric, ", ".join(judges), len(judges) > 1, tasks)
 
 
 def _number(value: Any) -> float | None:

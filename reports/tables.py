@@ -67,6 +67,15 @@ class Table:
         return pd.DataFrame(values, index=[row.title for row in self.rows], columns=names, dtype=float)
 
 
+def table_of(scores: Scores, title: str, names: Sequence[str], role: Role) -> Table:
+    """A table of some rows only, in the order named and compared among themselves; rows there are not are left out."""
+    known = {row.name: row for row in scores.rows}
+    make = _mean_cell if role == "ability" else _interval_cell
+    table = _score_table(scores, role, make, [known[name] for name in names if name in known])
+    caption = "Some rows of Table 1, compared among themselves." if role == "ability" else "Some rows of Table 2."
+    return replace(table, title=title, caption=caption)
+
+
 def ability_table(scores: Scores) -> Table:
     """Table 1: the score on the task that a row was trained on, mean over seeds, and the average of the columns."""
     table = _score_table(scores, "ability", _mean_cell)
@@ -182,9 +191,14 @@ def _cost_table(scores: Scores, title: str, caption: str, costs: Mapping[str, tu
     return Table(title, caption, scores.rows, columns, cells)
 
 
-def _score_table(scores: Scores, role: Role, make: Callable[[Scores, Row, Column, Role], Cell]) -> Table:
-    """Cells of all rows and columns, their average, and which are best."""
-    rows, columns = scores.rows, scores.columns(role)
+def _score_table(
+    scores: Scores,
+    role: Role,
+    make: Callable[[Scores, Row, Column, Role], Cell],
+    only: Sequence[Row] | None = None,
+) -> Table:
+    """Cells of all rows (or `only` some) and columns, their average, and which are best."""
+    rows, columns = list(scores.rows if only is None else only), scores.columns(role)
     cells = {(row.name, column.name): make(scores, row, column, role) for row in rows for column in columns}
     for row in rows:
         cells[row.name, ""] = _average([cells[row.name, column.name] for column in columns], scores, row, columns, role)

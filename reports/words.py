@@ -31,6 +31,18 @@ def amount(value: float) -> str:
     return number(value, digits=digits)
 
 
+def quantity(metric: str, value: float) -> str:
+    """A cost record's value with its unit: `6.8 s`, `3.2 h`, `150 MB`, `42.1 GB`, `0.631 M parameters`."""
+    if metric.endswith("_seconds"):
+        for unit, size in (("h", 3600.0), ("min", 60.0)):
+            if value >= 2 * size:
+                return f"{amount(value / size)} {unit}"
+        return f"{amount(value)} s"
+    if metric.endswith("_bytes"):
+        return f"{amount(value / 1e9)} GB" if value >= 1e10 else f"{amount(value / 1e6)} MB"
+    return f"{amount(value / 1e6)} M parameters" if metric.endswith("_parameters") else amount(value)
+
+
 def listing(words: Sequence[str]) -> str:
     """`a, b and c`."""
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)

@@ -9,11 +9,11 @@ created and not yet noted, by the mark it carries at the server.
 import hashlib
 import io
 import json
-from collections.abc import Collection, Sequence
-from typing import Any
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any, TypeVar
 
 from openai import APIStatusError, NotFoundError
-from openai.types import Batch
+from openai.types import Batch, FileObject
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from harness.judge.cache import Pending, ReplyCache
@@ -21,6 +21,7 @@ from harness.judge.endpoint import Endpoint, OutageError, read_completion
 from harness.judge.prices import Budget, most_tokens
 from harness.judge.question import Messages, Question
 
+Kind = TypeVar("Kind")
 URL: Any = "/v1/chat/completions"
 WINDOW: Any = "24h"
 MARK = "esft_bench"
@@ -48,6 +49,22 @@ class _Line(BaseModel):
     error: Any = None
 
 
+class _Listed(BaseModel):
+    """A batch in the server's list."""
+
+    model_config = ConfigDict(extra="ignore")
+    id: str
+    status: str
+    metadata: dict[str, Any] | None = None
+
+
+class _List(BaseModel):
+    """The server's list of batches."""
+
+    model_config = ConfigDict(extra="ignore")
+    data: list[_Listed]
+
+
 class Batches:
     """Sends questions as batches and stores the replies that come back."""
 
@@ -58,8 +75,8 @@ class Batches:
         self._budget = budget
         self._account = account
 
-    def submit(self, questions: Sequence[Question]) -> dict[str, str]:
-        """Send off the questions that wait in no batch yet; returns, by key, why one was not sent."""
+    def submit(self, questions: Iterable[Question], is_open: Callable[[Question], bool]) -> dict[str, str]:
+        """Send off the questions that are open and wait in no batch yet; returns, by key, why one was not sent."""
         why: dict[str, str] = {}
         with self._cache.asking("batch"):  # two processes must not send the same
             waiting = [request for requests in self._cache.waiting().values() for request in requests]
@@ -67,7 +84,7 @@ class Batches:
             committed = sum(request.most for request in waiting if request.account == self._account)
             chosen: list[tuple[Pending, Messages]] = []
             for question in questions:
-                if question.key in sent:
+                if question.key in sent or not is_open(question):
                     continue
                 request, conversation = self._request(question)
                 if self._budget.room(committed + request.most):
@@ -106,30 +123,35 @@ class Batches:
         """Create one batch, or find the one that a killed run created, and note what waits in it."""
         requests = [request for request, _ in part]
         mark = hashlib.sha256("\n".join(sorted(request.id for request in requests)).encode()).hexdigest()
-        batch = self._endpoint.call(lambda: self._find(mark) or self._create(part, mark))
-        self._cache.wait_in(batch.id, requests)
+        name = self._endpoint.call(lambda: self._find(mark) or self._create(part, mark))
+        self._cache.wait_in(name, requests)
 
-    def _find(self, mark: str) -> Batch | None:
+    def _find(self, mark: str) -> str | None:
         """A batch at the server that holds just these requests and was not fetched before."""
         try:
-            recent = self._client.batches.list(limit=100).data
+            answer = self._client.batches.with_raw_response.list(limit=100)
         except APIStatusError as error:
             if error.status_code in (404, 405, 501):  # an endpoint that has batches and cannot list them
                 return None
             raise
-        found = (batch for batch in recent if (batch.metadata or {}).get(MARK) == mark)
-        return next((b for b in found if b.status not in USELESS and not self._cache.forgotten(b.id)), None)
+        recent = _List.model_validate_json(answer.http_response.content).data
+        found = (
+            batch.id for batch in recent if (batch.metadata or {}).get(MARK) == mark and batch.status not in USELESS
+        )
+        return next((name for name in found if not self._cache.forgotten(name)), None)
 
-    def _create(self, part: Sequence[tuple[Pending, Messages]], mark: str) -> Batch:
+    def _create(self, part: Sequence[tuple[Pending, Messages]], mark: str) -> str:
         lines = [
             {"custom_id": request.id, "method": "POST", "url": URL, "body": self._endpoint.body(conversation)}
             for request, conversation in part
         ]
         text = "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
         file = self._client.files.create(file=("judge.jsonl", io.BytesIO(text.encode())), purpose="batch")
-        return self._client.batches.create(
-            input_file_id=file.id, endpoint=URL, completion_window=WINDOW, metadata={MARK: mark}
+        name = _is(FileObject, file).id
+        made = self._client.batches.create(
+            input_file_id=name, endpoint=URL, completion_window=WINDOW, metadata={MARK: mark}
         )
+        return _is(Batch, made).id
 
     def _fetch(self, name: str, requests: dict[str, Pending]) -> dict[str, str]:
         """Wait for a batch to end and store its replies; returns, by key, why a request came to nothing."""
@@ -162,7 +184,7 @@ class Batches:
 
         def retrieve() -> Batch | None:
             try:
-                return self._client.batches.retrieve(name)
+                return _is(Batch, self._client.batches.retrieve(name))
             except NotFoundError:
                 return None
 
@@ -188,6 +210,13 @@ class Batches:
         if self._cache.put(request.key, request.attempt, said, self._account):
             self._budget.pay(said.usage.dollars)
         return ""
+
+
+def _is(kind: type[Kind], answer: object) -> Kind:
+    """The answer, if it is what was asked for: the client lets other bodies through. Raises ValueError if not."""
+    if not isinstance(answer, kind) or not getattr(answer, "id", None):
+        raise ValueError(f"the endpoint answered with no {kind.__name__.lower()}: it may have no batches")
+    return answer
 
 
 def _read(text: str) -> _Line | None:

@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from harness.errors import UserError
+from harness.errors import NoSpaceError, UserError
 from harness.judge.base import Usage
 
 TABLES = """
@@ -62,12 +62,10 @@ class ReplyCache:
         self._locks = path.with_name(f"{path.name}.locks")
         try:
             self._locks.mkdir(parents=True, exist_ok=True)
-            with self._open() as database:
-                database.executescript(TABLES)
-        except (OSError, sqlite3.Error) as error:
-            raise UserError(
-                f"The judge's cache {path} cannot be used ({error}); name another, or remove it."
-            ) from error
+        except OSError as error:
+            raise UserError(f"The judge's cache {path} cannot be made ({error}); name another.") from error
+        with self._open() as database:
+            database.executescript(TABLES)
 
     def said(self, key: str) -> list[Said]:
         """The stored replies to a judgement's question, in order."""
@@ -127,6 +125,12 @@ class ReplyCache:
 
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
-        """A connection of this thread's own, committed at the end."""
-        with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
-            yield database
+        """A connection of this thread's own, committed at the end. What cannot be stored must not be paid for."""
+        try:
+            with closing(sqlite3.connect(self.path, timeout=BUSY_SECONDS)) as database, database:
+                yield database
+        except sqlite3.Error as error:
+            kind = NoSpaceError if "full" in str(error) else UserError
+            raise kind(
+                f"The judge's cache {self.path} cannot be used ({error}); name another, or remove it."
+            ) from error

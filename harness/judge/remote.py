@@ -52,7 +52,7 @@ class OpenAIJudge:
     def announce(self, task: Task, items: Sequence[JudgeItem]) -> None:
         """Send off, as a batch, the items that have no reply yet, where the judge works in batches."""
         if self._settings.batch and task.rubric is not None:
-            self._batches.submit(self._open(self._questions(task.rubric, items)))
+            self._batches.submit(self._questions(task.rubric, items).values(), self._is_open)
 
     def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict for each item, in order; equal items are asked once, and the first of them has the usage."""
@@ -87,8 +87,8 @@ class OpenAIJudge:
         """
         why = self._batches.collect(questions)
         for _ in range(ROUNDS if self._settings.batch else 0):
-            wanted = self._open(questions)
-            why = self._batches.submit(wanted)
+            wanted = [question for question in questions.values() if self._is_open(question)]
+            why = self._batches.submit(wanted, self._is_open)
             if len(why) == len(wanted):
                 break
             why |= self._batches.collect(questions)
@@ -99,14 +99,14 @@ class OpenAIJudge:
         with ThreadPoolExecutor(self._settings.concurrency) as pool:
             try:
                 return dict(zip(questions, pool.map(self._verdict, questions.values()), strict=True))
-            except BaseException:
+            except (KeyboardInterrupt, SystemExit):  # wake those that wait out a pause; the run ends
                 self._endpoint.pace.close()
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
 
-    def _open(self, questions: Mapping[str, Question]) -> list[Question]:
-        """The questions that want a reply."""
-        return [question for question in questions.values() if self._stored(question) is None]
+    def _is_open(self, question: Question) -> bool:
+        """Whether a question wants a reply."""
+        return self._stored(question) is None
 
     def _verdict(self, question: Question) -> Verdict:
         """The stored replies' verdict, or the judge's."""
@@ -163,8 +163,9 @@ class _Outages:
             self._row = self._row + 1 if outage else 0
 
     def forget(self) -> None:
-        """Begin anew: what was down may be up again."""
-        self.count(False)
+        """Begin anew: what was down may be up again; one more outage says that it is not."""
+        with self._lock:
+            self._row = min(self._row, PATIENCE - 1)
 
     def too_many(self) -> bool:
         return self._row >= PATIENCE

@@ -41,8 +41,8 @@ class AdapterConfig(BaseModel):
 
 
 def read_config(adapter: Path) -> AdapterConfig:
-    """Read an adapter's `expert_cfg.json`. Raises MethodError where it is missing or malformed."""
-    path = adapter / CONFIG
+    """Read an adapter's `expert_cfg.json`, or that file itself. Raises MethodError where it is missing or malformed."""
+    path = adapter if adapter.is_file() else adapter / CONFIG
     try:
         return AdapterConfig.model_validate_json(path.read_bytes())
     except FileNotFoundError as error:

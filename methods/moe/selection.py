@@ -49,11 +49,17 @@ def lowest(scores: Scores, counts: Mapping[int, int]) -> Selection:
 
 def _ranked(scores: Scores) -> Iterator[tuple[int, list[float], list[int]]]:
     """Each layer's number, its row of scores and its expert ids, highest score first, of equal ones the lower id."""
+    check_scores(scores)
+    for layer, row in zip(scores.layers, scores.values.tolist(), strict=True):
+        yield layer, row, sorted(range(len(row)), key=lambda expert: (-row[expert], expert))
+
+
+def check_scores(scores: Scores) -> None:
+    """Raise MethodError, naming layer and expert, for a score that is no finite number, or below 0 and not signed."""
     for layer, row in zip(scores.layers, scores.values.tolist(), strict=True):
         for expert, value in enumerate(row):
             if not math.isfinite(value) or (value < 0 and not scores.signed):
                 raise MethodError(f"the score of expert {expert} in layer {layer} is {value}; profile the data again")
-        yield layer, row, sorted(range(len(row)), key=lambda expert: (-row[expert], expert))
 
 
 def _cumulate(row: Sequence[float], order: Sequence[int], p: float) -> list[int]:
@@ -68,11 +74,12 @@ def _cumulate(row: Sequence[float], order: Sequence[int], p: float) -> list[int]
 
 
 def _first(layer: int, experts: list[int], count: int) -> list[int]:
-    _check_count(layer, len(experts), count)
+    check_count(layer, len(experts), count)
     return experts[:count]
 
 
-def _check_count(layer: int, experts: int, count: int) -> None:
+def check_count(layer: int, experts: int, count: int) -> None:
+    """Raise MethodError where a layer has fewer experts than are asked for."""
     if count > experts:
         raise MethodError(f"layer {layer} has {experts} experts, {count} are asked for")
 
@@ -83,7 +90,7 @@ def draw(selection: Mapping[int, Sequence[int]], num_experts: int, seed: int) ->
     A layer's draw depends on `seed` and the layer's number alone. Raises MethodError where a layer has too few experts.
     """
     for layer, chosen in selection.items():
-        _check_count(layer, num_experts, len(chosen))
+        check_count(layer, num_experts, len(chosen))
     return {
         layer: sorted(random.Random(f"{seed}:{layer}").sample(range(num_experts), len(chosen)))
         for layer, chosen in selection.items()

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.errors import UserError
+from harness.errors import NoSpaceError, UserError
 from harness.judge import JudgeSettings, Usage, choose
 from harness.judge.base import DEFAULT_MODEL
 from harness.judge.question import FRAMES, messages, read
 from harness.judge.reference import ReferenceJudge
 from tasks.task import Rubric, Task
-from tests.harness.judge_server import KEY, RUBRIC, TASK, Item, MakeJudge, Response, Server, gives, says
+from tests.harness.judge_server import KEY, RUBRIC, TASK, Item, MakeJudge, Response, Server, answer_in, gives, says
 
 ONE = Usage(requests=1, tokens_in=5, tokens_out=2)
 
@@ -65,32 +65,32 @@ def test_whatever_changes_the_question_is_asked_anew(server: Server, judge: Make
     assert verdict.score == 0.2
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "8",
-        "I would say 8 out of 10.",
-        "Great answer, no number",
-        '{"score": "8"}',
-        '{"score": 11}',
-        '{"score": -1}',
-        '{"score": NaN}',
-        '{"score": true}',
-        '{"reason": "no score"}',
-        '{"score": 8',
-        "",
-        None,
-    ],
-)
-def test_an_unreadable_reply_is_asked_once_more_and_then_unscored(
-    server: Server, judge: MakeJudge, text: str | None
-) -> None:
-    server.respond = lambda number, body: says(text)
-    [verdict] = judge().score(TASK, [Item("a")])
-    assert (verdict.score, verdict.state) == (None, "unscored")
-    assert len(server.requests) == 2
-    assert [message["role"] for message in server.requests[1]["messages"]] == ["system", "user", "assistant", "user"]
-    assert server.requests[1]["messages"][2]["content"] == (text or "")
+UNREADABLE = [
+    "8",
+    "I would say 8 out of 10.",
+    "7 for style, 3 for content, total score: 10",
+    "Great answer, no number",
+    '{"score": "8"}',
+    '{"score": 11}',
+    '{"score": -1}',
+    '{"score": NaN}',
+    '{"score": true}',
+    '{"reason": "no score"}',
+    '{"score": 8',
+    '{"score": 8} {"score": 9}',
+    "",
+    None,
+]
+
+
+def test_an_unreadable_reply_is_asked_once_more_and_then_unscored(server: Server, judge: MakeJudge) -> None:
+    server.respond = lambda number, body: says(UNREADABLE[int(answer_in(body))])
+    verdicts = judge().score(TASK, [Item(str(place)) for place in range(len(UNREADABLE))])
+    assert [(verdict.score, verdict.state) for verdict in verdicts] == [(None, "unscored")] * len(UNREADABLE)
+    assert len(server.requests) == 2 * len(UNREADABLE)
+    for request, text in zip(server.requests[1::2], UNREADABLE, strict=True):
+        assert [message["role"] for message in request["messages"]] == ["system", "user", "assistant", "user"]
+        assert request["messages"][2]["content"] == (text or "")
 
 
 def test_the_second_reply_counts_and_both_are_paid(server: Server, judge: MakeJudge) -> None:
@@ -162,6 +162,16 @@ def test_an_unreadable_reply_is_stored_too_and_not_paid_for_again(server: Server
     assert judge().score(TASK, [Item("a")])[0].state == "unscored"
     again = judge().score(TASK, [Item("a")])[0]
     assert (again.state, again.usage, len(server.requests)) == ("unscored", ONE + ONE, 2)
+
+
+def test_an_endpoint_that_is_still_down_for_the_next_cell_is_found_out_at_once(
+    server: Server, judge: MakeJudge
+) -> None:
+    server.respond = lambda number, body: (500, {}, "{}")
+    down = judge()
+    for _ in range(2):
+        down.score(TASK, [Item(str(n)) for n in range(20)])
+    assert len(server.requests) == 4
 
 
 def test_what_failed_is_asked_again_the_next_time(server: Server, judge: MakeJudge) -> None:
@@ -256,6 +266,17 @@ def test_a_cache_that_is_no_database_is_a_sentence(judge: MakeJudge, tmp_path: P
     broken.write_text("this is not a database, it only looks like a file that could be one" * 20)
     with pytest.raises(UserError, match=r"broken\.sqlite cannot be used"):
         judge(cache=broken)
+
+
+def test_a_cache_that_breaks_while_judging_ends_it_before_more_is_paid_for(
+    server: Server, judge: MakeJudge, tmp_path: Path
+) -> None:
+    broken = judge()
+    with sqlite3.connect(tmp_path / "j.sqlite") as database:
+        database.execute("CREATE TRIGGER full BEFORE INSERT ON said BEGIN SELECT raise(ABORT, 'disk is full'); END")
+    with pytest.raises(NoSpaceError, match=r"j\.sqlite cannot be used"):
+        broken.score(TASK, [Item(str(n)) for n in range(20)])
+    assert len(server.requests) <= 2
 
 
 def test_the_cache_holds_no_key(server: Server, judge: MakeJudge, tmp_path: Path) -> None:

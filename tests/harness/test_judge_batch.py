@@ -122,7 +122,16 @@ def test_a_batch_keeps_to_the_budget_and_a_higher_one_goes_on(server: Server, ju
     assert set(server.paid.values()) == {1}
 
 
-def test_an_endpoint_without_batches_is_failed_in_a_sentence_without_the_key(judge: MakeJudge) -> None:
+@pytest.mark.parametrize("status", [200, 404])
+def test_an_endpoint_that_knows_no_batches_is_failed(
+    server: Server, judge: MakeJudge, monkeypatch: pytest.MonkeyPatch, status: int
+) -> None:
+    monkeypatch.setattr(server, "_batch", lambda *request: (status, {}, '"what?"'))
+    [verdict] = judge(batch=True).score(TASK, ITEMS[:1])
+    assert (verdict.score, verdict.state) == (None, "failed")
+
+
+def test_an_endpoint_that_is_not_there_is_failed_in_a_sentence_without_the_key(judge: MakeJudge) -> None:
     [verdict] = judge(batch=True, base_url="http://127.0.0.1:9/v1").score(TASK, ITEMS[:1])
     assert (verdict.score, verdict.state) == (None, "failed")
     assert verdict.reason

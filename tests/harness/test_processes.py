@@ -39,13 +39,17 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path):
         "seed": 0,
         "precision": "float32",
         "trust_remote_code": False,
+        "profiling": None,
+        "profile_after": False,
     }
     seen, adapters = {}, {}
     for processes in (1, 2):
         out, scratch = tmp_path / f"out{processes}", tmp_path / f"scratch{processes}"
         out.mkdir()
         scratch.mkdir()
-        places = Places(backbone=BACKBONE, out=out, scratch=scratch, task=tmp_path / "task.jsonl", processes=processes)
+        places = Places(
+            backbone=BACKBONE, out=out, scratch=scratch, tasks=[tmp_path / "task.jsonl"], processes=processes
+        )
         steps = []
         seen[processes] = train_step(places, settings, lambda step, of, steps=steps: steps.append((step, of)))
         assert steps[-1] == (3, 3)

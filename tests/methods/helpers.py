@@ -90,7 +90,7 @@ class Outcome:
         self.layers = moe_layers(self.model)
         self.seen = seen = profiled(self.model)
         self.base_logits = logits(self.model)
-        self.parameters = method.prepare(self.model, Context(seed=3, profile=seen))
+        self.parameters = method.prepare(self.model, Context(3, seen, seen, profiled))
         self.prepared_logits = logits(self.model)
         self.before = {name: tensor.clone() for name, tensor in self.model.state_dict().items()}
         self.optimizer = train(self.model, self.parameters)

@@ -1,5 +1,6 @@
 """The tables say what the records say, and nothing where the records say nothing."""
 
+import json
 import math
 from pathlib import Path
 
@@ -7,6 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
+from reports.content import gather
+from reports.markdown import report
 from reports.records import Record
 from reports.results import read
 from reports.scores import Scores
@@ -181,3 +184,18 @@ def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tm
     assert table.cells["fft", "train_seconds"].value == pytest.approx((120 + 12 + 12) / 3 / 60)
     assert table.cells["fft", "stored_bytes"].value == pytest.approx(2.5)
     assert table.cells["base", "train_seconds"].note == "not trained"
+
+
+def test_a_table_that_the_suite_asks_for_compares_its_rows_among_themselves(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.build(tmp_path)
+    manifest = made_up.manifest()
+    asked = {"title": "Table 5. Ways to identify experts", "rows": ["random-token", "random-gate"], "role": "ability"}
+    manifest["suite"] |= {"tables": [asked]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    (part,) = gather(tmp_path).parts
+    (table,) = part.views
+    assert [row.name for row in table.rows] == asked["rows"]
+    assert table.frame().equals(part.ability.frame().loc[["Random (Token)", "Random (Gate)"]])
+    assert "best" not in {part.ability.cells["random-gate", "intent"].mark}
+    assert table.cells["random-gate", "intent"].mark == "best"
+    assert f"## {asked['title']}" in report(tmp_path)

@@ -1,0 +1,50 @@
+"""Training a coarse-grained model that groups of experts simulate: what ESFT and full fine-tuning share of it."""
+
+from pathlib import Path
+
+from pydantic import Field
+from transformers import PreTrainedModel
+
+from methods.atomic import write_tensors
+from methods.errors import MethodError
+from methods.method import Context, Method
+from methods.moe.grouping import Groups, check_groups, group_experts, settle_routers, use_grouped_routers
+from methods.moe.layout import hub_tensors
+from methods.moe.view import moe_layers
+
+ROUTERS = "routers.safetensors"
+
+
+class GroupedExperts(Method):
+    """A method that may train the coarse-grained model in place of the backbone (ESFT paper, Appendix C).
+
+    Attributes:
+        group_size: experts that share one gate and are chosen together, see `methods.moe.grouping`; 1 changes nothing.
+            It must divide the number of experts a token is sent to. Groups come from the profile of the general data.
+    """
+
+    group_size: int = Field(default=1, ge=1)
+
+    @property
+    def needs_general(self) -> bool:  # type: ignore[override]
+        """Groups are made by how general data are routed."""
+        return self.group_size > 1
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where the model's experts cannot be grouped."""
+        super().check_model(model)
+        for layer in moe_layers(model).values() if self.group_size > 1 else ():
+            check_groups(model, layer, self.group_size)
+
+    def group(self, model: PreTrainedModel, context: Context) -> Groups:
+        """Make `model` the coarse-grained one, in place; returns its groups. Raises MethodError where it cannot be."""
+        if context.general is None:
+            raise MethodError("experts are grouped by a profile of general data, and none was given")
+        groups = group_experts(model, context.general, self.group_size)
+        use_grouped_routers(model, groups)
+        return groups
+
+    def export_routers(self, model: PreTrainedModel, folder: Path) -> None:
+        """Write what grouping made of the routers, beside the adapter."""
+        if self.group_size > 1:
+            write_tensors(folder / ROUTERS, hub_tensors(model, settle_routers(model)))

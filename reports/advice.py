@@ -1,0 +1,250 @@
+"""Which method for this task? In plain words, from the numbers and their uncertainty; no paper's order is presumed.
+
+For a task: the rows that are best or not distinguishable from the best (Table 1's own test); of these the cheapest in
+time, memory and storage; and what each of them makes the model forget (general ability of the cells trained on that
+task against the base model, paired over items, Holm's correction over the rows in question). Rows that ablate another,
+such as random experts, are named where they cannot be told from the best and are never the advice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from reports.paired import against
+from reports.scores import Column, Row, Scores
+from reports.statistics import Comparison, holm
+from reports.tables import ALPHA, AVERAGE, Table
+from reports.words import interval, line, listing, number, quantity
+
+COSTS = {
+    "train_seconds": ("trains fastest", "train fastest"),
+    "peak_memory_bytes": ("needs the least memory", "need the least memory"),
+    "stored_bytes": ("stores the least", "store the least"),
+}
+NEARLY = 1.05
+"""Costs within 5% of the lowest count as the lowest: a second run of the same cell differs by as much."""
+
+
+@dataclass(frozen=True)
+class TaskAdvice:
+    """What the numbers say about one task, or about the average over all.
+
+    Attributes:
+        task: the column's name, empty for the average; `title`: its header.
+        candidates: rows that are best or not distinguishable from the best, highest first; no base, no ablations.
+        cheapest: for each cost, the candidates within 5% of the lowest.
+        forgotten: candidates' general ability minus the base model's; `sure`: whose difference is resolved.
+        pick: the row to take, where the numbers leave one; None where they do not.
+        sentences: all of it in words, escaped as `words.line` does.
+    """
+
+    task: str
+    title: str
+    candidates: tuple[Row, ...] = ()
+    cheapest: Mapping[str, tuple[Row, ...]] = field(default_factory=dict)
+    forgotten: Mapping[str, Comparison] = field(default_factory=dict)
+    sure: frozenset[str] = frozenset()
+    pick: Row | None = None
+    sentences: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One for the average over all tasks, and one for each task."""
+
+    overall: TaskAdvice | None
+    tasks: tuple[TaskAdvice, ...]
+
+
+def advise(scores: Scores, ability: Table, general: Table) -> Advice:
+    """Derive the advice from the tables and the items behind them."""
+    columns = [column for column in ability.columns if column.name]
+    if not any(not scores.is_base(row) for row in ability.rows) or not columns:
+        return Advice(None, ())
+    tasks = tuple(_advise(scores, ability, general, column) for column in columns)
+    overall = _advise(scores, ability, general, AVERAGE) if len(columns) > 1 else None
+    if overall and overall.pick:
+        overall = _unless_a_task_says_otherwise(scores, overall, overall.pick, dict(zip(columns, tasks, strict=True)))
+    return Advice(overall, tasks)
+
+
+def _unless_a_task_says_otherwise(
+    scores: Scores, overall: TaskAdvice, pick: Row, tasks: Mapping[Column, TaskAdvice]
+) -> TaskAdvice:
+    """The overall pick only where no single task speaks against it: averages hide, and few tasks resolve little."""
+    behind = [line(one.title) for one in tasks.values() if one.candidates and pick not in one.candidates]
+    forgets = [
+        line(one.title)
+        for column, one in tasks.items()
+        if pick in one.candidates and _keeping_more(scores, pick, one.candidates, one.forgotten, column)
+    ]
+    if not behind and not forgets:
+        return overall
+    parts = [f"its score is behind on {listing(behind)}"] if behind else []
+    parts += [f"another that scores as high keeps more of the general ability on {listing(forgets)}"] if forgets else []
+    why = f"**Not resolved**: {line(pick.title)} is best or cheapest on average, but {' and '.join(parts)}."
+    return replace(overall, pick=None, sentences=(*overall.sentences[:-1], why))
+
+
+def _advise(scores: Scores, ability: Table, general: Table, column: Column) -> TaskAdvice:
+    """One task, or the average."""
+    title = "Over all tasks" if column is AVERAGE else column.title
+    there = [row for row in ability.rows if ability.cell(row, column).comparable]
+    ranked = sorted(there, key=lambda row: -(ability.cell(row, column).value or 0.0))
+    if column.mixed or len(ranked) < 2:
+        why = "its rows were judged by different judges" if column.mixed else "fewer than two rows can be compared"
+        return TaskAdvice(column.name, title, sentences=(f"No advice: {why} yet.", *_absent(ability, column)))
+    top = [row for row in ranked if ability.cell(row, column).mark == "best"]
+    candidates = tuple(row for row in top if not scores.is_base(row) and not row.ablates)
+    sentences = [*_best(scores, ability, column, ranked, top), *_absent(ability, column)]
+    if not candidates or any(scores.is_base(row) for row in top):
+        return TaskAdvice(column.name, title, candidates, sentences=tuple(sentences))
+    costs = {metric: _costs(scores, candidates, column, metric) for metric in COSTS}
+    cheapest = {metric: _lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
+    forgotten = _forgotten(scores, general, candidates, column)
+    sure = _sure(forgotten)
+    pick, why = _pick(scores, candidates, cheapest, forgotten, column)
+    sentences += [_cheap(candidates, cheapest, costs), *_forgets(candidates, forgotten, sure), why]
+    told = tuple(sentence for sentence in sentences if sentence)
+    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, told)
+
+
+def _best(scores: Scores, ability: Table, column: Column, ranked: Sequence[Row], top: Sequence[Row]) -> list[str]:
+    """Who is highest and who cannot be told from it."""
+    best = ranked[0]
+    value = number(ability.cell(best, column).value or 0.0)
+    others = [row for row in top if row != best]
+    told = f"{_name(best)} scores highest, {value}"
+    if not others:
+        told += ", and the difference to every other row is resolved."
+    else:
+        told += f"; not resolved against {listing([_name(row) for row in others])}."
+    if any(scores.is_base(row) for row in top):
+        told += " The base model is among these: on these items no gain from training is resolved."
+    return [told]
+
+
+def _name(row: Row) -> str:
+    return f"{line(row.title)} (an ablation)" if row.ablates else line(row.title)
+
+
+def _absent(ability: Table, column: Column) -> list[str]:
+    """The rows that were not compared, with the reason."""
+    reasons = []
+    for row in ability.rows:
+        cell = ability.cell(row, column)
+        if cell.comparable:
+            continue
+        short = f"only {100 * cell.coverage:.0f}% of its items scored" if cell.coverage is not None else ""
+        reasons.append(f"{line(row.title)} ({line(short or cell.note or 'no value', 80)})")
+    return [f"Not compared: {listing(reasons)}."] if reasons else []
+
+
+def _costs(scores: Scores, rows: Sequence[Row], column: Column, metric: str) -> dict[str, float]:
+    """Mean cost of a row's cells of the task (of all cells for the average); rows without any are left out."""
+    found: dict[str, list[float]] = {}
+    for record in scores.records:
+        asked = record.metric == metric and (column is AVERAGE or record.task in column.tasks)
+        if asked and record.role == "cost" and record.value is not None:
+            found.setdefault(record.method, []).append(record.value)
+    return {row.name: float(np.mean(found[row.name])) for row in rows if row.name in found}
+
+
+def _lowest(rows: Sequence[Row], costs: Mapping[str, float]) -> tuple[Row, ...]:
+    lowest = min(costs.values())
+    return tuple(row for row in rows if costs[row.name] <= NEARLY * lowest)
+
+
+def _forgotten(scores: Scores, general: Table, rows: Sequence[Row], column: Column) -> dict[str, Comparison]:
+    """General ability of the rows' cells of this task minus the base model's, where both are there."""
+    base = next((row for row in general.rows if scores.is_base(row)), None)
+    if base is None or not general.columns or not general.cell(base, AVERAGE).comparable:
+        return {}
+    compared = {row.name: _kept(scores, row, base, column) for row in rows if general.cell(row, AVERAGE).comparable}
+    return {name: one for name, one in compared.items() if one is not None}
+
+
+def _kept(scores: Scores, row: Row, other: Row, column: Column) -> Comparison | None:
+    """General ability of one row minus another's, in the cells of this task."""
+    tasks = [""] if column is AVERAGE else list(column.tasks)
+    return against(scores, row, other, "general", tasks[0]) if len(tasks) == 1 else None
+
+
+def _sure(compared: Mapping[str, Comparison]) -> frozenset[str]:
+    adjusted = holm([one.p_value for one in compared.values()])
+    return frozenset(name for name, p in zip(compared, adjusted, strict=True) if p <= ALPHA)
+
+
+def _cheap(
+    rows: Sequence[Row], cheapest: Mapping[str, tuple[Row, ...]], costs: Mapping[str, Mapping[str, float]]
+) -> str:
+    """Who is cheapest among the candidates; for a single one, what it costs."""
+    if not cheapest:
+        return "What they cost was not measured for all of them." if len(rows) > 1 else ""
+    if len(rows) == 1:
+        known = [quantity(metric, costs[metric][rows[0].name]) for metric in cheapest]
+        return f"It takes {listing(known)}."
+    won: dict[tuple[Row, ...], list[str]] = {}
+    for metric, winners in cheapest.items():
+        lowest = quantity(metric, min(costs[metric].values()))
+        won.setdefault(winners, []).append(f"{COSTS[metric][len(winners) > 1]} ({lowest})")
+    parts = []
+    for winners, what in won.items():
+        names = listing([line(row.title) for row in winners])
+        parts.append(f"{names} {listing(what)}" if len(winners) == 1 else f"{names}, alike within 5%, {listing(what)}")
+    return f"Of these, {'; '.join(parts)}."
+
+
+def _forgets(rows: Sequence[Row], forgotten: Mapping[str, Comparison], sure: frozenset[str]) -> list[str]:
+    """General ability against the base model, row by row."""
+    if not forgotten:
+        return ["What is forgotten is not known: there is no average of general benchmarks to compare."]
+    told = []
+    for row in rows:
+        one = forgotten.get(row.name)
+        if one:
+            mark = "" if row.name in sure else " (not resolved)"
+            told.append(f"{line(row.title)} {interval(one.estimate, one.low, one.high)}{mark}")
+    return [f"General ability after training, against the base model: {listing(told)}."]
+
+
+def _keeping_more(
+    scores: Scores, pick: Row, rows: Sequence[Row], forgotten: Mapping[str, Comparison], column: Column
+) -> list[str]:
+    """Titles of the candidates that keep more general ability than `pick`, where that is resolved."""
+    others = [row for row in rows if row != pick and {row.name, pick.name} <= set(forgotten)]
+    compared = {row.name: one for row in others if (one := _kept(scores, row, pick, column)) is not None}
+    sure = _sure(compared)
+    return [line(row.title) for row in others if row.name in sure and compared[row.name].estimate > 0]
+
+
+def _cheapest_of_all(rows: Sequence[Row], cheapest: Mapping[str, tuple[Row, ...]]) -> Row | None:
+    """The one row that is cheapest, or within 5% of it, in every cost; None where there is none or several are."""
+    found = [row for row in rows if len(cheapest) == len(COSTS) and all(row in won for won in cheapest.values())]
+    return found[0] if len(found) == 1 else None
+
+
+def _pick(
+    scores: Scores,
+    rows: Sequence[Row],
+    cheapest: Mapping[str, tuple[Row, ...]],
+    forgotten: Mapping[str, Comparison],
+    column: Column,
+) -> tuple[Row | None, str]:
+    """The row to take, and why; none where what speaks for one speaks against it elsewhere."""
+    if len(rows) == 1:
+        return rows[0], f"**Take {line(rows[0].title)}**: no other method scores as high here."
+    pick = _cheapest_of_all(rows, cheapest)
+    if pick is None:
+        return None, "**Not resolved**: by score they are equal as far as this run can tell; choose by what is scarce."
+    title, better = line(pick.title), _keeping_more(scores, pick, rows, forgotten, column)
+    if better:
+        keeps = "keep" if len(better) > 1 else "keeps"
+        return (
+            None,
+            f"**Not resolved**: {title} is cheapest, but {listing(better)} {keeps} more of the general ability.",
+        )
+    known = len(forgotten) == len(rows)
+    why = "neither score nor forgetting speaks against it" if known else "the score does not speak against it"
+    return pick, f"**Take {title}**: {why}, and it is the cheapest in time, memory and storage."

@@ -1,0 +1,171 @@
+"""The advice follows the numbers and their uncertainty, and says "not resolved" where they decide nothing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+
+from reports.advice import Advice, TaskAdvice
+from reports.content import gather
+from reports.markdown import report
+from reports.records import Record
+from tests.reports.conftest import MadeUpRun
+
+ONE = {"intent": "Intent"}
+ROWS = ("base", "fft", "lora", "esft-gate")
+EQUAL = {"base": 0.1, "fft": 0.85, "lora": 0.85, "esft-gate": 0.85, "esft-token": 0.85, "random-gate": 0.85}
+CHEAP_GATE = {"fft": 9.0, "lora": 3.0, "esft-gate": 1.0, "esft-token": 5.0, "random-gate": 1.0}
+
+
+def with_costs(made: MadeUpRun, factors: Mapping[str, float], only: str = "") -> None:
+    """Every cost of a row times its factor, or only the metric named."""
+    before = made.change
+
+    def change(record: Record) -> Record | None:
+        if record.role == "cost" and record.value is not None and only in ("", record.metric):
+            return before(record.model_copy(update={"value": record.value * factors.get(record.method, 1.0)}))
+        return before(record)
+
+    made.change = change
+
+
+def advice_of(made: MadeUpRun, folder: Path) -> Advice:
+    made.build(folder)
+    return gather(folder).parts[0].advice
+
+
+def of(advice: Advice, task: str) -> TaskAdvice:
+    return next(one for one in advice.tasks if one.task == task)
+
+
+@pytest.fixture
+def equal(made_up: MadeUpRun) -> MadeUpRun:
+    """Three methods that are equally good on one task and forget alike."""
+    made_up.methods, made_up.tasks, made_up.skill = ROWS, dict(ONE), dict(EQUAL)
+    return made_up
+
+
+def test_one_method_that_is_ahead_of_all_others_is_taken(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.skill = {**EQUAL, "lora": 0.95, "fft": 0.4, "esft-gate": 0.4}
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert [row.name for row in one.candidates] == ["lora"]
+    assert one.pick is not None
+    assert one.pick.name == "lora"
+    assert "Take LoRA" in report(tmp_path)
+
+
+def test_equal_scores_and_mixed_costs_are_not_resolved(equal: MadeUpRun, tmp_path: Path) -> None:
+    with_costs(equal, {"fft": 9.0, "lora": 2.0})
+    with_costs(equal, {"lora": 0.1, "esft-gate": 4.0}, only="stored_bytes")
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert {row.name for row in one.candidates} == {"fft", "lora", "esft-gate"}
+    assert one.pick is None
+    assert [row.name for row in one.cheapest["train_seconds"]] == ["esft-gate"]
+    assert [row.name for row in one.cheapest["stored_bytes"]] == ["lora"]
+    assert "**Not resolved**" in one.sentences[-1]
+
+
+def test_equal_scores_and_one_row_cheapest_in_everything_is_taken_for_its_costs(
+    equal: MadeUpRun, tmp_path: Path
+) -> None:
+    with_costs(equal, CHEAP_GATE)
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert one.pick is not None
+    assert one.pick.name == "esft-gate"
+    assert "cheapest" in one.sentences[-1]
+    assert any("not resolved against" in sentence for sentence in one.sentences)
+
+
+def test_costs_that_are_alike_decide_nothing(equal: MadeUpRun, tmp_path: Path) -> None:
+    with_costs(equal, {"fft": 9.0, "lora": 1.03})
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert {row.name for row in one.cheapest["train_seconds"]} == {"lora", "esft-gate"}
+    assert one.pick is None
+    assert "alike within 5%" in " ".join(one.sentences)
+
+
+def forgetting(made: MadeUpRun, method: str, task: str = "intent") -> None:
+    """Its general items come out wrong after that task."""
+    made.general_items = 200
+    before = made._record
+
+    def record(folder: Path, common: dict[str, object], *rest: object) -> Record:
+        benchmark, title, role, skill, count = rest
+        if role == "general" and (common["method"], common["task"]) == (method, task):
+            skill = 0.2
+        return before(folder, common, benchmark, title, role, skill, count)  # type: ignore[arg-type]
+
+    made._record = record  # type: ignore[method-assign, assignment]
+
+
+def test_the_cheapest_is_not_taken_where_another_keeps_more_general_ability(equal: MadeUpRun, tmp_path: Path) -> None:
+    with_costs(equal, CHEAP_GATE)
+    forgetting(equal, "esft-gate")
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert one.pick is None
+    assert "esft-gate" in one.sure
+    assert one.forgotten["esft-gate"].high < 0
+    assert "keep more of the general ability" in one.sentences[-1]
+
+
+def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.tasks = {"intent": "Intent", "facts2": "Other", "third": "Third"}
+    with_costs(equal, CHEAP_GATE)
+    quiet = advice_of(equal, tmp_path / "quiet").overall
+    assert quiet is not None
+    assert quiet.pick is not None
+    assert quiet.pick.name == "esft-gate"
+    forgetting(equal, "esft-gate")
+    loud = advice_of(equal, tmp_path / "loud").overall
+    assert loud is not None
+    assert loud.pick is None
+    assert "**Not resolved**" in loud.sentences[-1]
+
+
+def test_a_base_model_that_is_as_good_leaves_nothing_to_take(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.skill = dict.fromkeys(EQUAL, 0.8)
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert one.pick is None
+    assert "no gain from training is resolved" in one.sentences[0]
+
+
+def test_an_ablation_is_named_and_never_the_advice(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.methods = (*ROWS, "random-gate")
+    with_costs(equal, CHEAP_GATE)
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert "Random (Gate) (an ablation)" in one.sentences[0]
+    assert "random-gate" not in {row.name for row in one.candidates}
+
+
+def test_failed_and_half_scored_rows_are_named_with_the_reason_and_not_compared(
+    equal: MadeUpRun, tmp_path: Path
+) -> None:
+    equal.unscored = lambda record, index: record.method == "lora" and record.role == "ability" and index % 4 == 0
+    equal.change = lambda record: (
+        record.model_copy(update={"state": "failed", "value": None, "items": "", "note": "out of memory"})
+        if (record.method, record.role) == ("fft", "ability")
+        else record
+    )
+    one = of(advice_of(equal, tmp_path), "intent")
+    words = " ".join(one.sentences)
+    assert [row.name for row in one.candidates] == ["esft-gate"]
+    assert "FFT (failed: out of memory)" in words
+    assert "LoRA (only 75% of its items scored)" in words
+
+
+def test_without_general_benchmarks_what_is_forgotten_is_not_known(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.general = {}
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert one.forgotten == {}
+    assert "is not known" in " ".join(one.sentences)
+
+
+def test_before_two_rows_are_there_there_is_no_advice(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.change = lambda record: record if record.method == "base" else None
+    advice = advice_of(equal, tmp_path)
+    assert all(one.pick is None for one in advice.tasks)
+    assert "Take" not in report(tmp_path)
+
+
+def test_an_empty_run_has_no_section_of_advice(tmp_path: Path) -> None:
+    assert "Which method" not in report(tmp_path)
