@@ -136,9 +136,10 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")],
     against: Annotated[Path | None, typer.Option(help="A run to compare each of them with: comparison.html.")] = None,
+    export: Annotated[str | None, typer.Option(help="Another format to write besides: every-eval-ever.")] = None,
 ) -> None:
     """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from harness.reporting import compare, rewrite
+    from harness.reporting import compare, export_as, rewrite
 
     sound = 0
     for folder in runs:
@@ -149,6 +150,7 @@ def report(
         if content.parts:
             sound += 1
             written += compare(content, against) if against else []
+            written += [export_as(content, export)] if export else []
         for path in written:
             console.print(str(path), highlight=False, soft_wrap=True)
     if not sound:

@@ -6,6 +6,7 @@ from harness.errors import UserError
 from harness.files import full_disk_is_a_sentence
 from reports.comparison import write_comparison
 from reports.content import Content, gather
+from reports.export import FOLDER, export
 from reports.forms import write_reports
 
 
@@ -26,3 +27,12 @@ def compare(run: Content, other: Path) -> list[Path]:
         raise UserError(f"--against {other}: nothing can be read there ({' '.join(before.left_out)})")
     with full_disk_is_a_sentence(run.folder / "comparison.md"):
         return write_comparison(run, before)
+
+
+def export_as(run: Content, form: str) -> Path:
+    """Write a run in another project's format beside its report; returns the folder. There is `every-eval-ever`."""
+    if form != "every-eval-ever":
+        raise UserError(f"--export {form}: there is every-eval-ever.")
+    with full_disk_is_a_sentence(run.folder / FOLDER):
+        export(run)
+    return run.folder / FOLDER
