@@ -53,6 +53,7 @@ def run(
     port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
     micro_batch: MicroBatch = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train a cell together, one a GPU.")] = 1,
     keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
     unsafe_code: UnsafeCode = False,
 ) -> None:
@@ -73,6 +74,7 @@ def run(
             command=command,
             workers=workers,
             micro_batch=micro_batch,
+            processes=processes,
             keep_checkpoints=keep_checkpoints,
         )
     except KeyboardInterrupt:
@@ -99,12 +101,14 @@ def plan(
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from harness.commands import describe, prepare
+    from harness.commands import describe, foreseen, prepare
     from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps, weights=False)  # fmt: skip
     console.print(describe(prepared))
+    console.print()
+    console.print(foreseen(prepared), highlight=False)
     for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
         console.print()
         console.print(table, highlight=False)
@@ -131,17 +135,26 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 
 
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
-    """Write the report of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from harness.reporting import rewrite
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")],
+    against: Annotated[Path | None, typer.Option(help="A run to compare each of them with: comparison.html.")] = None,
+    export: Annotated[str | None, typer.Option(help="Another format to write besides: every-eval-ever.")] = None,
+) -> None:
+    """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
+    from harness.reporting import compare, export_as, rewrite
 
     sound = 0
     for folder in runs:
         content = rewrite(folder)
-        console.print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+        written = [folder / "report.html"]
         for sentence in content.left_out:
             print(f"{folder}: {sentence}", file=sys.stderr)
-        sound += bool(content.parts)
+        if content.parts:
+            sound += 1
+            written += compare(content, against) if against else []
+            written += [export_as(content, export)] if export else []
+        for path in written:
+            console.print(str(path), highlight=False, soft_wrap=True)
     if not sound:
         raise typer.Exit(1)
 

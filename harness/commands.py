@@ -80,6 +80,7 @@ def prepare(
         judge=judge.name,
         weights=weights,
     )
+    notes += [task.note for task in plan.tasks.values() if task.note]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
 
 
@@ -115,6 +116,7 @@ def execute(
     command: str,
     workers: int | None = None,
     micro_batch: int | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
@@ -128,7 +130,7 @@ def execute(
         plan=prepared.plan,
         folder=folder,
         judge=prepared.judge,
-        transport=Transport(workers or _default_workers(), 1, micro_batch, keep_checkpoints),
+        transport=Transport(_workers(workers, processes), 1, micro_batch, processes, keep_checkpoints),
         display=Display(prepared.plan, console),
         command=command,
         notes=prepared.notes,
@@ -155,13 +157,22 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _default_workers() -> int:
-    """One cell an accelerator; without one, one a core (a small model uses one core whatever it is given)."""
+def _workers(wanted: int | None, processes: int) -> int:
+    """Cells trained side by side, each in `processes`.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if processes > torch.cuda.device_count():
+            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        return wanted or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or max(1, cores // processes)
 
 
 def describe(prepared: Prepared) -> Table:
@@ -177,10 +188,35 @@ def describe(prepared: Prepared) -> Table:
     chosen = set(plan.chosen_cells)
     for row in plan.suite.methods:
         cells = [cell for cell in states if cell.method == row]
-        by_task = [[cell for cell in cells if cell.task in ("", task)] for task in plan.suite.tasks]
+        by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in plan.suite.tasks]
         shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
         table.add_row(plan.suite.title(row), *shown)
     tested = dict.fromkeys(name for cell in plan.cells for name in plan.benchmarks(cell))
     table.caption = "Items: " + ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in tested)
+    table.caption_justify = "left"
+    return table
+
+
+def foreseen(prepared: Prepared) -> Table:
+    """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
+    from reports.foresight import ASSUMED, resolvable_by, seen_in
+
+    plan = prepared.plan
+    seen = seen_in(prepared.run_dir / plan.suite.name)
+    rows, seeds, tasks = len(plan.suite.methods), len(plan.suite.seeds), len(plan.suite.tasks)
+    table = Table(title="Smallest difference that can be resolved", title_justify="left", box=None, pad_edge=False)
+    for name in ("benchmark", "items", "runs", "points", "given"):
+        table.add_column(name, justify="right" if name in ("items", "runs", "points") else "left")
+    for benchmark in [*plan.suite.tasks, *plan.suite.general]:
+        runs = seeds if benchmark in plan.suite.tasks else seeds * tasks
+        count, spread = plan.data[benchmark].count, seen.get(benchmark)
+        points = f"{resolvable_by(count, runs, rows, spread):.1f}"
+        given = "the spread seen in the run before" if spread else f"a spread of {ASSUMED:.0f} points over items"
+        table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
+    table.caption = (
+        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows. A spread of "
+        f"{ASSUMED:.0f} points: all-or-nothing scores of which a quarter differ between two rows; how much a row "
+        "varies from one training run to the next is known only from an earlier run with several seeds."
+    )
     table.caption_justify = "left"
     return table
