@@ -70,6 +70,7 @@ def prepare(
         engine=_engine_version(suite),
         judge=judge.name,
     )
+    notes += [task.note for task in plan.tasks.values() if task.note]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
 
 
