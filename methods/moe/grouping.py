@@ -7,9 +7,9 @@ plain one, which any server runs. What is averaged are logits, so gates by their
 normalisation; averages of the gates themselves would need another router.
 
 It works wherever equal logits give equal gates. Where the router's k is no whole number of groups, it becomes the
-nearest one (at a tie an even one), in the configuration too. Routers that first choose blocks of experts
-(group-limited) are grouped within those blocks. Two groups whose gates round to the same number may be mixed at the edge of the top k: in
-float32 that does not happen in practice, with gates in bfloat16 it can.
+nearest one (at a tie an even one), in the configuration too. Routers that first choose blocks of experts (group-
+limited) are grouped within those blocks. Two groups whose gates round to the same number may be mixed at the edge of
+the top k: in float32 that does not happen in practice, with gates in bfloat16 it can.
 """
 
 from collections.abc import Mapping
