@@ -99,12 +99,14 @@ def plan(
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from harness.commands import describe, prepare
+    from harness.commands import describe, foreseen, prepare
     from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps)  # fmt: skip
     console.print(describe(prepared))
+    console.print()
+    console.print(foreseen(prepared), highlight=False)
     for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
         console.print()
         console.print(table, highlight=False)
@@ -131,17 +133,26 @@ def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
 
 
 @app.command()
-def report(runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")]) -> None:
-    """Write the report of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from harness.reporting import rewrite
+def report(
+    runs: Annotated[list[Path], typer.Argument(help="Run folders, e.g. runs/mini.")],
+    against: Annotated[Path | None, typer.Option(help="A run to compare each of them with: comparison.html.")] = None,
+    export: Annotated[str | None, typer.Option(help="Another format to write besides: every-eval-ever.")] = None,
+) -> None:
+    """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
+    from harness.reporting import compare, export_as, rewrite
 
     sound = 0
     for folder in runs:
         content = rewrite(folder)
-        console.print(f"{folder / 'report.html'}", highlight=False, soft_wrap=True)
+        written = [folder / "report.html"]
         for sentence in content.left_out:
             print(f"{folder}: {sentence}", file=sys.stderr)
-        sound += bool(content.parts)
+        if content.parts:
+            sound += 1
+            written += compare(content, against) if against else []
+            written += [export_as(content, export)] if export else []
+        for path in written:
+            console.print(str(path), highlight=False, soft_wrap=True)
     if not sound:
         raise typer.Exit(1)
 

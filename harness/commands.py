@@ -187,3 +187,28 @@ def describe(prepared: Prepared) -> Table:
     table.caption = f"Items: {items}; {general}"
     table.caption_justify = "left"
     return table
+
+
+def foreseen(prepared: Prepared) -> Table:
+    """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
+    from reports.foresight import ASSUMED, resolvable_by, seen_in
+
+    plan = prepared.plan
+    seen = seen_in(prepared.run_dir / plan.suite.name)
+    rows, seeds, tasks = len(plan.suite.methods), len(plan.suite.seeds), len(plan.suite.tasks)
+    table = Table(title="Smallest difference that can be resolved", title_justify="left", box=None, pad_edge=False)
+    for name in ("benchmark", "items", "runs", "points", "given"):
+        table.add_column(name, justify="right" if name in ("items", "runs", "points") else "left")
+    for benchmark in [*plan.suite.tasks, *plan.suite.general]:
+        runs = seeds if benchmark in plan.suite.tasks else seeds * tasks
+        count, spread = plan.data[benchmark].count, seen.get(benchmark)
+        points = f"{resolvable_by(count, runs, rows, spread):.1f}"
+        given = "the spread seen in the run before" if spread else f"a spread of {ASSUMED:.0f} points over items"
+        table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
+    table.caption = (
+        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows. A spread of "
+        f"{ASSUMED:.0f} points: all-or-nothing scores of which a quarter differ between two rows; how much a row "
+        "varies from one training run to the next is known only from an earlier run with several seeds."
+    )
+    table.caption_justify = "left"
+    return table

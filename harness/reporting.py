@@ -4,7 +4,9 @@ from pathlib import Path
 
 from harness.errors import UserError
 from harness.files import full_disk_is_a_sentence
-from reports.content import Content
+from reports.comparison import write_comparison
+from reports.content import Content, gather
+from reports.export import FOLDER, export
 from reports.forms import write_reports
 
 
@@ -14,3 +16,23 @@ def rewrite(folder: Path) -> Content:
         raise UserError(f"{folder}: there is no such run folder.")
     with full_disk_is_a_sentence(folder / "report.md"):
         return write_reports(folder)
+
+
+def compare(run: Content, other: Path) -> list[Path]:
+    """Write what changed in a run against another one, into the first one's folder; returns the files."""
+    if not other.is_dir():
+        raise UserError(f"--against {other}: there is no such run folder.")
+    before = gather(other)
+    if not before.parts:
+        raise UserError(f"--against {other}: nothing can be read there ({' '.join(before.left_out)})")
+    with full_disk_is_a_sentence(run.folder / "comparison.md"):
+        return write_comparison(run, before)
+
+
+def export_as(run: Content, form: str) -> Path:
+    """Write a run in another project's format beside its report; returns the folder. There is `every-eval-ever`."""
+    if form != "every-eval-ever":
+        raise UserError(f"--export {form}: there is every-eval-ever.")
+    with full_disk_is_a_sentence(run.folder / FOLDER):
+        export(run)
+    return run.folder / FOLDER

@@ -23,6 +23,7 @@ from harness.data import IGNORED, Sample, stack
 from harness.errors import UserError
 from harness.suite import Training
 from harness.validation import Validation
+from methods.recompute import checkpoint_gradients
 
 __all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
 
@@ -81,7 +82,7 @@ def train(
     )
     model.train()
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_gradients(model)
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     log = TrainingLog()

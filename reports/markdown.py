@@ -71,9 +71,9 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     blocks += _figures(gallery, beside or content.folder)
     blocks += _efficiency(content)
     blocks += _repeat(content)
-    blocks += _bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
-    blocks += _bullets("Notes", content.notes)
-    blocks += _bullets("Left out", content.left_out)
+    blocks += bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
+    blocks += bullets("Notes", content.notes)
+    blocks += bullets("Left out", content.left_out)
     return "\n\n".join(blocks) + "\n"
 
 
@@ -115,7 +115,7 @@ def _sections(part: Part, suffix: str) -> list[str]:
     views = [(table, score) for table in part.views]
     for table, write in ((part.ability, score), (part.general, score), (part.ablation, difference), *views):
         if table.rows and table.columns:
-            parts += [f"## {table.title}{suffix}", table.caption, *_table(table, write)]
+            parts += [f"## {table.title}{suffix}", table.caption, *table_blocks(table, write)]
             parts += [text for text in [resolution(table)] if text]
     return parts
 
@@ -153,11 +153,11 @@ def _advice(part: Part, suffix: str) -> list[str]:
     told = [one for one in [advice.overall, *advice.tasks] if one is not None]
     if not told:
         return []
-    bullets = "\n".join(f"- **{line(one.title)}.** {' '.join(one.sentences)}" for one in told)
-    return [f"## Which method for this task?{suffix}", ADVICE, bullets]
+    lines = "\n".join(f"- **{line(one.title)}.** {' '.join(one.sentences)}" for one in told)
+    return [f"## Which method for this task?{suffix}", ADVICE, lines]
 
 
-def _table(table: Table, write: Callable[[Cell], str]) -> list[str]:
+def table_blocks(table: Table, write: Callable[[Cell], str]) -> list[str]:
     """A table and its footnotes."""
     letters: dict[str, str] = {}
     body = []
@@ -254,9 +254,9 @@ def _efficiency(content: Content) -> list[str]:
     for part in content.parts:
         caption = part.efficiency.caption
         parts += [f"{line(part.backbone)}: {caption}" if len(content.parts) > 1 else caption]
-        parts += _table(part.efficiency, cost)
+        parts += table_blocks(part.efficiency, cost)
         if part.judging is not None:
-            parts += [part.judging.caption, *_table(part.judging, cost)]
+            parts += [part.judging.caption, *table_blocks(part.judging, cost)]
     told = spent([record for part in content.parts for record in part.scores.records], content.manifest)
     parts += [" ".join(told)] if told else []
     known = _facts(content.manifest, "started", "finished", "states", "hardware")
@@ -275,7 +275,8 @@ def _facts(manifest: Mapping[str, Any], *keys: str) -> str:
     return "\n".join(f"- {key}: {flat(manifest[key])}" for key in keys if manifest.get(key))
 
 
-def _bullets(title: str, sentences: Sequence[str]) -> list[str]:
+def bullets(title: str, sentences: Sequence[str]) -> list[str]:
+    """A section of sentences; nothing without one."""
     return [f"## {title}", "\n".join(f"- {line(text, 1000)}" for text in sentences)] if sentences else []
 
 

@@ -4,10 +4,12 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from markupsafe import Markup
 
 from reports.glance import Glance, Side
 from reports.markdown import judges
+from reports.paper import Beside, BesideTable
 from reports.scores import Column
 from reports.statistics import Comparison
 from reports.summary import resolution
@@ -29,11 +31,12 @@ class Entry:
 
 @dataclass(frozen=True)
 class Head:
-    """A column's header; `mark` stands for its judge, `title` may be hovered for more."""
+    """A column's header; `mark` stands for its judge, `more` is shown on hovering; `words` where no numbers stand."""
 
     title: str
     mark: str = ""
     more: str = ""
+    words: bool = False
 
 
 @dataclass(frozen=True)
@@ -113,13 +116,36 @@ def cost_entry(cell: Cell) -> Entry:
     return Entry(MISSING) if cell.value is None else Entry(amount(cell.value), sort=cell.value)
 
 
+def beside_grid(table: BesideTable, suffix: str = "") -> Grid:
+    """A paper's values beside ours."""
+    heads = [Head("Column", words=True), *map(Head, ("Published", "Ours", "Difference")), Head("Resolved", words=True)]
+    title = f"{table.title} ({table.source}){suffix}"
+    rows = [(cell.row, _beside_entries(cell, table.digits)) for cell in table.cells]
+    return Grid(f"beside-{slug(title)}", title, "", heads, rows, notes=[plain(note) for note in table.notes])
+
+
+def _beside_entries(cell: Beside, digits: int) -> list[Entry]:
+    width = f"± {number(cell.half_width, digits=digits)}" if cell.half_width is not None else ""
+    known = cell.low is not None and cell.high is not None
+    own = f"[{number(cell.low or 0.0)}, {number(cell.high or 0.0)}]" if known else ""
+    gap = cell.difference
+    return [
+        Entry(cell.column),
+        Entry(number(cell.published, digits=digits), width, cell.published),
+        Entry(MISSING if cell.ours is None else number(cell.ours), own, cell.ours),
+        Entry(MISSING if gap is None else number(gap, signed=True), "", gap, "best" if cell.resolved else ""),
+        Entry({True: "yes", False: "no", None: MISSING}[cell.resolved], cell.why),
+    ]
+
+
+AT_A_GLANCE = ("train_seconds", "peak_memory_bytes", "stored_bytes")
+"""Of the costs, those that most readers choose by."""
+
+
 def glance_grid(seen: Glance, suffix: str = "") -> Grid:
     """What each row gains, forgets and costs, in one table with its intervals drawn."""
-    costs = [metric for metric in COSTS if any(line.costs[metric].value is not None for line in seen.lines)]
-    scales = [
-        max((abs(end) for side in sides if side.difference for end in _ends(side.difference)), default=1.0) or 1.0
-        for sides in ([line.ability for line in seen.lines], [line.general for line in seen.lines])
-    ]
+    costs = [metric for metric in AT_A_GLANCE if any(line.costs[metric].value is not None for line in seen.lines)]
+    scales = [_scale([line.ability for line in seen.lines]), _scale([line.general for line in seen.lines])]
     heads = [
         Head("Task ability"),
         Head(f"against {seen.best}" if seen.best else "against the best"),
@@ -145,11 +171,16 @@ def glance_grid(seen: Glance, suffix: str = "") -> Grid:
     return Grid(f"at-a-glance{slug(suffix)}", f"At a glance{suffix}", caption, heads, rows)
 
 
-def _ends(found: Comparison) -> tuple[float, float]:
-    return found.low, found.high
+def _scale(sides: Sequence[Side]) -> tuple[float, float]:
+    """From where to where differences are drawn: all intervals and zero, but for outliers, which stand at the edge."""
+    found = [side.difference for side in sides if side.difference is not None]
+    reach = 3.0 * float(np.median([abs(one.estimate) for one in found])) if found else 1.0
+    low = min([0.0, *(max(one.low, -reach) for one in found)])
+    high = max([0.0, *(min(one.high, reach) for one in found)])
+    return (low, high) if high > low else (-1.0, 1.0)
 
 
-def _against_entry(side: Side, scale: float) -> Entry:
+def _against_entry(side: Side, scale: tuple[float, float]) -> Entry:
     if side.reference:
         return Entry("reference", sort=0.0, mark="quiet")
     found = side.difference
@@ -159,17 +190,22 @@ def _against_entry(side: Side, scale: float) -> Entry:
     return Entry(number(found.estimate, signed=True), small, found.estimate, "", "", glyph(found, scale, side.resolved))
 
 
-def glyph(found: Comparison, scale: float, resolved: bool | None) -> Markup:
-    """An interval as a small drawing: zero in the middle, a line from low to high, a dot at the estimate."""
+def glyph(found: Comparison, scale: tuple[float, float], resolved: bool | None) -> Markup:
+    """An interval as a small drawing: a tick at zero, a line from low to high, a dot at the estimate."""
+    first, last = scale
 
     def at(value: float) -> str:
-        return f"{60 + 55 * max(-1.0, min(1.0, value / scale)):.1f}"
+        return f"{6 + 98 * (max(first, min(last, value)) - first) / (last - first):.1f}"
 
-    what = "resolved" if resolved else "not resolved"
     return Markup(
-        '<svg class="interval {kind}" viewBox="0 0 120 16" role="img" aria-label="{what}">'
-        '<line class="zero" x1="60" x2="60" y1="1" y2="15"/><line class="range" x1="{low}" x2="{high}" y1="8" y2="8"/>'
-        '<circle cx="{at}" cy="8" r="3.5"/></svg>'
+        '<svg class="interval {kind}" viewBox="0 0 110 16" role="img" aria-label="{what}">'
+        '<line class="zero" x1="{zero}" x2="{zero}" y1="1" y2="15"/>'
+        '<line class="range" x1="{low}" x2="{high}" y1="8" y2="8"/><circle cx="{dot}" cy="8" r="3.5"/></svg>'
     ).format(
-        kind="sure" if resolved else "open", what=what, low=at(found.low), high=at(found.high), at=at(found.estimate)
+        kind="sure" if resolved else "open",
+        what="resolved" if resolved else "not resolved",
+        zero=at(0.0),
+        low=at(found.low),
+        high=at(found.high),
+        dot=at(found.estimate),
     )

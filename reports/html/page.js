@@ -169,6 +169,7 @@ function startSamples(samples) {
   }
 
   form.addEventListener("input", filter);
+  form.addEventListener("change", filter); // some browsers tell of a choice only so
   form.addEventListener("submit", (event) => event.preventDefault());
   more.addEventListener("click", () => {
     const place = list.children.length;

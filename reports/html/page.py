@@ -9,7 +9,7 @@ import base64
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -18,14 +18,17 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
+from reports import calibration
+from reports.advice import TaskAdvice
 from reports.content import Content, Part
 from reports.figures import Gallery
 from reports.glance import glance
-from reports.html.grids import Grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
+from reports.html.grids import Grid, beside_grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
 from reports.html.svg import inline
-from reports.markdown import HOW_TO_READ, flat, what_was_compared
+from reports.markdown import ADVICE, BESIDE, HOW_TO_READ, flat, what_was_compared
 from reports.results import JSONL, write_text
 from reports.samples import KINDS, Sample, as_json, choose
+from reports.spent import spent
 from reports.words import amount, number, plain
 
 REPORT = "report.html"
@@ -41,9 +44,11 @@ class Chapter:
     in_short: Sequence[str]
     compared: str
     glance: Grid
+    advice: Sequence[TaskAdvice]
     tables: Sequence[Grid]
-    costs: Grid
-    samples: Sequence[Sample] = field(default_factory=tuple)
+    beside: Sequence[Grid]
+    costs: Sequence[Grid]
+    samples: Sequence[Sample]
 
 
 def write_html(content: Content, gallery: Gallery | None = None, *, out: Path | None = None) -> Path:
@@ -57,6 +62,7 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
     """Return the page, with the figures that were drawn. The same run gives the same bytes."""
     chapters = [_chapter(part, content, len(content.parts) > 1) for part in content.parts]
     samples = [sample for chapter in chapters for sample in chapter.samples]
+    records = [record for part in content.parts for record in part.scores.records]
     drawn = gallery.drawn if gallery else []
     figures = [(figure, inline(figure.svg.read_text("utf-8"), figure.name, figure.title)) for figure in drawn]
     return fill(
@@ -65,14 +71,18 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
         content=content,
         chapters=chapters,
         figures=[(figure, svg) for figure, svg in figures if svg is not None],
+        spent=[plain(told) for told in spent(records, content.manifest)],
+        calibration=calibration.sentences(content.folder),
+        about_advice=ADVICE,
+        about_beside=BESIDE,
         missing=gallery.missing if gallery else [],
         samples=Markup(as_json(samples)),  # noqa: S704 - as_json leaves nothing that HTML could read
         sample_count=len(samples),
         kinds=KINDS,
-        records=[record for part in content.parts for record in part.scores.records],
+        records=records,
         updated=_updated(content.folder) if content.at_work else "",
         facts={key: plain(flat(content.manifest[key])) for key in FACTS if content.manifest.get(key)},
-        reading=[_rich(sentence) for sentence in HOW_TO_READ],
+        reading=[_reading(sentence) for sentence in HOW_TO_READ],
     )
 
 
@@ -100,7 +110,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"number": number, "amount": amount, "plain": plain, "slug": slug}
+    environment.filters |= {"number": number, "amount": amount, "plain": plain, "rich": rich, "slug": slug}
     return environment
 
 
@@ -122,27 +132,31 @@ def _updated(folder: Path) -> str:
     return datetime.fromtimestamp(path.stat().st_mtime, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
-def _rich(sentence: str) -> Markup:
-    """A sentence of ours, with its bold and italics."""
-    text = str(Markup.escape(sentence.replace("*Italics*", "Underlined")))
-    text = re.sub(r"\*\*(.+?)\*\*", r"<strong>\1</strong>", text)
-    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", text))  # noqa: S704 - escaped above
+def rich(text: str) -> Markup:
+    """A sentence as reports write it: ** around what is bold, escaped as `words.line` does."""
+    parts = [Markup.escape(plain(part)) for part in re.split(r"(?<!\\)\*\*", text)]
+    return Markup("").join(Markup("<strong>{}</strong>").format(one) if k % 2 else one for k, one in enumerate(parts))
+
+
+def _reading(sentence: str) -> Markup:
+    """A sentence on how to read, in this page's own marks."""
+    return Markup(re.sub(r"\*(.+?)\*", r"<em>\1</em>", rich(sentence.replace("*Italics*", "Underlined"))))  # noqa: S704
 
 
 def _chapter(part: Part, content: Content, several: bool) -> Chapter:
     suffix = f" ({part.backbone})" if several else ""
-    tables = [
-        grid(table, f"{table.title}{suffix}", write)
-        for table, write in ((part.ability, score_entry), (part.general, score_entry), (part.ablation, gap_entry))
-        if table.rows and table.columns
-    ]
+    views = [(table, score_entry) for table in part.views]
+    written = [(part.ability, score_entry), (part.general, score_entry), (part.ablation, gap_entry), *views]
+    costs = [(part.efficiency, "What training cost"), (part.judging, "What judging cost")]
     return Chapter(
         part.backbone,
         suffix,
         [plain(sentence) for sentence in part.in_short],
-        plain(what_was_compared(part.scores, content.suite, part.backbone)),
+        plain(what_was_compared(part.scores, content.suite, part.backbone).rpartition("\n\n")[2]),
         glance_grid(glance(part.scores, part.ability, part.general, part.efficiency), suffix),
-        tables,
-        grid(part.efficiency, f"What training cost{suffix}", cost_entry),
+        [one for one in (part.advice.overall, *part.advice.tasks) if one is not None],
+        [grid(table, f"{table.title}{suffix}", write) for table, write in written if table.rows and table.columns],
+        [beside_grid(table, suffix) for table in part.beside],
+        [grid(table, f"{title}{suffix}", cost_entry) for table, title in costs if table is not None],
         choose(part.scores),
     )

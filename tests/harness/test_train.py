@@ -85,7 +85,7 @@ def test_gradient_checkpointing_computes_layers_again_and_reaches_the_same_losse
         model = tiny_model("deepseek-v2")
         parameters = TRAINING[method].prepare(model, Context(seed=0, profile=profiled(model)))
         calls = []
-        model.model.layers[1].mlp.experts.register_forward_hook(lambda *_: calls.append(1))
+        model.model.layers[1].mlp.experts.register_forward_pre_hook(lambda *_: calls.append(1))
         settings = SETTINGS.model_copy(update={"gradient_checkpointing": gradient_checkpointing})
         return train(model, parameters, sequences(), settings, tmp_path), len(calls)
 
