@@ -1,10 +1,11 @@
 """Time of a training step, method by method, interleaved so that what else the machine does falls on all alike.
 
-    python benchmarks/step_time.py [--shape mini|512|all] [--rounds 10] [--threads 1]
+    python benchmarks/step_time.py [--shape mini|512|all] [--rounds 10] [--threads 1] [--checkpointing]
 
 A step is forward, backward and fused AdamW on 8 × 128 random tokens, float32, loss on every token. Times are CPU
 seconds of this process, the median over rounds. Routing is that of a random router, near uniform: ESFT-Token then needs
 more experts for its fifth of the tokens than on a trained model, so its times are on the safe side.
+`--checkpointing` recomputes every layer in the backward pass (gradient checkpointing).
 """
 
 import argparse
@@ -30,6 +31,7 @@ from methods.method import Context
 from methods.moe.experts import use_selective_experts
 from methods.moe.profile import Profile, profile
 from methods.moe.view import moe_layers
+from methods.recompute import checkpoint_gradients
 
 SHAPES: dict[str, dict[str, int]] = {
     "mini": {"hidden_size": 128, "moe_intermediate_size": 32, "num_attention_heads": 4},
@@ -190,12 +192,14 @@ def stepper(model: PreTrainedModel, parameters: Sequence[nn.Parameter], ids: Ten
     return step
 
 
-def measure(shape: str, rounds: int) -> Table:
+def measure(shape: str, rounds: int, checkpointing: bool) -> Table:
     ids = torch.randint(3, 2048, (8, 128), generator=torch.Generator().manual_seed(0))
     seen = profile(build(shape), [(ids, torch.ones_like(ids))])
     steps, trained = {}, {}
     for name, prepare in METHODS.items():
         model = build(shape)
+        if checkpointing:
+            checkpoint_gradients(model)
         parameters = prepare(model, seen)
         trained[name] = sum(parameter.numel() for parameter in parameters)
         steps[name] = stepper(model, parameters, ids)
@@ -207,7 +211,12 @@ def measure(shape: str, rounds: int) -> Table:
             if number:  # the first round makes optimizer states
                 seconds[name].append(time.process_time() - start)
     reference = next(iter(METHODS))
-    table = Table(title=f"hidden {SHAPES[shape]['hidden_size']}, 4 layers, 64 experts top-6, 1024 tokens")
+    method = EsftToken()
+    chosen = [len(ids) for ids in method.select(seen).values()]
+    table = Table(
+        title=f"hidden {SHAPES[shape]['hidden_size']}, 4 layers, 64 experts top-6, 1024 tokens"
+        f"{', gradient checkpointing' if checkpointing else ''}; ESFT-Token at p = {method.p} trains {chosen} experts"
+    )
     for column in ("method", "CPU ms a step", "ratio to the first", "parameters trained"):
         table.add_column(column, justify="left" if column == "method" else "right")
     for name, values in seconds.items():
@@ -228,13 +237,14 @@ def main() -> None:
     parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--checkpointing", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console(width=120)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     console.print(f"{machine()}, {arguments.threads} thread(s), {versions}")
     for shape in SHAPES if arguments.shape == "all" else [arguments.shape]:
-        console.print(measure(shape, arguments.rounds))
+        console.print(measure(shape, arguments.rounds, arguments.checkpointing))
 
 
 if __name__ == "__main__":

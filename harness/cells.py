@@ -45,9 +45,9 @@ class Places(BaseModel):
     changes: list[Change] = []
     out: Path
     scratch: Path
-    task: Path | None = None
+    tasks: list[Path] = []
     alignment: Path | None = None
-    profile: Path | None = None
+    profiles: list[Path] = []
     general: Path | None = None
     threads: int = 1
     micro_batch: int | None = None
@@ -67,10 +67,9 @@ def profile_step(places: Places, settings: dict[str, Any], progress: Progress) -
     Writes `profile.*`, and that of a second sample into the folder `second`, where the data suffice for one.
     """
     _settle(places.threads)
-    assert places.task is not None
     wanted = Profiling.model_validate(settings["profiling"])
     tokenizer = load_tokenizer(places.backbone)
-    first, second = _to_profile(tokenizer, places.task, wanted)
+    first, second = _to_profile(tokenizer, places.tasks[0], wanted)
     measured: dict[str, Any] = {}
     with _checkpoint(places) as checkpoint, metered(measured):
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
@@ -107,6 +106,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
                 places.scratch,
                 mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
                 micro_batch=places.micro_batch,
+                learning_rate_factors=method.learning_rate_factors(model),
                 progress=history.wrapped(progress),
             )
             measured["steps"] = len(log.losses)
@@ -147,9 +147,16 @@ def _as_merged(places: Places, settings: dict[str, Any], adapter: Path) -> PreTr
 
 def _context(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Context:
     """What the method may look at."""
-    seen, general = (Profile.load(folder) if folder else None for folder in (places.profile, places.general))
+    general = Profile.load(places.general) if places.general else None
+    profiles = [Profile.load(folder) for folder in places.profiles]
     again = partial(_profiled, tokenizer, places, settings) if settings["profiling"] else None
-    return Context(seed=settings["seed"], profile=seen, general=general, reprofile=again)
+    return Context(
+        seed=settings["seed"],
+        profile=profiles[0] if profiles else None,
+        further=tuple(profiles[1:]),
+        reprofile=again,
+        general=general,
+    )
 
 
 def _profiled(
@@ -160,27 +167,23 @@ def _profiled(
     layers: Mapping[int, MoeLayer] | None = None,
 ) -> Profile:
     """A profile of a model in memory on the sequences that the cell's task is profiled on."""
-    assert places.task is not None
-    first, _ = _to_profile(tokenizer, places.task, Profiling.model_validate(settings["profiling"]))
+    first, _ = _to_profile(tokenizer, places.tasks[0], Profiling.model_validate(settings["profiling"]))
     return profile(model, profiling_batches(first), layers)
 
 
 def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
     """The endless stream of packed sequences of a cell."""
-    assert places.task is not None
     training = Training.model_validate(settings["training"])
     told = training.sequence_length, training.overlong
-    own = encode_file(tokenizer, places.task, *told)
+    own = [encode_file(tokenizer, task, *told) for task in places.tasks]
     other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
     return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
 
 
 def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:
     """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
-    path = places.task or places.alignment
-    assert path is not None
     training = Training.model_validate(settings["training"])
-    samples = encode_file(tokenizer, path, training.sequence_length, training.overlong)
+    samples = encode_file(tokenizer, places.tasks[0], training.sequence_length, training.overlong)
     return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
 
 

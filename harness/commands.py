@@ -167,7 +167,7 @@ def describe(prepared: Prepared) -> Table:
     chosen = set(plan.chosen_cells)
     for row in plan.suite.methods:
         cells = [cell for cell in states if cell.method == row]
-        by_task = [[cell for cell in cells if cell.task in ("", task)] for task in plan.suite.tasks]
+        by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in plan.suite.tasks]
         shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
         table.add_row(plan.suite.title(row), *shown)
     items = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.tasks)

@@ -3,6 +3,7 @@
 The order of everything follows from the seed alone, so a run that is resumed meets the same batches.
 """
 
+import itertools
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,9 +86,9 @@ def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator
         yield from rng.sample(samples, len(samples))
 
 
-def mixed(task: Sequence[Sample], alignment: Sequence[Sample], share: float, seed: int) -> Iterator[Sample]:
-    """Endless samples, of which `share` are alignment data; half and half alternates strictly."""
-    own = _shuffled_forever(task, random.Random(f"task {seed}"))
+def mixed(tasks: Sequence[Sequence[Sample]], alignment: Sequence[Sample], share: float, seed: int) -> Iterator[Sample]:
+    """Endless samples, of which `share` are alignment data; half and half alternates strictly, as do several tasks."""
+    own = itertools.cycle([_shuffled_forever(task, random.Random(f"task {seed}")) for task in tasks])
     other = _shuffled_forever(alignment, random.Random(f"alignment {seed}"))
     due = 0.0
     while True:
@@ -96,7 +97,7 @@ def mixed(task: Sequence[Sample], alignment: Sequence[Sample], share: float, see
             due -= 1.0
             yield next(other)
         else:
-            yield next(own)
+            yield next(next(own))
 
 
 def packed(samples: Iterator[Sample], length: int) -> Iterator[Sample]:

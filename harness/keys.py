@@ -84,20 +84,25 @@ class Keys:
             **loading,
         }
 
+    def adapters(self, stage: Stage | None) -> list[Artifact]:
+        """The finished trainings whose adapters, merged in order, make the backbone what `stage` ended with."""
+        return [made for each in _merged(stage) if (made := self.find(each)) is not None]
+
     def changes(self, stage: Stage | None) -> list[Change]:
-        """What makes the backbone the model that a finished training ended with."""
-        if stage is None:
-            return []
-        made = self.find(stage)
-        assert made is not None
-        return [Change(method=stage.name, hyperparameters=stage.method.model_dump(), adapter=made.folder / "adapter")]
+        """Those adapters, with the methods that merge them."""
+        return [
+            Change(method=each.name, hyperparameters=each.method.model_dump(), adapter=made.folder / "adapter")
+            for each, made in zip(_merged(stage), self.adapters(stage), strict=True)
+        ]
 
     def _inputs(self, step: Step) -> dict[str, str] | None:
         """Digests of what a step reads; None while some of it is missing."""
         found = {number: self.find(need) for number, need in enumerate(step.needs)}
         if None in found.values():
             return None
-        inputs = {"backbone": self.backbone_digest, "task": self.data[step.task].training_digest}
+        inputs = {"backbone": self.backbone_digest}
+        for number, task in enumerate(step.tasks):
+            inputs[f"task {number}"] = self.data[task].training_digest
         if isinstance(step, Stage) and self.suite.alignment:
             inputs["alignment"] = self.data[self.suite.alignment].training_digest
         if isinstance(step, Stage) and step.source:
@@ -106,3 +111,8 @@ class Keys:
             assert made is not None
             inputs[f"need {number}"] = made.digest
         return inputs
+
+
+def _merged(stage: Stage | None) -> list[Stage]:
+    """A training with those before it; an adapter holds what its method's first stage changed too."""
+    return [*_merged(stage.start), stage] if stage else []

@@ -26,21 +26,34 @@ from tasks.registry import load_tasks
 from tasks.source import Source
 from tasks.task import Task
 
+TOGETHER = "+"
+"""What stands between the names of tasks that are trained together."""
 State = Literal["to do", "trained", "answered", "done"]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """backbone × task × method × seed. The base model is one cell, with an empty task."""
+    """backbone × task × method × seed. The base model is one cell, with an empty task.
+
+    `task` names several tasks, with `+` between, where they are trained together. `after` are the tasks that were
+    trained on before, in order.
+    """
 
     method: str
     task: str
     seed: int
+    after: tuple[str, ...] = ()
+
+    @property
+    def tasks(self) -> list[str]:
+        """What it is trained on; nothing for the base model."""
+        return self.task.split(TOGETHER) if self.task else []
 
     @property
     def label(self) -> str:
         """How the progress display and logs name it."""
-        return self.method if not self.task else f"{self.method} · {self.task} · seed {self.seed}"
+        before = f" after {', '.join(self.after)}" if self.after else ""
+        return self.method if not self.task else f"{self.method} · {self.task}{before} · seed {self.seed}"
 
 
 @dataclass
@@ -63,11 +76,20 @@ class Plan:
     def cells(self) -> list[Cell]:
         """Every cell of the suite, row by row."""
         return [
-            Cell(row, task, seed)
+            Cell(row, task, seed, tuple(self.suite.methods[row].after))
             for row, method in self.methods.items()
             for seed in (self.suite.seeds if method.trains else self.suite.seeds[:1])
-            for task in (self.suite.tasks if method.by_task else [""])
+            for task in self._trained_on(row, method)
         ]
+
+    def _trained_on(self, row: str, method: Method) -> list[str]:
+        """The tasks of a row's cells; no task for a method that has one cell for all."""
+        if not method.by_task:
+            return [""]
+        asked = self.suite.together(row)
+        if method.together if asked is None else asked:
+            return [TOGETHER.join(self.suite.tasks)]
+        return [task for task in self.suite.tasks if task not in self.suite.methods[row].after]
 
     @property
     def chosen_cells(self) -> list[Cell]:
@@ -75,15 +97,15 @@ class Plan:
         return [
             cell
             for cell in self.cells
-            if cell.method in self.chosen["method"] and (not cell.task or cell.task in self.chosen["task"])
+            if cell.method in self.chosen["method"] and set(cell.tasks) <= self.chosen["task"]
         ]
 
     def benchmarks(self, cell: Cell) -> list[str]:
-        """What a cell is tested on: its own task (the base model: every task) and the general benchmarks.
+        """What a cell is tested on: its tasks, earlier ones too (the base model: all), and the general benchmarks.
 
         A task without items of its own names the benchmarks that stand for it.
         """
-        own = [name for task in ([cell.task] if cell.task else self.suite.tasks) for name in self.tested_on(task)]
+        own = [name for task in ([*cell.tasks, *cell.after] or self.suite.tasks) for name in self.tested_on(task)]
         return [*dict.fromkeys([*own, *self.suite.general])]
 
     def tested_on(self, task: str) -> tuple[str, ...]:
@@ -92,8 +114,15 @@ class Plan:
 
     def stage(self, cell: Cell) -> Stage:
         """A cell's training, the last one where there are several."""
+        row = self.suite.methods[cell.method]
+        start = None
+        for task in cell.after:
+            start = self._stage(row.continues, [task], cell.seed, start=start)
         source = self.sources.get((cell.method, cell.task), "")
-        return stage_of(self.suite, cell.method, self.methods[cell.method], self.task_of(cell), cell.seed, source)
+        return self._stage(cell.method, cell.tasks or self.suite.tasks[:1], cell.seed, source=source, start=start)
+
+    def _stage(self, row: str, tasks: list[str], seed: int, *, source: str = "", start: Stage | None = None) -> Stage:
+        return stage_of(self.suite, row, self.methods[row], tasks, seed, source=source, start=start)
 
     # Keys of the steps after training.
 
@@ -114,7 +143,7 @@ class Plan:
         }
         inputs = {
             "backbone": self.keys.backbone_digest,
-            "adapter": trained.digest,
+            "adapter": digest_of_text(" ".join(made.digest for made in self.keys.adapters(self.stage(cell)))),
             "items": self.data[benchmark].items_digest,
         }
         code = code_version("harness.evaluate", "harness.serving.lm", "tasks.prompt")
@@ -131,10 +160,6 @@ class Plan:
             "rubric": [rubric.instructions, rubric.best, rubric.language],
         }
         return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
-
-    def task_of(self, cell: Cell) -> str:
-        """The task whose text a cell's canary is made of: its own, or for the base model the suite's first."""
-        return cell.task or self.suite.tasks[0]
 
     # What is there.
 

@@ -97,7 +97,9 @@ class Display:
             if len(cells) == 1 and not cells[0].task:
                 table.add_row(suite.title(row), self._show(cells))
                 continue
-            table.add_row(suite.title(row), *(self._show([c for c in cells if c.task == task]) for task in suite.tasks))
+            table.add_row(
+                suite.title(row), *(self._show([c for c in cells if task in c.tasks]) for task in suite.tasks)
+            )
         steps = [Text("  " + step.describe(name), style="dim") for name, step in list(self._steps.items())]
         finished = sum(state == "done" for state in self.states.values())
         footer = Text(f"{finished} of {len(self.states)} cells done   {LEGEND}", style="dim")

@@ -1,7 +1,7 @@
 """From finished artifacts to the flat records that every table reads."""
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 from harness.files import read_jsonl
@@ -80,9 +80,14 @@ def _score_record(plan: Plan, cell: Cell, benchmark: str, artifact: Artifact, ru
 
 
 def _cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
-    """What training a cell cost, all its stages together: times, steps and parameters add up, memory is the most."""
-    parts = [made for stage in plan.stage(cell).whole if (made := plan.keys.find(stage)) is not None]
-    combine: dict[str, Callable[[list[float]], float]] = {"peak_memory_bytes": max, "stored_bytes": _last}
+    """What training a cell cost: seconds and steps of all its trainings, the most memory that one of them took.
+
+    Parameters are those of its own method's stages, bytes those of all adapters that make its model.
+    """
+    stage = plan.stage(cell)
+    parts = [made for each in stage.whole if (made := plan.keys.find(each)) is not None]
+    before = len(stage.start.whole) if stage.start else 0
+    over = {"stored_bytes": plan.keys.adapters(stage), "trainable_parameters": parts[before:]}
     for metric, name in COSTS.items():
         yield _record(
             plan,
@@ -90,16 +95,16 @@ def _cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
             "",
             run,
             metric=metric,
-            value=float(combine.get(metric, sum)([part.measured[name] for part in parts])),
+            value=float(_combined(metric)(part.measured[name] for part in over.get(metric, parts))),
             n=1,
             scored=1,
             source=f"train/{parts[-1].key}",
         )
 
 
-def _last(values: list[float]) -> float:
-    """The last training's adapter holds what the stages before it changed."""
-    return values[-1]
+def _combined(metric: str) -> Callable[[Iterable[float]], float]:
+    """How a cost of several trainings is that of the cell."""
+    return max if metric == "peak_memory_bytes" else sum
 
 
 def _judge_cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
@@ -114,6 +119,15 @@ def _judge_cost_records(plan: Plan, cell: Cell, run: str) -> Iterator[Record]:
         yield _record(plan, cell, "", run, metric=metric, value=value, n=1, scored=1, source=source)
 
 
+def _role(plan: Plan, cell: Cell, benchmark: str) -> str:
+    """What a benchmark is to a cell."""
+    own = {name for task in cell.tasks for name in plan.tested_on(task)}
+    earlier = {name for task in cell.after for name in plan.tested_on(task)}
+    if benchmark in earlier - own - set(plan.suite.general):
+        return "retained"
+    return plan.tasks[benchmark].role if benchmark else "cost"
+
+
 def _record(plan: Plan, cell: Cell, benchmark: str, run: str, **fields: object) -> Record:
     """A record with what it says about its cell and benchmark filled in."""
     task = plan.tasks.get(benchmark)
@@ -125,10 +139,11 @@ def _record(plan: Plan, cell: Cell, benchmark: str, run: str, **fields: object) 
         "method_title": plan.suite.title(cell.method),
         "ablates": plan.suite.methods[cell.method].ablates,
         "task": cell.task,
+        "after": " ".join(cell.after),
         "seed": cell.seed,
         "benchmark": benchmark,
         "benchmark_title": task.title if task else "",
-        "role": task.role if task else "cost",
+        "role": _role(plan, cell, benchmark),
         "metric": task.metric if task else "",
         "value": None,
     }

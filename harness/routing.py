@@ -34,7 +34,7 @@ def collect(plan: Plan) -> Routing | None:
         shifts=[
             _shift(plan, cell, found[cell.task], made)
             for cell, made in trained
-            if cell.task in found and (made.folder / AFTER / FILE).exists()
+            if cell.task in found and not cell.after and (made.folder / AFTER / FILE).exists()
         ],
     )
 

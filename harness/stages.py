@@ -3,6 +3,7 @@
 A step names the steps it needs; nothing here knows keys or folders.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,36 +17,39 @@ from methods.registry import load_methods
 
 @dataclass(frozen=True)
 class Stage:
-    """A training: a method on the data of a task, from the backbone or from what an earlier training made.
+    """A training: a method on the data of one or several tasks, from the backbone or from what a training made.
 
     Attributes:
         name, method: the method's name, and the method with its hyperparameters.
-        task, seed: as the cell's.
+        tasks: whose data are mixed, in equal shares.
+        seed: as the cell's.
         general: the task whose data are the general data; empty where the method asks for none.
         steps, learning_rate: in place of the suite's.
         source: digest of the files that the method brings along; empty where it brings none.
         first: the training whose result this one goes on from, and whose changes its adapter holds too.
+        start: the training whose merged checkpoint stands in for the backbone.
     """
 
     name: str
     method: Method
-    task: str
+    tasks: tuple[str, ...]
     seed: int
     steps: int
     learning_rate: float
     general: str = ""
     source: str = ""
     first: "Stage | None" = None
+    start: "Stage | None" = None
 
     @property
     def origin(self) -> "Stage | None":
         """The training that made the model this one begins with; None for the backbone."""
-        return self.first
+        return self.first or self.start
 
     @property
     def profiles(self) -> "list[Profiling]":
-        """The profiles of the task's data that the method reads."""
-        return [Profiling(self.task, self.origin)] if self.method.needs_profile else []
+        """The profiles of each task's data that the method reads."""
+        return [Profiling(task, self.origin) for task in self.tasks if self.method.needs_profile]
 
     @property
     def general_profiles(self) -> "list[Profiling]":
@@ -71,6 +75,11 @@ class Profiling:
     model: Stage | None = None
 
     @property
+    def tasks(self) -> tuple[str]:
+        """The task whose data are profiled."""
+        return (self.task,)
+
+    @property
     def origin(self) -> Stage | None:
         """The training that made the model."""
         return self.model
@@ -84,13 +93,28 @@ class Profiling:
 Step = Stage | Profiling
 
 
-def stage_of(suite: Suite, row: str, method: Method, task: str, seed: int, source: str = "") -> Stage:
+def stage_of(
+    suite: Suite,
+    row: str,
+    method: Method,
+    tasks: Sequence[str],
+    seed: int,
+    source: str = "",
+    start: Stage | None = None,
+) -> Stage:
     """The last training of a cell, with those it goes on from; `source` is the digest of what the method brings."""
     name, _, learning_rate = suite.row(row)
-    steps = suite.methods[row].steps or suite.training.steps
-    stage = Stage(name, method.for_task(task), task, seed, steps, learning_rate, source=source)
-    if method.needs_general:
-        stage = replace(stage, general=suite.alignment or "")
+    stage = Stage(
+        name,
+        method.for_task(tasks[0]),
+        tuple(tasks),
+        seed,
+        suite.steps(row),
+        learning_rate,
+        general=(suite.alignment or "") if method.needs_general else "",
+        source=source,
+        start=start,
+    )
     return _after_first(stage, method.first_stage) if method.first_stage else stage
 
 
@@ -100,10 +124,11 @@ def _after_first(stage: Stage, first: FirstStage) -> Stage:
     before = Stage(
         first.method,
         make_method(first.method, dict(first.hyperparameters), first.method),
-        stage.task,
+        stage.tasks,
         stage.seed,
         spent,
         first.learning_rate or stage.learning_rate,
+        start=stage.start,
     )
     return replace(stage, steps=stage.steps - spent, first=before)
 
@@ -127,6 +152,6 @@ def check(suite: Suite, row: str, method: Method) -> None:
         raise UserError(
             f"methods.{row}: the method holds a task's data against general data: name a task under `alignment`."
         )
-    steps = suite.methods[row].steps or suite.training.steps
+    steps = suite.steps(row)
     if method.first_stage and steps < 2:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")

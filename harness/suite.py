@@ -75,6 +75,10 @@ class Row(BaseModel):
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
     random experts in each layer as that row selects, with its learning rate unless another is given. `steps` are in
     place of the suite's.
+
+    `together` trains all tasks of the suite on their mixture, one cell a seed (a method may ask for that by itself).
+    `continues` names another row and `after` tasks: each cell then goes on from what that row's training on those
+    tasks, one after another, ended with, and is tested on them too.
     """
 
     model_config = ConfigDict(frozen=True, extra="allow")
@@ -83,6 +87,9 @@ class Row(BaseModel):
     learning_rate: PositiveFloat | None = None
     steps: PositiveInt | None = None
     ablates: str = ""
+    together: bool | None = None
+    continues: str = ""
+    after: list[str] = []
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -154,6 +161,9 @@ class Suite(Strict):
         for name, row in self.methods.items():
             if row.ablates and row.ablates not in self.methods:
                 raise ValueError(f"methods.{name}.ablates names '{row.ablates}', which is no row of this suite")
+            if bool(row.continues) != bool(row.after):
+                raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
+            self._continues_well(name, row)
         for table in self.tables:
             for name in table.rows:
                 if name not in self.methods:
@@ -168,14 +178,44 @@ class Suite(Strict):
                         raise ValueError(f"quick.{kind} names '{name}', which is not in this suite")
         return self
 
+    def _continues_well(self, name: str, row: Row) -> None:
+        """Refuse a continuation of no row, of itself, or of what has no task left to train on."""
+        if not row.continues:
+            return
+        before = self.methods.get(row.continues)
+        if before is None:
+            raise ValueError(f"methods.{name}.continues names '{row.continues}', which is no row of this suite")
+        if before.continues or before.together or row.together:
+            raise ValueError(f"methods.{name}.continues names '{row.continues}', which is no row of single tasks")
+        for task in row.after:
+            if task not in self.tasks:
+                raise ValueError(f"methods.{name}.after names '{task}', which is no task of this suite")
+        if set(self.tasks) <= set(row.after):
+            raise ValueError(f"methods.{name}.after names every task, so none is left to train on")
+
     def row(self, name: str) -> tuple[str, dict[str, Any], float]:
         """A row's method, its hyperparameters and its learning rate, with what it inherits filled in."""
         row = self.methods[name]
+        own = row.learning_rate
+        if row.continues:
+            method, hyperparameters, learning_rate = self.row(row.continues)
+            return method, hyperparameters | row.hyperparameters, own or learning_rate
         if not row.ablates:
-            return row.method or name, row.hyperparameters, row.learning_rate or self.training.learning_rate
+            return row.method or name, row.hyperparameters, own or self.training.learning_rate
         method, hyperparameters, learning_rate = self.row(row.ablates)
         of = {"method": method, **hyperparameters}
-        return row.method or "random-experts", {"of": of, **row.hyperparameters}, row.learning_rate or learning_rate
+        return row.method or "random-experts", {"of": of, **row.hyperparameters}, own or learning_rate
+
+    def steps(self, name: str) -> int:
+        """A row's training steps: its own, those of the row it continues or ablates, or the suite's."""
+        row = self.methods[name]
+        before = row.continues or row.ablates
+        return row.steps or (self.steps(before) if before else self.training.steps)
+
+    def together(self, name: str) -> bool | None:
+        """Whether a row trains all tasks together; None where its method decides."""
+        row = self.methods[name]
+        return self.together(row.ablates) if row.together is None and row.ablates else row.together
 
     def title(self, name: str) -> str:
         """How tables print a row."""

@@ -5,9 +5,11 @@ same weights, because batches follow from the seed and the checkpoint holds weig
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -20,6 +22,7 @@ from harness.checkpoint import CHECKPOINT, TrainingLog
 from harness.data import IGNORED, Sample, stack
 from harness.errors import UserError
 from harness.suite import Training
+from methods.recompute import checkpoint_gradients
 
 __all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
 
@@ -57,17 +60,19 @@ def train(
     mixed_precision: str = "no",
     micro_batch: int | None = None,
     checkpoint_every: int = 50,
+    learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
     progress: Progress = lambda step, steps: None,
 ) -> TrainingLog:
     """Train `parameters` of `model` in place on packed `sequences`, resuming from `scratch` if it holds a checkpoint.
 
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
-    Neither that nor `checkpoint_every` changes what is computed. Where several processes train, a last checkpoint in
-    `scratch` holds the weights that came out: a process of its own that calls this again gets them at once.
+    Neither that nor `checkpoint_every` changes what is computed. `learning_rate_factors` are by parameter name. Where
+    several processes train, a last checkpoint in `scratch` holds the weights that came out: a process of its own that
+    calls this again gets them at once.
     """
     accelerator = _accelerator(mixed_precision, parameters)
     optimizer = torch.optim.AdamW(
-        parameters,
+        _groups(model, parameters, settings.learning_rate, learning_rate_factors),
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
@@ -75,7 +80,7 @@ def train(
     )
     model.train()
     if settings.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_gradients(model)
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     log = TrainingLog()
@@ -93,6 +98,17 @@ def train(
     accelerator.wait_for_everyone()
     model.eval()
     return log
+
+
+def _groups(
+    model: nn.Module, parameters: Sequence[nn.Parameter], learning_rate: float, factors: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """The parameters as the optimizer takes them: a group for each learning rate."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault(factors.get(names[id(parameter)], 1.0), []).append(parameter)
+    return [{"params": group, "lr": factor * learning_rate} for factor, group in groups.items()]
 
 
 def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:

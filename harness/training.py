@@ -92,20 +92,19 @@ def _job(walk: Walk, step: Step, cell: Cell) -> tuple[Job, Path]:
         changes=keys.changes(step.origin),
         out=built,
         scratch=plan.store.scratch(key),
-        task=plan.data[step.task].training,
+        tasks=[path for task in step.tasks if (path := plan.data[task].training)],
         alignment=plan.data[alignment].training if alignment else None,
-        profile=_folder(plan, [] if isinstance(step, Profiling) else step.profiles),
-        general=_folder(plan, [] if isinstance(step, Profiling) else step.general_profiles),
+        profiles=_folders(plan, [] if isinstance(step, Profiling) else step.profiles),
+        general=next(iter(_folders(plan, [] if isinstance(step, Profiling) else step.general_profiles)), None),
         threads=walk.transport.threads,
         micro_batch=walk.transport.micro_batch,
     )
     return Job(_name(plan, step, cell), f"harness.cells:{kind}_step", places, keys.settings(step)), built
 
 
-def _folder(plan: Plan, profiles: list[Profiling]) -> Path | None:
-    """Where a finished profile lies."""
-    found = [made.folder for profile in profiles if (made := plan.keys.find(profile)) is not None]
-    return found[0] if found else None
+def _folders(plan: Plan, profiles: list[Profiling]) -> list[Path]:
+    """Where finished profiles lie."""
+    return [made.folder for profile in profiles if (made := plan.keys.find(profile)) is not None]
 
 
 def _ended(walk: Walk, outcome: Outcome, step: Step, cells: list[Cell], built: Path, work: Work) -> None:

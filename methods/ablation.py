@@ -9,18 +9,20 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from methods.esft import Esft, EsftGate, EsftToken
+from methods.esft_union import EsftUnion
+from methods.expert_training import chosen_experts
 from methods.method import Context, Method
 from methods.moe.profile import Profile
 from methods.moe.selection import Selection
 
-SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken}
+SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken, "esft-union": EsftUnion}
 
 
 class SelectionAblation(Method):
     """Train other experts, with the counts and options of the selection that this is the ablation of.
 
     Attributes:
-        of: that selection's settings, in a suite a mapping with its `method`: `esft-gate` or `esft-token`.
+        of: that selection's settings, in a suite a mapping with its `method`, one of SELECTORS.
     """
 
     needs_profile: ClassVar[bool] = True
@@ -37,6 +39,15 @@ class SelectionAblation(Method):
             raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(SELECTORS)}")
         return SELECTORS[name].model_validate(settings)
 
+    @property
+    def together(self) -> bool:
+        """As what it ablates."""
+        return self.of.together
+
+    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
+        """Choose the experts to train, in each layer as many as `selected` has there."""
+        raise NotImplementedError
+
     @field_validator("of")
     @classmethod
     def _of_experts(cls, value: Esft) -> Esft:
@@ -50,11 +61,13 @@ class SelectionAblation(Method):
 
     def select(self, profile: Profile, seed: int) -> Selection:
         """Choose the experts to train, in each layer as many as `of` selects there."""
-        raise NotImplementedError
+        return self.instead(self.of.select(profile), [profile], seed)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the chosen experts. Raises MethodError as ESFT does."""
-        return self.of.train_selected(model, context, lambda profile: self.select(profile, context.seed))
+        selected = chosen_experts(model, context, self.of.select)
+        profiles = [profile for profile in (context.profile, *context.further) if profile is not None]
+        return self.of.train_experts(model, self.instead(selected, profiles, context.seed))
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the official adapter layout."""

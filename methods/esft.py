@@ -122,6 +122,8 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
             raise MethodError(
                 "grouped experts are selected by a profile of the coarse model, which cannot be made here"
             )
+        if context.further:
+            raise MethodError("groups of experts are selected for one task at a time: leave out group_size")
         context = replace(context, profile=context.reprofile(model))
         return self.train_selected(
             model,

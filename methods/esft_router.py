@@ -3,6 +3,7 @@
 A combination that people ask for; the official code trains routers only with everything else that is no expert.
 """
 
+from pydantic import Field
 from transformers import PreTrainedModel
 
 from methods.esft import EsftGate
@@ -11,10 +12,15 @@ from methods.moe.view import MoeLayer, moe_layers, router_parameters
 
 
 class EsftRouter(EsftGate):
-    """Train the selected experts and the routers of their layers; ESFT-Gate's selection by default.
+    """Train the selected experts and, gently, the routers of their layers; ESFT-Gate's selection by default.
 
-    Routers are trained at the learning rate of the experts. Layers without a selected expert keep their router.
+    Layers without a selected expert keep their router.
+
+    Attributes:
+        router_lr_factor: what the learning rate is multiplied by for routers; a tenth is this project's choice.
     """
+
+    router_lr_factor: float = Field(default=0.1, gt=0)
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where a layer has no router that is seen."""
@@ -28,3 +34,8 @@ class EsftRouter(EsftGate):
         for index, chosen in selection.items():
             for parameter in router_parameters(model, layers[index]) if chosen else ():
                 parameter.requires_grad_(True)
+
+    def learning_rate_factors(self, model: PreTrainedModel) -> dict[str, float]:
+        """The factor of every router."""
+        routers = {id(weight) for layer in moe_layers(model).values() for weight in router_parameters(model, layer)}
+        return {name: self.router_lr_factor for name, weight in model.named_parameters() if id(weight) in routers}

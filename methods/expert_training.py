@@ -1,5 +1,6 @@
 """Training some routed experts of each layer: what every method of that kind shares, whatever chooses the experts."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar
@@ -83,17 +84,25 @@ class ExpertTraining(Method):
 
 
 def chosen_experts(model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]) -> Selection:
-    """The experts that `choose` takes from the cell's profile.
+    """The experts that `choose` takes from the cell's profile, or from any of them where tasks are trained together.
 
     Raises MethodError where there is no profile, it is of another model, or the selection does not fit `model`.
     """
     layers = moe_layers(model)
     if context.profile is None:
         raise MethodError("expert selection needs a profile of the task's data, and none was given")
-    _check_profile(context.profile, layers)
-    selection = choose(context.profile)
+    profiles = (context.profile, *context.further)
+    for profile in profiles:
+        _check_profile(profile, layers)
+    selection = _union([choose(profile) for profile in profiles])
     check(selection, layers)
     return selection
+
+
+def _union(selections: Sequence[Selection]) -> Selection:
+    """What any of the selections has: the first one's experts, then what the next ones add."""
+    named = {layer: [chosen.get(layer, []) for chosen in selections] for part in selections for layer in part}
+    return {layer: list(dict.fromkeys(itertools.chain(*experts))) for layer, experts in sorted(named.items())}
 
 
 def _check_profile(profile: Profile, layers: dict[int, MoeLayer]) -> None:

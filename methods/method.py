@@ -5,7 +5,7 @@ back, and asks the method to export what changed. Merging turns a base checkpoin
 Hugging Face checkpoint that any server loads.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -29,12 +29,14 @@ class Context:
         general: those of the general data; None where `needs_general` is False.
         reprofile: profiles the training task's data again, with a model that `prepare` has changed; None where the
             method's `needs_profile` is False.
+        further: expert statistics of the other tasks' data, where several are trained together.
     """
 
     seed: int
     profile: Profile | None = None
     general: Profile | None = None
     reprofile: Callable[[PreTrainedModel], Profile] | None = None
+    further: tuple[Profile, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,7 @@ class Method(BaseModel):
 
     Class attributes:
         trains: False for a row that only evaluates (the base model).
-        needs_profile: True if `prepare` reads `context.profile`.
+        needs_profile: True if `prepare` reads `context.profile` and `context.further`.
         needs_general: True if it reads `context.general`.
         of_one_backbone: True for what fits one backbone only; left out where a command puts another in its place.
     """
@@ -78,6 +80,11 @@ class Method(BaseModel):
     def first_stage(self) -> FirstStage | None:
         """The training whose result `prepare` is to get; what both change, `export` must write."""
         return None
+
+    @property
+    def together(self) -> bool:
+        """Whether one cell trains all tasks, on their mixture, where the row does not say."""
+        return False
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where a model cannot be trained this way, as far as its architecture alone tells.
@@ -103,6 +110,10 @@ class Method(BaseModel):
         meet ordinary parameters. Raises MethodError where the model does not fit.
         """
         raise NotImplementedError
+
+    def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
+        """What the learning rate is multiplied by, for parameters of a prepared model by name; 1 where not named."""
+        return {}
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter, only what changed, as safetensors and JSON into the existing, empty `folder`."""

@@ -1,5 +1,7 @@
 """The ablation of expert selection in the ESFT paper (Table 3): as many experts in each layer, drawn at random."""
 
+from collections.abc import Sequence
+
 from methods.ablation import SelectionAblation
 from methods.moe.profile import Profile
 from methods.moe.selection import Selection, draw
@@ -8,6 +10,6 @@ from methods.moe.selection import Selection, draw
 class RandomExperts(SelectionAblation):
     """Train random experts, with the counts and options of the selection that this is the ablation of."""
 
-    def select(self, profile: Profile, seed: int) -> Selection:
+    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
         """Draw the experts to train, with the cell's seed."""
-        return draw(self.of.select(profile), profile.num_experts, seed)
+        return draw(selected, profiles[0].num_experts, seed)

@@ -16,6 +16,7 @@ from methods.errors import MethodError
 from methods.esft import EsftGate, EsftToken
 from methods.esft_lora import EsftLora
 from methods.esft_router import EsftRouter
+from methods.esft_union import EsftUnion
 from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Method
@@ -32,6 +33,7 @@ METHODS: dict[str, type[Method]] = {
     "esft-token": EsftToken,
     "esft-lora": EsftLora,
     "esft-router": EsftRouter,
+    "esft-union": EsftUnion,
     "random-experts": RandomExperts,
     "unrelated-experts": UnrelatedExperts,
     "top-k-experts": TopKExperts,

@@ -3,6 +3,9 @@
 Source: the expert-concentration paper compares domain, random and unrelated experts (Figure 1).
 """
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 from methods.ablation import SelectionAblation
 from methods.moe.profile import Profile
 from methods.moe.selection import Selection, lowest
@@ -14,7 +17,8 @@ class UnrelatedExperts(SelectionAblation):
     Where that selection takes more than half of a layer, some of its experts are among the lowest too.
     """
 
-    def select(self, profile: Profile, seed: int) -> Selection:
-        """Take the experts with the lowest scores; nothing is drawn, so every seed gives the same ones."""
-        counts = {layer: len(chosen) for layer, chosen in self.of.select(profile).items()}
-        return lowest(self.of.ranking(profile), counts)
+    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
+        """Take the experts with the lowest scores, summed over the tasks; nothing is drawn, so all seeds agree."""
+        scores = [self.of.ranking(profile) for profile in profiles]
+        summed = replace(scores[0], values=sum((other.values for other in scores[1:]), scores[0].values))
+        return lowest(summed, {layer: len(chosen) for layer, chosen in selected.items()})

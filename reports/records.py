@@ -33,15 +33,17 @@ class Record(BaseModel):
     ablates: str = ""
     """For a random-expert row, the `method` it is the ablation of; else empty."""
     task: str
-    """The task the cell was trained on; empty for the base model."""
+    """The task the cell was trained on, several with `+` between; empty for the base model."""
+    after: str = ""
+    """The tasks that the cell's model had been trained on before, in order, with spaces between."""
     seed: int
     """The training seed."""
     benchmark: str
     """What was evaluated, a task's name; empty for costs."""
     benchmark_title: str
     """How tables print the benchmark."""
-    role: Literal["ability", "general", "cost"]
-    """`ability` (the task trained on), `general` (nobody was trained on it) or `cost`."""
+    role: Literal["ability", "general", "retained", "cost"]
+    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`) or `cost`."""
     metric: str
     """Name of the metric, e.g. `exact_match`, `pass@1`, `judge`, or of the cost."""
     value: float | None

@@ -24,6 +24,8 @@ Role = Literal["ability", "general"]
 Run = tuple[str, int]
 """A training run of a method: (task, seed); the base model has ("", seed)."""
 
+TOGETHER = "+"
+"""What stands between the tasks of a record whose cell was trained on several together."""
 NO_RUN: list[Run] = [("", 0)]
 
 
@@ -100,7 +102,7 @@ class Scores:
     def tasks(self) -> list[str]:
         """The tasks trained on, in suite order."""
         listed = _names(self.suite.get("tasks"))
-        return [*listed, *set_minus({record.task: None for record in self.records if record.task}, listed)]
+        return listed or sorted({record.task for record in self.records if record.task})
 
     @cached_property
     def engines(self) -> list[str]:
@@ -132,7 +134,7 @@ class Scores:
         """The training runs a cell of a table averages over, when everything is there."""
         if self.is_base(row):
             return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
-        tasks = list(column.tasks) if role == "ability" else self.tasks
+        tasks = list(column.tasks) if role == "ability" else self._trained_on(row)
         return [(task, seed) for task in tasks for seed in self.seeds]
 
     def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
@@ -140,10 +142,18 @@ class Scores:
         own = self._cells.get((row.name, column.name, role, column.metric), [])
         failed = self._failed.get((row.name, column.name, role), [])
         return {
-            (record.task, record.seed): record
+            (task, record.seed): record
             for record in [*failed, *own]  # a failure stands until there is a record in the metric
-            if role == "general" or record.task in ("", *column.tasks)
+            for task in ([record.task] if role == "general" else record.task.split(TOGETHER))
+            if role == "general" or task in ("", *column.tasks)
         }
+
+    def _trained_on(self, row: Row) -> list[str]:
+        """The tasks of a row's cells: those of the suite, or for other rows what their records say."""
+        found = {record.task: record.after for record in self.records if record.method == row.name and record.task}
+        if any(TOGETHER in task for task in found):
+            return list(found)
+        return [task for task in self.tasks if task not in " ".join(found.values()).split()]
 
     def blocks(
         self, rows: Sequence[Row], columns: Sequence[Column], role: Role, task: str = ""

@@ -34,10 +34,10 @@ def numbered(source: Source, dataset: Dataset, split: str, required: Fields) -> 
 
 def position(label: object, labels: Sequence[str], place: str) -> int:
     """Where a label stands among the labels. Raises TaskError where it does not, as in splits without answers."""
-    if label not in labels:
-        known = ", ".join(labels)
-        raise TaskError(f"{place}: the answer {label!r} is none of {known}; take a split that has answers.")
-    return labels.index(str(label))
+    known = list(labels)  # in a string, "" would be found anywhere
+    if label not in known:
+        raise TaskError(f"{place}: the answer {label!r} is none of {', '.join(known)}; take a split that has answers.")
+    return known.index(str(label))
 
 
 def in_turn(groups: Iterable[Sequence[Item]]) -> Iterator[Item]:

@@ -97,6 +97,17 @@ def build(architecture: str, **changes: Any) -> PreTrainedModel:
     return model
 
 
+SHARED_DATA = Path(__file__).parents[2] / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real data sets beside the repository; the test is skipped without it."""
+    if not SHARED_DATA.is_dir():
+        pytest.skip("skipped, no data")
+    return SHARED_DATA
+
+
 @pytest.fixture(autouse=True)
 def _one_thread() -> None:
     torch.set_num_threads(1)

@@ -29,6 +29,7 @@ from methods.method import Context, Method
 from methods.moe.experts import run_experts, selected_experts, sort_rows
 from methods.moe.profile import Profile
 from methods.moe.view import MoeLayer, moe_layers
+from methods.recompute import checkpoint_gradients
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
@@ -94,7 +95,7 @@ def simulate(
         model.tie_weights()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         if gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_gradients(model)
         weight_bytes = alive.now
         optimizer = _with_state(parameters)
         model.train()

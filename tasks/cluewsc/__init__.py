@@ -1,11 +1,11 @@
 """CLUEWSC: does a Chinese pronoun refer to a given noun? 5-shot, the likelier of 是 and 否.
 
 The rows are CLUEWSC2020's as FewCLUE splits them: its test_public is the largest split with labels (976); the examples
-come from its train_few_all. lm-eval has no such task, so the question is ours. lm-eval's YAML is in this folder.
+come from those of its train_few_all whose sentence the test split does not have (the two share 119 sentences).
+lm-eval has no such task, so the question is ours.
 """
 
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
 
 from tasks.benchmark import choice, few_shot, numbered, position
@@ -36,10 +36,13 @@ def asked(row: Row, place: str) -> str:
 
 
 def items(source: Source) -> Iterator[Item]:
-    """Yield the labelled sentences, each after the first five of the training split."""
-    solved = islice(numbered(source, DATASET, "train", FIELDS), SHOTS)
-    shots = [(asked(row, place), CHOICES[position(row["label"], LABELS, place)]) for place, row in solved]
-    for number, (place, row) in enumerate(numbered(source, DATASET, "test", FIELDS)):
+    """Yield the labelled sentences, each after five of the training split that the test split does not have."""
+    tested = list(numbered(source, DATASET, "test", FIELDS))
+    texts = {row["text"] for _, row in tested}
+    solved = {row["text"]: (row, at) for at, row in numbered(source, DATASET, "train", FIELDS)}
+    apart = [(row, at) for text, (row, at) in solved.items() if text not in texts][:SHOTS]
+    shots = [(asked(row, at), CHOICES[position(row["label"], LABELS, at)]) for row, at in apart]
+    for number, (place, row) in enumerate(tested):
         gold = position(row["label"], LABELS, place)
         yield choice(f"cluewsc-{number:04d}", few_shot(shots, asked(row, place)), CHOICES, gold)
 

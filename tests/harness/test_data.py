@@ -58,15 +58,22 @@ def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, 
     own, other = [Sample([n], [n]) for n in range(7)], [Sample([-n], [-n]) for n in range(1, 4)]
 
     def drawn():
-        return [sample.ids[0] for sample in itertools.islice(mixed(own, other, share, seed), 200)]
+        return [sample.ids[0] for sample in itertools.islice(mixed([own], other, share, seed), 200)]
 
     assert drawn() == drawn()
     assert sum(token < 0 for token in drawn()) == 200 * share
 
 
+def test_several_tasks_alternate_in_equal_shares_whatever_their_sizes():
+    one, two = [Sample([n], [n]) for n in range(3)], [Sample([n], [n]) for n in range(10, 50)]
+    drawn = [sample.ids[0] for sample in itertools.islice(mixed([one, two], [], 0.0, 3), 40)]
+    assert [token >= 10 for token in drawn] == [False, True] * 20
+    assert set(drawn[::2]) == {0, 1, 2}
+
+
 def test_each_epoch_meets_every_sample_once():
     own = [Sample([n], [n]) for n in range(10)]
-    drawn = [sample.ids[0] for sample in itertools.islice(mixed(own, [], 0.0, 3), 30)]
+    drawn = [sample.ids[0] for sample in itertools.islice(mixed([own], [], 0.0, 3), 30)]
     for epoch in range(3):
         assert sorted(drawn[10 * epoch : 10 * epoch + 10]) == list(range(10))
     assert drawn[:10] != drawn[10:20]

@@ -160,3 +160,74 @@ def test_a_data_folder_without_the_files_is_refused(planned, tmp_path):
     (tmp_path / "data").mkdir()
     with pytest.raises(USER_ERRORS, match="esft_intent"):
         planned(ROWS.replace("mini-law, mini-intent", "intent-bdci"), data_dir=tmp_path / "data")
+
+
+REAL = """\
+name: real
+tasks: [metamathqa]
+methods: {base: {}, fft: {}}
+training: {steps: 2, batch_size: 2, sequence_length: 128}
+evaluation: {engine: transformers}
+"""
+
+
+def jsonl(path, *rows):
+    path.parent.mkdir(exist_ok=True)
+    write_jsonl(path, rows)
+
+
+@pytest.fixture
+def math_data(tmp_path):
+    """A data folder with two sums to train on, and GSM8K and MATH to test on."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    jsonl(folder / "metamathqa/train.jsonl", *({"query": f"1+{n}?", "response": f"{n + 1}"} for n in range(2)))
+    for split in ("train", "test"):
+        jsonl(folder / f"gsm8k/{split}.jsonl", {"question": f"{split}?", "answer": "#### 2"})
+    jsonl(folder / "math/test.jsonl", {"problem": "1+1", "solution": "\\boxed{2}"})
+    return folder
+
+
+def test_training_data_without_items_are_tested_on_the_benchmarks_they_name(planned, math_data):
+    plan = planned(REAL, data_dir=math_data)
+    base, trained = plan.cells
+    assert plan.benchmarks(trained) == ["gsm8k", "math"]
+    assert plan.benchmarks(base) == ["gsm8k", "math"]
+    assert [plan.data[name].count for name in ("gsm8k", "math")] == [1, 1]
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "complaint"),
+    [
+        ("metamathqa/train.jsonl", '{"query": "1+1?"}', r"Task 'metamathqa': .*train\.jsonl, line 1: field 'response'"),
+        ("metamathqa/train.jsonl", "", r"Task 'metamathqa': Split 'train' of data set 'metamathqa' has no rows"),
+        ("gsm8k/test.jsonl", '{"question": 1}', r"Task 'gsm8k': .*test\.jsonl, line 1: field 'question' must be"),
+        ("math/test.jsonl", '{"problem": "", "solution": "2"}', r"Task 'math': math, split 'test', row 1: 'solution'"),
+    ],
+)
+def test_bad_data_are_refused_by_task_file_and_line(planned, math_data, file, content, complaint):
+    (math_data / file).write_text(content)
+    with pytest.raises(USER_ERRORS, match=complaint) as caught:
+        planned(REAL, data_dir=math_data)
+    assert "\n" not in str(caught.value)
+
+
+def test_finished_steps_stay_when_data_go_bad(planned, math_data):
+    plan = planned(REAL, data_dir=math_data)
+    base = plan.cells[0]
+    made = finish(plan, "train", train_key(plan, base))
+    (math_data / "metamathqa/train.jsonl").write_text("{")
+    with pytest.raises(USER_ERRORS, match="not valid JSON"):
+        planned(REAL, data_dir=math_data)
+    assert made.folder.is_dir()
+
+
+def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(planned, monkeypatch):
+    code = REAL.replace("metamathqa", "evol-codealpaca")
+    with pytest.raises(
+        USER_ERRORS, match=r"Task 'evol-codealpaca': .*`data: \{evol_codealpaca: \{revision: COMMIT\}\}`"
+    ):
+        planned(code)
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, **more: iter(()) if more["revision"] else None)
+    with pytest.raises(USER_ERRORS, match="Split 'train' of data set 'evol_codealpaca' has no rows"):
+        planned(code + "data: {evol_codealpaca: {revision: abc}}\n")

@@ -112,6 +112,62 @@ def test_stages_that_cannot_be_are_refused_before_anything_is_trained(planned, o
         planned(SUITE.replace(old, new))
 
 
+MANY = """\
+name: many
+tasks: [mini-law, mini-intent, mini-math]
+general: [mini-facts]
+alignment: mini-alignment
+methods:
+  fft: {}
+  fft-mixture: {method: fft, together: true}
+  esft-union: {}
+  random-union: {ablates: esft-union}
+  fft-later: {continues: fft, after: [mini-law, mini-math], learning_rate: 5.0e-4}
+training: {steps: 4, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3}
+profiling: {sequences: 2, sequence_length: 128}
+evaluation: {engine: transformers, max_length: 512, limit: 4}
+"""
+
+
+def test_tasks_trained_together_are_one_cell_tested_on_every_one_of_them(planned):
+    plan = planned(MANY)
+    together = [cell for cell in plan.cells if len(cell.tasks) > 1]
+    assert [cell.method for cell in together] == ["fft-mixture", "esft-union", "random-union"]
+    for cell in together:
+        assert plan.benchmarks(cell) == ["mini-law", "mini-intent", "mini-math", "mini-facts"]
+        assert plan.stage(cell).tasks == ("mini-law", "mini-intent", "mini-math")
+    union = plan.stage(together[1])
+    assert union.profiles == [Profiling("mini-law"), Profiling("mini-intent"), Profiling("mini-math")]
+    kept = {cell.method for cell in planned(MANY, only="task=mini-law,task=mini-math").chosen_cells}
+    assert kept == {"fft"}
+
+
+def test_a_row_that_continues_another_goes_on_from_its_training_and_is_tested_on_it_too(planned):
+    plan = planned(MANY)
+    (cell,) = (cell for cell in plan.cells if cell.after)
+    law, math, intent = plan.stage(cell).whole
+    assert (law.tasks, math.tasks, intent.tasks) == (("mini-law",), ("mini-math",), ("mini-intent",))
+    assert law == plan.stage(plan.cells[0])  # the row's own cell, computed once
+    assert (math.start, intent.start) == (law, math)
+    assert (math.learning_rate, intent.learning_rate) == (1.0e-3, 5.0e-4)
+    assert plan.benchmarks(cell) == ["mini-intent", "mini-law", "mini-math", "mini-facts"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("continues: fft,", "continues: ffft,", "names 'ffft', which is no row"),
+        ("continues: fft,", "continues: fft-mixture,", "no row of single tasks"),
+        ("continues: fft, ", "", "`continues` names a row and `after` the tasks"),
+        ("after: [mini-law,", "after: [mini-lav,", "names 'mini-lav', which is no task"),
+        ("after: [mini-law,", "after: [mini-law, mini-intent,", "none is left to train on"),
+    ],
+)
+def test_a_row_that_continues_what_is_not_there_is_refused(planned, old, new, sentence):
+    with pytest.raises(USER_ERRORS, match=sentence):
+        planned(MANY.replace(old, new))
+
+
 def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_contents(planned, tmp_path):
     text = SUITE.replace("seeds", "").replace("methods:\n", "seeds: [4, 5]\nmethods:\n" + release(tmp_path))
     plan = planned(text)

@@ -9,6 +9,7 @@ import torch
 from harness.data import IGNORED, Sample, stack
 from harness.suite import Training
 from harness.train import CHECKPOINT, AnswerLoss, train
+from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.method import Context
 from tests.methods.helpers import TRAINING, profiled
@@ -50,6 +51,25 @@ def test_training_lowers_the_loss_on_what_it_is_shown(tiny_model, tmp_path):
     assert log.losses[-1] < 0.2 * log.losses[0]
 
 
+def test_a_router_trained_gently_moves_by_its_share_of_the_step_and_the_experts_by_the_whole(tiny_model, tmp_path):
+    def moved(factor):
+        model = tiny_model("qwen2-moe")
+        method = EsftRouter(router_lr_factor=factor)
+        parameters = method.prepare(model, Context(seed=0, profile=profiled(model)))
+        before = {name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad}
+        settings = SETTINGS.model_copy(update={"steps": 1})
+        factors = method.learning_rate_factors(model)
+        train(model, parameters, sequences(), settings, tmp_path / str(factor), learning_rate_factors=factors)
+        after = dict(model.named_parameters())
+        return {name: after[name].detach() - weight for name, weight in before.items()}
+
+    gentle, full = moved(0.1), moved(1.0)
+    routers = [name for name in full if name.endswith(".gate.weight")]
+    assert routers
+    for name, change in full.items():
+        torch.testing.assert_close(gentle[name], change * (0.1 if name in routers else 1.0), rtol=1e-3, atol=1e-8)
+
+
 def test_small_chunks_reach_the_weights_of_whole_batches(tiny_model, tmp_path):
     whole, chunked = tiny_model("qwen3-moe"), tiny_model("qwen3-moe")
     one = trained(whole, tmp_path)
@@ -65,7 +85,7 @@ def test_gradient_checkpointing_computes_layers_again_and_reaches_the_same_losse
         model = tiny_model("deepseek-v2")
         parameters = TRAINING[method].prepare(model, Context(seed=0, profile=profiled(model)))
         calls = []
-        model.model.layers[1].mlp.experts.register_forward_hook(lambda *_: calls.append(1))
+        model.model.layers[1].mlp.experts.register_forward_pre_hook(lambda *_: calls.append(1))
         settings = SETTINGS.model_copy(update={"gradient_checkpointing": gradient_checkpointing})
         return train(model, parameters, sequences(), settings, tmp_path), len(calls)
 

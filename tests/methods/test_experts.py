@@ -13,6 +13,7 @@ from methods.errors import MethodError
 from methods.method import Context
 from methods.moe.experts import selected_experts, use_selective_experts
 from methods.moe.view import attention_parameters, moe_layers, router_parameters
+from methods.recompute import checkpoint_gradients
 from tests.methods.helpers import MOE, backward, logits, train
 
 Models = Callable[..., PreTrainedModel]
@@ -148,18 +149,41 @@ def test_autocast_computes_in_its_dtype_and_keeps_float32_gradients(tiny_model: 
         assert torch.cosine_similarity(bank.grad.flatten(), expected.grad.flatten(), dim=0) > 0.95
 
 
-def test_gradient_checkpointing_changes_no_gradient(tiny_model: Models) -> None:
+@pytest.mark.parametrize("architecture", MOE)
+def test_gradient_checkpointing_changes_no_gradient(tiny_model: Models, architecture: str) -> None:
     gradients = []
     for checkpointing in (False, True):
-        model = tiny_model("deepseek-v2").train()
+        model = tiny_model(architecture).train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_gradients(model)
         model.requires_grad_(False)
         banks = use_selective_experts(model, selection_for(model))
         backward(model)
         gradients.append([bank.grad for bank in banks])
     for plain, checkpointed in zip(*gradients, strict=True):
         torch.testing.assert_close(plain, checkpointed)
+
+
+@pytest.mark.parametrize("architecture", ["deepseek-v2", "gpt-oss"])
+def test_gradient_checkpointing_recomputes_nothing_below_the_lowest_trained_layer(
+    tiny_model: Models, architecture: str
+) -> None:
+    model = tiny_model(architecture).train()
+    checkpoint_gradients(model)
+    model.requires_grad_(False)
+    use_selective_experts(model, {2: [5, 2]})
+    runs = dict.fromkeys(range(3), 0)
+
+    def count(number: int) -> Callable[..., None]:
+        def hook(*_: object) -> None:
+            runs[number] += 1
+
+        return hook
+
+    for number, layer in enumerate(model.model.layers):
+        layer.mlp.register_forward_pre_hook(count(number))
+    backward(model)
+    assert runs == {0: 1, 1: 1, 2: 2}
 
 
 def test_a_dense_model_is_refused_by_what_it_lacks(tiny_model: Models) -> None:

@@ -14,6 +14,7 @@ from methods.esft_lora import EsftLora
 from methods.method import Context
 from methods.moe.low_rank import use_low_rank_experts
 from methods.moe.view import moe_layers
+from methods.recompute import checkpoint_gradients
 from tests.methods.helpers import (
     MOE,
     PARTS,
@@ -98,7 +99,7 @@ def test_gradient_checkpointing_trains_the_same_factors(tiny_model: Models) -> N
         seen = profiled(model)
         model.train()
         if checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            checkpoint_gradients(model)
         train(model, EsftLora().prepare(model, Context(seed=0, profile=seen)))
         ends.append(logits(model))
     torch.testing.assert_close(ends[0], ends[1])

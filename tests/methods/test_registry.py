@@ -25,7 +25,16 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
 WITHOUT_PROFILE = {"base", "adapter", "fft", "lora", "all-experts", "attention-router"}
 UNTRAINED = {"base", "adapter"}
 ABLATIONS = {"random-experts", "unrelated-experts"}
-WITH_PROFILE = {"esft-gate", "esft-token", "esft-lora", "esft-router", "top-k-experts", "das-tune", "das-lora"}
+WITH_PROFILE = {
+    "esft-gate",
+    "esft-token",
+    "esft-lora",
+    "esft-router",
+    "esft-union",
+    "top-k-experts",
+    "das-tune",
+    "das-lora",
+}
 
 
 def test_every_method_has_defaults_but_those_that_need_what_they_ablate_or_load() -> None:

@@ -7,16 +7,6 @@ from typing import Any
 
 import pytest
 
-SHARED_DATA = Path(__file__).parents[3] / "shared" / "data"
-
-
-@pytest.fixture
-def shared_data() -> Path:
-    """The folder of real data sets beside the repository; the test is skipped without it."""
-    if not SHARED_DATA.is_dir():
-        pytest.skip("skipped, no data")
-    return SHARED_DATA
-
 
 @pytest.fixture
 def write_split(tmp_path: Path) -> Callable[..., Path]:

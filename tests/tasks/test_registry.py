@@ -1,3 +1,4 @@
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -6,6 +7,7 @@ import pytest
 
 from tasks.errors import TaskError
 from tasks.registry import get, load_tasks
+from tasks.source import Dataset
 from tasks.task import Task
 
 
@@ -39,6 +41,24 @@ def test_what_an_lm_eval_task_needs_is_there() -> None:
         assert (task.metric == "bypass") == (task.rubric is not None), task.name
         assert task.items is not None or task.role == "alignment" or task.benchmarks, task.name
         assert all(known[name].items is not None for name in task.benchmarks), task.name
+
+
+def test_every_data_set_is_documented_with_its_folder_and_pinned_revision() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
+    load_tasks()
+    parts = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
+    found = [value for part in parts for value in vars(part).values() if isinstance(value, Dataset)]
+    assert len({each.folder for each in found}) >= 20
+    for each in found:
+        assert f"`{each.folder}/" in document, each.folder
+        assert each.revision is None or re.fullmatch("[0-9a-f]{40}", each.revision), each.folder
+        assert each.revision is None or f"`{each.revision[:7]}`" in document, each.folder
+
+
+def test_every_task_is_documented() -> None:
+    document = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
+    real = [name for name in load_tasks() if not name.startswith("mini-")]
+    assert [name for name in real if f"`{name.removesuffix('-fewshot')}`" not in document] == []
 
 
 def test_the_tasks_are_known_without_the_heavy_libraries() -> None:

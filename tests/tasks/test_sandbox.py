@@ -198,7 +198,7 @@ def test_early_exit_claims_success(level: Isolation, program: str) -> None:
         "import os, contextlib\nos.write = lambda *a: 0\ncontextlib.suppress = None\nassert False",
     ],
 )
-def test_redefining_what_judges_it_to_fake_success(level: Isolation, program: str) -> None:
+def test_redefining_the_checker(level: Isolation, program: str) -> None:
     assert not attack(program, level).ok
 
 
@@ -246,6 +246,34 @@ def test_two_hundred_small_programs_do_not_take_long() -> None:
     started = time.monotonic()
     assert all(outcome.ok for outcome in run_many([f"assert {n} + 1 == {n + 1}" for n in range(200)]))
     assert time.monotonic() - started < 15  # 0.6 s alone on two cores; this only notices a process start per program
+
+
+@pytest.fixture
+def no_sandbox(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A machine on which neither bubblewrap nor user namespaces work."""
+    monkeypatch.setattr(sandbox, "isolation", lambda: "limits only")
+    monkeypatch.delenv(sandbox.UNSAFE, raising=False)
+
+
+@pytest.mark.usefixtures("no_sandbox")
+def test_without_a_sandbox_generated_code_is_refused_and_the_flag_named() -> None:
+    with pytest.raises(TaskError, match=r"install bubblewrap, .* --unsafe-code \(ESFT_BENCH_UNSAFE_CODE=1\)"):
+        run_python("pass")
+
+
+@pytest.mark.usefixtures("no_sandbox")
+def test_without_a_sandbox_generated_code_runs_if_the_user_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(sandbox.UNSAFE, "1")
+    assert run_python("pass").ok
+    assert not run_python("assert False").ok
+
+
+def test_works_is_false_where_the_tools_are_missing_or_broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("bwrap", "unshare"):
+        (tmp_path / name).write_text("#!/bin/sh\necho no permissions >&2\nexit 1\n")
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert not any(sandbox.works(level) for level in WALLED)
 
 
 def test_the_level_in_force_is_one_that_works() -> None:

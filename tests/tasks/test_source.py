@@ -1,5 +1,6 @@
 import json
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -7,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
+from tasks.errors import MissingDataError, TaskError
+from tasks.source import Address, Dataset, Row, Source
 
 TOY = Dataset(hub="nobody/toy", revision="0" * 40, folder="toy")
 FIELDS: dict[str, type] = {"question": str}
@@ -118,6 +119,57 @@ def test_the_hub_path_reads_a_repository_of_plain_files(
     assert list(Source(limit=1).rows(plain, "test", FIELDS)) == [{"question": "a"}]
     with pytest.raises(TaskError, match="row 1: field 'answer' is missing"):
         next(Source().rows(plain, "test", {"answer": str}))
+
+
+def test_a_missing_revision_says_where_to_name_one(tmp_path: Path) -> None:
+    unpinned = Dataset(hub="nobody/toy", revision=None, folder="toy")
+    with pytest.raises(MissingDataError, match=r"no pinned revision; name the commit in the suite, `data: \{toy:") as e:
+        next(Source().rows(unpinned, "test", FIELDS))
+    assert "pass --data-dir FOLDER" in str(e.value)
+
+
+def test_another_repository_needs_a_revision_of_its_own() -> None:
+    source = Source(addresses={"toy": Address(hub="somebody/else")})
+    with pytest.raises(MissingDataError, match="'somebody/else' has no pinned revision"):
+        next(source.rows(TOY, "test", FIELDS))
+
+
+def test_the_suites_address_comes_before_the_tasks(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[tuple[object, ...]] = []
+
+    def load_dataset(name: str, config: str | None, **more: object) -> list[Row]:
+        asked.append((name, config, more["revision"]))
+        return [{"question": "a"}]
+
+    monkeypatch.setattr("datasets.load_dataset", load_dataset)
+    many = Dataset("nobody/toy", "a" * 40, "toy", configs=("law", "art"), config_field="subject")
+    rows = list(Source().rows(many, "test", {"question": str, "subject": str}))
+    assert [row["subject"] for row in rows] == ["law", "art"]
+    assert list(Source(addresses={"toy": Address(revision="b" * 40)}).rows(many, "test", FIELDS))
+    assert list(Source(addresses={"toy": Address("some/body", "c" * 40)}).rows(many, "test", FIELDS))
+    assert asked == [
+        ("nobody/toy", "law", "a" * 40),
+        ("nobody/toy", "art", "a" * 40),
+        ("nobody/toy", "law", "b" * 40),
+        ("nobody/toy", "art", "b" * 40),
+        ("some/body", None, "c" * 40),
+    ]
+
+
+def test_a_split_may_have_another_file_name(write_split: WriteSplit) -> None:
+    folder = write_split({"question": "a"})
+    named = Dataset("nobody/toy", None, "toy", files={"validation": ("validation", "test")})
+    assert list(Source(folder).rows(named, "validation", FIELDS)) == [{"question": "a"}]
+    assert Source(folder).has(named, "validation")
+    assert not Source(folder).has(named, "train")
+
+
+def test_a_field_may_have_one_of_several_types(write_split: WriteSplit) -> None:
+    folder = write_split({"question": 3}, {"question": "3"}, {"question": None})
+    read = Source(folder).rows(TOY, "test", {"question": (str, int)})
+    assert [row["question"] for row in islice(read, 2)] == [3, "3"]
+    with pytest.raises(TaskError, match="line 3: field 'question' must be a string or a whole number, found null"):
+        next(read)
 
 
 @given(st.binary(max_size=60))
