@@ -45,7 +45,7 @@ def sign_flip(differences: Array, draws: int = DRAWS, seed: int = SEED) -> Array
     hits = np.zeros(values.shape[1])
     for count in _chunks(draws, values.shape[0]):
         flipped = rng.integers(0, 2, size=(count, values.shape[0]), dtype=np.int8).astype(np.float64)
-        hits += (np.abs(2 * flipped @ values - total) >= threshold).sum(axis=0)
+        hits += (np.abs(2 * (flipped @ values) - total) >= threshold).sum(axis=0)
     return np.asarray((1 + hits) / (1 + draws), dtype=float)
 
 
