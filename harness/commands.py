@@ -70,6 +70,7 @@ def prepare(
         engine=_engine_version(suite),
         judge=judge.name,
     )
+    notes += [task.note for task in plan.tasks.values() if task.note]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
 
 
@@ -105,6 +106,7 @@ def execute(
     command: str,
     workers: int | None = None,
     micro_batch: int | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
@@ -118,7 +120,7 @@ def execute(
         plan=prepared.plan,
         folder=folder,
         judge=prepared.judge,
-        transport=Transport(workers or _default_workers(), 1, micro_batch, keep_checkpoints),
+        transport=Transport(_workers(workers, processes), 1, micro_batch, processes, keep_checkpoints),
         display=Display(prepared.plan, console),
         command=command,
         notes=prepared.notes,
@@ -145,13 +147,22 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _default_workers() -> int:
-    """One cell an accelerator; without one, one a core (a small model uses one core whatever it is given)."""
+def _workers(wanted: int | None, processes: int) -> int:
+    """Cells trained side by side, each in `processes`.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if processes > torch.cuda.device_count():
+            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        return wanted or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or max(1, cores // processes)
 
 
 def describe(prepared: Prepared) -> Table:

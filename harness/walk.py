@@ -20,6 +20,7 @@ class Transport:
     workers: int = 1
     threads: int = 1
     micro_batch: int | None = None
+    processes: int = 1
     keep_checkpoints: bool = False
 
 

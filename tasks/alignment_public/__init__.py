@@ -58,5 +58,12 @@ def _takes_turns(messages: Conversation) -> bool:
 
 
 TASKS = (
-    Task("alignment-public", "Alignment: public instructions without math and code", "alignment", training=training),
+    Task(
+        "alignment-public",
+        "Alignment: public instructions without math and code",
+        "alignment",
+        training=training,
+        note="The alignment data are public instructions without math and code (tulu-3-sft-mixture, or what the suite "
+        "or the data folder has in its place), not the ESFT paper's, which are unpublished.",
+    ),
 )
