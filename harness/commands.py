@@ -70,8 +70,20 @@ def prepare(
         engine=_engine_version(suite),
         judge=judge.name,
     )
-    notes += [task.note for task in plan.tasks.values() if task.note]
+    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
+
+
+def _validated(suite: Suite) -> list[str]:
+    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+    training = suite.training
+    if training.evaluate_every is None:
+        return []
+    kept = "lowest loss there was" if training.choose == "best" else "last step were"
+    return [
+        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
+        f"training data was measured; the weights of the {kept} taken."
+    ]
 
 
 def _numbers(text: str) -> list[int]:
@@ -106,6 +118,7 @@ def execute(
     command: str,
     workers: int | None = None,
     micro_batch: int | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
@@ -119,7 +132,7 @@ def execute(
         plan=prepared.plan,
         folder=folder,
         judge=prepared.judge,
-        transport=Transport(workers or _default_workers(), 1, micro_batch, keep_checkpoints),
+        transport=Transport(_workers(workers, processes), 1, micro_batch, processes, keep_checkpoints),
         display=Display(prepared.plan, console),
         command=command,
         notes=prepared.notes,
@@ -146,13 +159,22 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _default_workers() -> int:
-    """One cell an accelerator; without one, one a core (a small model uses one core whatever it is given)."""
+def _workers(wanted: int | None, processes: int) -> int:
+    """Cells trained side by side, each in `processes`.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if processes > torch.cuda.device_count():
+            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        return wanted or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or max(1, cores // processes)
 
 
 def describe(prepared: Prepared) -> Table:
