@@ -80,8 +80,20 @@ def prepare(
         judge=judge.name,
         weights=weights,
     )
-    notes += [task.note for task in plan.tasks.values() if task.note]
+    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
+
+
+def _validated(suite: Suite) -> list[str]:
+    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+    training = suite.training
+    if training.evaluate_every is None:
+        return []
+    kept = "lowest loss there was" if training.choose == "best" else "last step were"
+    return [
+        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
+        f"training data was measured; the weights of the {kept} taken."
+    ]
 
 
 def _numbers(text: str) -> list[int]:
