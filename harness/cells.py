@@ -6,8 +6,9 @@ They run in child processes of their own (see `workers`), so memory is given bac
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
 from harness.backbone import experts_of, load_model, load_tokenizer
-from harness.data import Sample, encode_file, mixed, packed, profiling_batches, profiling_sequences
+from harness.data import Sample, encode_file, hold_out, mixed, packed, profiling_batches, profiling_sequences
 from harness.distributed import launch
 from harness.files import write_json
 from harness.keys import AFTER, SECOND
@@ -105,7 +106,7 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
         if method.trains:
             measured["trainable_parameters"], log = _train(model, places, settings, history.wrapped(progress))
             measured["steps"] = len(log.losses)
-            write_json(places.out / "log.json", {"losses": log.losses, "gradient_norms": log.gradient_norms})
+            write_json(places.out / "log.json", asdict(log))
     for share in elsewhere:
         measured["cpu_seconds"] += share["cpu_seconds"]
     if elsewhere:  # the memory that each needed; this process only gathers what came out
@@ -151,15 +152,18 @@ def _train(
     method, tokenizer = _method(settings), load_tokenizer(places.backbone)
     parameters = method.prepare(model, _context(tokenizer, places, settings))
     count = sum(parameter.numel() for parameter in parameters)
+    training = Training.model_validate(settings["training"])
+    sequences, held_out = _data(tokenizer, places, training, settings["seed"])
     log = train(
         model,
         parameters,
-        _sequences(tokenizer, places, settings),
-        Training.model_validate(settings["training"]),
+        sequences,
+        training,
         places.scratch,
         mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
         micro_batch=places.micro_batch,
         learning_rate_factors=method.learning_rate_factors(model),
+        held_out=held_out,
         progress=progress,
     )
     return count, log
@@ -209,13 +213,16 @@ def _profiled(
     return profile(model, profiling_batches(first), layers)
 
 
-def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
-    """The endless stream of packed sequences of a cell."""
-    training = Training.model_validate(settings["training"])
+def _data(tokenizer: Any, places: Places, training: Training, seed: int) -> tuple[Iterator[Sample], list[Sample]]:
+    """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
     told = training.sequence_length, training.overlong
     own = [encode_file(tokenizer, task, *told) for task in places.tasks]
     other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
-    return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
+    held: list[Sample] = []
+    if training.evaluate_every is not None:
+        parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, places.tasks, strict=True)]
+        own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
+    return packed(mixed(own, other, training.alignment_share, seed), training.sequence_length), held
 
 
 def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:
