@@ -10,6 +10,8 @@ from harness.store import Artifact
 from reports.records import ItemScore, Record
 
 ITEMS = "items.jsonl"
+LM_EVAL = "lm_eval"
+"""The folder of lm-eval's own result files, in the store and in a run; under this name answers say which is theirs."""
 COSTS = {
     "train_seconds": "seconds",
     "train_cpu_seconds": "cpu_seconds",
@@ -38,7 +40,20 @@ def collect(plan: Plan, run_folder: Path, failures: Mapping[Cell, str]) -> list[
             elif failed:
                 records.append(_record(plan, cell, benchmark, run_folder.name, state="failed", note=failed))
         records += _judge_cost_records(plan, cell, run_folder.name)
+        _copy_lm_eval(plan, cell, run_folder)
     return records
+
+
+def _copy_lm_eval(plan: Plan, cell: Cell, run_folder: Path) -> None:
+    """Put lm-eval's own result files of a cell into the run folder, one for each time it was asked."""
+    answers = [plan.answers(cell, benchmark) for benchmark in plan.benchmarks(cell)]
+    names = {str(found.measured[LM_EVAL]) for found in answers if found is not None and LM_EVAL in found.measured}
+    for name in sorted(names):
+        kept = plan.store.root / LM_EVAL / name
+        target = run_folder / LM_EVAL / f"{cell.method}-{cell.task or 'none'}-{cell.seed}-{name[:8]}.json"
+        if kept.is_file() and not target.exists():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(kept, target)
 
 
 def read_scores(artifact: Artifact) -> list[ItemScore]:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from harness.errors import USER_ERRORS, NoSpaceError
 from harness.evaluate import evaluate
-from harness.files import read_jsonl, write_jsonl
+from harness.files import digest_of_files, read_jsonl, write_jsonl
 from harness.judge import Usage
 from harness.merging import merged
 from harness.plan import Cell, Plan
-from harness.results import ITEMS, mean_score, read_scores
+from harness.results import ITEMS, LM_EVAL, mean_score, read_scores
 from harness.serving.canary import Canary
 from harness.serving.engines import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
 from harness.serving.server import Settings
@@ -104,20 +104,22 @@ def _answer(walk: Walk, engine: Engine, cell: Cell) -> None:
             scratch,
             progress=lambda done, total: walk.display.step(cell.label, done, total),
         )
-    _keep_lm_eval(walk, cell, scratch)
+    kept = _keep_lm_eval(plan, scratch)
     for name, scores in answers.items():
         key = plan.answers_key(cell, name)
         assert key is not None
         about = {"cell": cell.label, "benchmark": name, "loaded": loaded.how, "canary": loaded.difference}
-        _keep_scores(walk, "answers", key, scores, about, {"load_seconds": loaded.seconds})
+        _keep_scores(walk, "answers", key, scores, about, {"load_seconds": loaded.seconds, LM_EVAL: kept})
     shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _keep_lm_eval(walk: Walk, cell: Cell, scratch: Path) -> None:
-    """Keep lm-eval's own result file beside the run's results."""
-    kept = walk.folder / "lm_eval" / f"{cell.method}-{cell.task or 'none'}-{cell.seed}.json"
+def _keep_lm_eval(plan: Plan, scratch: Path) -> str:
+    """Keep lm-eval's own result file in the store, from where every run with these answers takes it; its name there."""
+    made = scratch / "lm_eval.json"
+    kept = plan.store.root / LM_EVAL / f"{digest_of_files([made], scratch)[:20]}.json"
     kept.parent.mkdir(parents=True, exist_ok=True)
-    (scratch / "lm_eval.json").replace(kept)
+    made.replace(kept)
+    return kept.name
 
 
 def _items_file(plan: Plan, name: str) -> Path:

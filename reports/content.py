@@ -10,6 +10,7 @@ from typing import Any
 from reports.advice import Advice, advise
 from reports.paper import BesideTable, Kind, beside
 from reports.results import LEFT_OUT, read
+from reports.samples import Sample, choose
 from reports.scores import Role, Row, Scores
 from reports.summary import summary
 from reports.tables import (
@@ -93,6 +94,11 @@ class Part:
     def table(self, role: Role) -> Table:
         """The table of a role."""
         return self.ability if role == "ability" else self.general
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Items that say most, with every row's answer."""
+        return choose(self.scores)
 
     @cached_property
     def in_short(self) -> list[str]:

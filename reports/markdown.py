@@ -14,6 +14,7 @@ from reports import calibration, figures
 from reports.content import Content, Part, gather
 from reports.paper import Beside
 from reports.results import write_text
+from reports.samples import Answer, Sample
 from reports.scores import Scores
 from reports.spent import spent
 from reports.summary import resolution
@@ -30,6 +31,7 @@ from reports.words import (
     listing,
     number,
     pipe_table,
+    quoted,
     score,
 )
 
@@ -69,6 +71,8 @@ def render(content: Content, gallery: figures.Gallery | None = None, beside: Pat
     else:
         blocks.append("Nothing has been evaluated yet.")
     blocks += _figures(gallery, beside or content.folder)
+    for part in content.parts:
+        blocks += _samples(part, f" ({line(part.backbone)})" if several else "")
     blocks += _efficiency(content)
     blocks += _repeat(content)
     blocks += bullets("How the judge compares with the paper's", calibration.sentences(content.folder))
@@ -101,6 +105,10 @@ BESIDE = (
     "Ours minus the published value. Resolved: the published value lies outside our 95% interval (over items and, "
     "where there are several, training runs; Table 2 over training runs); where the paper gives an interval of its "
     "own, beyond both together. Averages are means of the columns."
+)
+SAMPLES = (
+    "For each task the item on which the rows differ most, with what every row answered. report.html has more, the "
+    "worst and the best among them; items/ has all."
 )
 ADVICE = (
     "From this run's numbers alone. Methods are equal here where the test of Table 1 cannot tell them apart; general "
@@ -246,6 +254,30 @@ def _figures(gallery: figures.Gallery | None, beside: Path) -> list[str]:
         reasons = "\n".join(f"- {line(one.title)}: {line(one.why)}." for one in gallery.missing)
         parts += ["Not drawn:", reasons]
     return parts
+
+
+def _samples(part: Part, suffix: str) -> list[str]:
+    """For each task the item on which the rows differ most, quoted, with what every row answered."""
+    telling: dict[str, Sample] = {}
+    for sample in part.samples:
+        if sample.role == "ability" and "divided" in sample.kinds:
+            telling.setdefault(sample.benchmark, sample)
+    blocks = [f"## Samples of answers{suffix}", SAMPLES] if telling else []
+    for sample in telling.values():
+        asked = [f"> Asked: {quoted(sample.prompt)}", ">", f"> Wanted: {quoted(sample.wanted)}", ">"]
+        answers = [
+            f"> - {line(one.title)}, {_points(one)}: {quoted(one.completion)}{_reason(one)}" for one in sample.answers
+        ]
+        blocks += [f"### {line(sample.title)}, item {line(sample.id)}", "\n".join([*asked, *answers])]
+    return blocks
+
+
+def _points(answer: Answer) -> str:
+    return answer.state if answer.score is None else f"score {number(answer.score)}"
+
+
+def _reason(answer: Answer) -> str:
+    return f" ({line(answer.reason, 160)})" if answer.reason else ""
 
 
 def _efficiency(content: Content) -> list[str]:

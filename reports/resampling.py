@@ -45,7 +45,7 @@ def sign_flip(differences: Array, draws: int = DRAWS, seed: int = SEED) -> Array
     hits = np.zeros(values.shape[1])
     for count in _chunks(draws, values.shape[0]):
         flipped = rng.integers(0, 2, size=(count, values.shape[0]), dtype=np.int8).astype(np.float64)
-        hits += (np.abs(2 * flipped @ values - total) >= threshold).sum(axis=0)
+        hits += (np.abs(2 * (flipped @ values) - total) >= threshold).sum(axis=0)
     return np.asarray((1 + hits) / (1 + draws), dtype=float)
 
 
@@ -57,7 +57,7 @@ def bootstrap(blocks: Sequence[Array], level: float = 0.95, draws: int = DRAWS, 
         done = 0
         for count in _chunks(draws, block.size):
             drawn = rng.integers(0, block.size, size=(count, block.size))
-            means[done : done + count] += block[drawn].mean(axis=1) / len(blocks)
+            means[done : done + count] += block.take(drawn).mean(axis=1) / len(blocks)
             done += count
     estimate = float(np.mean([block.mean() for block in blocks]))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

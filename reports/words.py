@@ -65,6 +65,12 @@ def code(text: str) -> str:
     return " ".join(str(text).split()).replace("`", "'")
 
 
+def quoted(text: str, limit: int = 200) -> str:
+    """What a model was told or said, in one line as code, where no markup works; "nothing" where it is empty."""
+    flat = code(text)
+    return f"`{flat if len(flat) <= limit else flat[: limit - 1] + '…'}`" if flat else "nothing"
+
+
 def header(column: Column) -> str:
     """A column's header, with its judge where it has one."""
     title = line(column.title)

@@ -27,7 +27,7 @@ from reports.html.grids import Grid, beside_grid, cost_entry, gap_entry, glance_
 from reports.html.svg import inline
 from reports.markdown import ADVICE, BESIDE, HOW_TO_READ, flat, what_was_compared
 from reports.results import JSONL, write_text
-from reports.samples import KINDS, Sample, as_json, choose
+from reports.samples import KINDS, Sample, as_json
 from reports.spent import spent
 from reports.words import amount, number, plain
 
@@ -158,5 +158,5 @@ def _chapter(part: Part, content: Content, several: bool) -> Chapter:
         [grid(table, f"{table.title}{suffix}", write) for table, write in written if table.rows and table.columns],
         [beside_grid(table, suffix) for table in part.beside],
         [grid(table, f"{title}{suffix}", cost_entry) for table, title in costs if table is not None],
-        choose(part.scores),
+        part.samples,
     )

@@ -68,7 +68,7 @@ def undisturbed(tmp_path_factory):
 def test_a_run_prints_a_line_for_each_cell_and_ends_with_its_report(undisturbed):
     folder, printed = undisturbed
     assert all(f"✓ {label}: " in printed for label in CELLS)
-    assert (folder / "runs" / "path" / "report.md").exists()
+    assert all((folder / "runs" / "path" / name).exists() for name in ("report.md", "report.html", "results.parquet"))
 
 
 @pytest.mark.slow
@@ -110,10 +110,15 @@ def test_the_manifest_says_with_what_and_on_what_the_run_was_made(undisturbed):
 def test_a_finished_run_repeated_computes_nothing(undisturbed):
     folder, _ = undisturbed
     before, report = artifacts(folder), report_without_costs(folder)
+    own = {path: path.read_bytes() for path in (folder / "runs" / "path" / "lm_eval").iterdir()}
+    assert len(own) == len(CELLS)
+    for path in own:
+        path.unlink()
     done = finish(command(folder))
     assert done.returncode == 0
     assert artifacts(folder) == before
     assert report_without_costs(folder) == report
+    assert {path: path.read_bytes() for path in own} == own, "lm-eval's own files come back from the store"
 
 
 @pytest.mark.slow

@@ -166,3 +166,16 @@ def test_numbers_read_well() -> None:
     assert number(-1.94, signed=True) == "−1.9"
     assert [amount(value) for value in (0.0, 0.0123, 12.34, 420.0, 29300.0)] == ["0", "0.0123", "12.3", "420", "29300"]
     assert line("a|b\n<script>`x`") == "a\\|b \\<script>\\`x\\`"
+
+
+def test_samples_are_quoted_as_code_so_that_nothing_in_an_answer_is_markup(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.build(tmp_path)
+    for path in (tmp_path / "items").glob("*-law.jsonl"):
+        rows = [json.loads(line) | {"completion": "`<script>`\n| **x** |"} for line in path.open(encoding="utf-8")]
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    samples = section(report(tmp_path), "Samples of answers")
+    assert all(f"### {title}, item" in samples for title in ("Intent", "Law", "Translation"))
+    answers = [row for row in samples.splitlines() if row.startswith("> - ")]
+    assert len(answers) == 3 * len(made_up.methods)
+    assert sum(row.endswith(": `'<script>' | **x** |`") for row in answers) == len(made_up.methods)
+    assert "score 100.0" in samples
