@@ -1,6 +1,6 @@
 """Time of a training step, method by method, interleaved so that what else the machine does falls on all alike.
 
-    python benchmarks/step_time.py [--shape mini|512|all] [--rounds 10] [--threads 1] [--checkpointing]
+    python benchmarks/step_time.py [--shape mini|512|all] [--rounds 10] [--threads 1] [--checkpointing] [--method NAME]
 
 A step is forward, backward and fused AdamW on 8 × 128 random tokens, float32, loss on every token. Times are CPU
 seconds of this process, the median over rounds. Routing is that of a random router, near uniform: ESFT-Token then needs
@@ -192,11 +192,13 @@ def stepper(model: PreTrainedModel, parameters: Sequence[nn.Parameter], ids: Ten
     return step
 
 
-def measure(shape: str, rounds: int, checkpointing: bool) -> Table:
+def measure(shape: str, rounds: int, checkpointing: bool, methods: Sequence[str]) -> Table:
     ids = torch.randint(3, 2048, (8, 128), generator=torch.Generator().manual_seed(0))
     seen = profile(build(shape), [(ids, torch.ones_like(ids))])
     steps, trained = {}, {}
     for name, prepare in METHODS.items():
+        if name not in methods:
+            continue
         model = build(shape)
         if checkpointing:
             checkpoint_gradients(model)
@@ -210,7 +212,7 @@ def measure(shape: str, rounds: int, checkpointing: bool) -> Table:
             step()
             if number:  # the first round makes optimizer states
                 seconds[name].append(time.process_time() - start)
-    reference = next(iter(METHODS))
+    reference = next(iter(steps))
     method = EsftToken()
     chosen = [len(ids) for ids in method.select(seen).values()]
     table = Table(
@@ -238,13 +240,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--checkpointing", action="store_true")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this row; may be repeated")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     console = Console(width=120)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     console.print(f"{machine()}, {arguments.threads} thread(s), {versions}")
     for shape in SHAPES if arguments.shape == "all" else [arguments.shape]:
-        console.print(measure(shape, arguments.rounds, arguments.checkpointing))
+        console.print(measure(shape, arguments.rounds, arguments.checkpointing, arguments.method or list(METHODS)))
 
 
 if __name__ == "__main__":

@@ -6,8 +6,9 @@ They run in child processes of their own (see `workers`), so memory is given bac
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
 from harness.backbone import experts_of, load_model, load_tokenizer
-from harness.data import Sample, encode_file, mixed, packed, profiling_batches, profiling_sequences
+from harness.data import Sample, encode_file, hold_out, mixed, packed, profiling_batches, profiling_sequences
+from harness.distributed import launch
 from harness.files import write_json
 from harness.keys import AFTER, SECOND
 from harness.merging import Change, merged
@@ -26,8 +28,8 @@ from harness.meter import metered
 from harness.serving import canary
 from harness.store import bytes_in
 from harness.suite import Profiling, Training
-from harness.train import train
-from methods.method import Context
+from harness.train import TrainingLog, train
+from methods.method import Context, Method
 from methods.moe.profile import Profile, profile
 from methods.moe.view import MoeLayer
 from methods.registry import load_methods
@@ -51,6 +53,7 @@ class Places(BaseModel):
     general: Path | None = None
     threads: int = 1
     micro_batch: int | None = None
+    processes: int = 1
 
 
 def _settle(threads: int) -> None:
@@ -87,32 +90,28 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
     `profile_after` the trained model is profiled on the task's data into the folder `routing`, by `profiling`.
     """
     _settle(places.threads)
-    method = load_methods()[settings["method"]].model_validate(settings["hyperparameters"])
+    method = _method(settings)
     tokenizer = load_tokenizer(places.backbone)
-    torch.manual_seed(settings["seed"])
     measured: dict[str, Any] = {}
+    elsewhere: list[dict[str, Any]] = []
     history = _Measurements(places.scratch)
     with _checkpoint(places) as checkpoint, metered(measured):
+        if method.trains and places.processes > 1:
+            told = {"checkpoint": str(checkpoint), "places": places.model_dump(mode="json"), "settings": settings}
+            function = f"{__name__}:{share_of_training.__name__}"
+            elsewhere = launch(function, told, places.processes, places.scratch, history.wrapped(progress))
         model = load_model(checkpoint, settings["precision"], settings["trust_remote_code"])
         layers = experts_of(model)  # as they are before a method wraps anything around them
+        measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
-            parameters = method.prepare(model, _context(tokenizer, places, settings))
-            measured["trainable_parameters"] = sum(parameter.numel() for parameter in parameters)
-            log = train(
-                model,
-                parameters,
-                _sequences(tokenizer, places, settings),
-                Training.model_validate(settings["training"]),
-                places.scratch,
-                mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
-                micro_batch=places.micro_batch,
-                learning_rate_factors=method.learning_rate_factors(model),
-                progress=history.wrapped(progress),
-            )
+            measured["trainable_parameters"], log = _train(model, places, settings, history.wrapped(progress))
             measured["steps"] = len(log.losses)
-            write_json(places.out / "log.json", {"losses": log.losses, "gradient_norms": log.gradient_norms})
-        else:
-            measured |= {"trainable_parameters": 0, "steps": 0}
+            write_json(places.out / "log.json", asdict(log))
+    for share in elsewhere:
+        measured["cpu_seconds"] += share["cpu_seconds"]
+    if elsewhere:  # the memory that each needed; this process only gathers what came out
+        measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in elsewhere)
+        measured["processes"] = len(elsewhere)
     history.add_to(measured)
     adapter = places.out / "adapter"
     adapter.mkdir()
@@ -125,6 +124,49 @@ def train_step(places: Places, settings: dict[str, Any], progress: Progress) -> 
         (places.out / AFTER).mkdir()
         _profiled(tokenizer, places, settings, model, layers).save(places.out / AFTER)
     return measured
+
+
+def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """One process's part in training a cell with others; the checkpoint they leave is what `train_step` goes on from.
+
+    `told` holds the folder `checkpoint`, and `places` and `settings` as `train_step` has them. Returns what it cost.
+    """
+    places, settings = Places.model_validate(told["places"]), told["settings"]
+    _settle(places.threads)
+    measured: dict[str, Any] = {}
+    with metered(measured):
+        model = load_model(Path(told["checkpoint"]), settings["precision"], settings["trust_remote_code"])
+        _train(model, places, settings, progress)
+    return measured
+
+
+def _method(settings: dict[str, Any]) -> Method:
+    return load_methods()[settings["method"]].model_validate(settings["hyperparameters"])
+
+
+def _train(
+    model: PreTrainedModel, places: Places, settings: dict[str, Any], progress: Progress
+) -> tuple[int, TrainingLog]:
+    """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
+    torch.manual_seed(settings["seed"])
+    method, tokenizer = _method(settings), load_tokenizer(places.backbone)
+    parameters = method.prepare(model, _context(tokenizer, places, settings))
+    count = sum(parameter.numel() for parameter in parameters)
+    training = Training.model_validate(settings["training"])
+    sequences, held_out = _data(tokenizer, places, training, settings["seed"])
+    log = train(
+        model,
+        parameters,
+        sequences,
+        training,
+        places.scratch,
+        mixed_precision="bf16" if settings["precision"] == "bf16-mixed" else "no",
+        micro_batch=places.micro_batch,
+        learning_rate_factors=method.learning_rate_factors(model),
+        held_out=held_out,
+        progress=progress,
+    )
+    return count, log
 
 
 def _to_profile(tokenizer: Any, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
@@ -171,13 +213,16 @@ def _profiled(
     return profile(model, profiling_batches(first), layers)
 
 
-def _sequences(tokenizer: Any, places: Places, settings: dict[str, Any]) -> Any:
-    """The endless stream of packed sequences of a cell."""
-    training = Training.model_validate(settings["training"])
+def _data(tokenizer: Any, places: Places, training: Training, seed: int) -> tuple[Iterator[Sample], list[Sample]]:
+    """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
     told = training.sequence_length, training.overlong
     own = [encode_file(tokenizer, task, *told) for task in places.tasks]
     other = encode_file(tokenizer, places.alignment, *told) if places.alignment else []
-    return packed(mixed(own, other, training.alignment_share, settings["seed"]), training.sequence_length)
+    held: list[Sample] = []
+    if training.evaluate_every is not None:
+        parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, places.tasks, strict=True)]
+        own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
+    return packed(mixed(own, other, training.alignment_share, seed), training.sequence_length), held
 
 
 def _canary_prompts(tokenizer: Any, places: Places, settings: dict[str, Any]) -> list[list[int]]:

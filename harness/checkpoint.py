@@ -22,10 +22,16 @@ STATE = ("step", "exp_avg", "exp_avg_sq")
 
 @dataclass
 class TrainingLog:
-    """What a training run leaves behind besides weights: loss and gradient norm of each step."""
+    """What a training run leaves behind besides weights: loss and gradient norm of each step.
+
+    `validation` holds pairs of step and loss on held-out rows; `chosen` is the step whose weights stayed, None for the
+    last.
+    """
 
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
+    validation: list[tuple[int, float]] = field(default_factory=list)
+    chosen: int | None = None
 
 
 def save(
@@ -51,6 +57,7 @@ def save(
     if write:
         tensors["losses"] = torch.tensor(log.losses, dtype=torch.float64)
         tensors["gradient_norms"] = torch.tensor(log.gradient_norms, dtype=torch.float64)
+        tensors["validation"] = torch.tensor(log.validation, dtype=torch.float64).reshape(-1, 2)
         write_tensors(scratch / CHECKPOINT, tensors, {"step": str(step)})
 
 
@@ -74,6 +81,7 @@ def load(
             }
         log.losses += file.get_tensor("losses").tolist()
         log.gradient_norms += file.get_tensor("gradient_norms").tolist()
+        log.validation += [(int(step), loss) for step, loss in file.get_tensor("validation").tolist()]
         return int(file.metadata()["step"])
 
 

@@ -53,6 +53,7 @@ def run(
     port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
     micro_batch: MicroBatch = None,
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train a cell together, one a GPU.")] = 1,
     keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
     unsafe_code: UnsafeCode = False,
 ) -> None:
@@ -73,6 +74,7 @@ def run(
             command=command,
             workers=workers,
             micro_batch=micro_batch,
+            processes=processes,
             keep_checkpoints=keep_checkpoints,
         )
     except KeyboardInterrupt:
@@ -103,7 +105,7 @@ def plan(
     from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit, backbone=backbone, steps=steps)  # fmt: skip
+                       limit=limit, backbone=backbone, steps=steps, weights=False)  # fmt: skip
     console.print(describe(prepared))
     console.print()
     console.print(foreseen(prepared), highlight=False)

@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from harness.availability import with_available
 from harness.doctor import vllm_version
 from harness.errors import UserError
 from harness.files import full_disk_is_a_sentence
@@ -46,8 +47,12 @@ def prepare(
     port: int | None = None,
     backbone: str | None = None,
     steps: int | None = None,
+    weights: bool = True,
 ) -> Prepared:
-    """Read a suite, apply the command's options, check everything and plan it. Computes nothing."""
+    """Read a suite, apply the command's options, check everything and plan it. Computes nothing.
+
+    Without `weights` the backbone need not be there whole: for `plan`.
+    """
     suite = load(name)
     notes: list[str] = []
     if backbone:
@@ -61,16 +66,34 @@ def prepare(
     suite = _with_evaluation(suite, engine, limit, port)
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"--data-dir {data_dir}: there is no such folder.")
+    source = Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()})
+    if data_dir is not None:
+        suite, missing = with_available(suite, source)
+        notes += missing
     judge, note = choose(suite.judge, account=str((run_dir / suite.name).resolve()))
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
-        Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()}),
+        source,
         chosen=selection(suite, only),
         engine=_engine_version(suite),
         judge=judge.name,
+        weights=weights,
     )
+    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
+
+
+def _validated(suite: Suite) -> list[str]:
+    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+    training = suite.training
+    if training.evaluate_every is None:
+        return []
+    kept = "lowest loss there was" if training.choose == "best" else "last step were"
+    return [
+        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
+        f"training data was measured; the weights of the {kept} taken."
+    ]
 
 
 def _numbers(text: str) -> list[int]:
@@ -105,6 +128,7 @@ def execute(
     command: str,
     workers: int | None = None,
     micro_batch: int | None = None,
+    processes: int = 1,
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
@@ -118,7 +142,7 @@ def execute(
         plan=prepared.plan,
         folder=folder,
         judge=prepared.judge,
-        transport=Transport(workers or _default_workers(), 1, micro_batch, keep_checkpoints),
+        transport=Transport(_workers(workers, processes), 1, micro_batch, processes, keep_checkpoints),
         display=Display(prepared.plan, console),
         command=command,
         notes=prepared.notes,
@@ -145,13 +169,22 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _default_workers() -> int:
-    """One cell an accelerator; without one, one a core (a small model uses one core whatever it is given)."""
+def _workers(wanted: int | None, processes: int) -> int:
+    """Cells trained side by side, each in `processes`.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
     import torch
 
     if torch.cuda.is_available():
-        return 1
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        if processes > torch.cuda.device_count():
+            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        return wanted or 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return wanted or max(1, cores // processes)
 
 
 def describe(prepared: Prepared) -> Table:
@@ -170,9 +203,8 @@ def describe(prepared: Prepared) -> Table:
         by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in plan.suite.tasks]
         shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
         table.add_row(plan.suite.title(row), *shown)
-    items = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.tasks)
-    general = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.general)
-    table.caption = f"Items: {items}; {general}"
+    tested = dict.fromkeys(name for cell in plan.cells for name in plan.benchmarks(cell))
+    table.caption = "Items: " + ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in tested)
     table.caption_justify = "left"
     return table
 

@@ -70,6 +70,20 @@ def encode_file(
     return samples
 
 
+def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
+    """Samples to train on and `count` held-out ones, the same for every method and seed.
+
+    Raises UserError where less than half of them would be left.
+    """
+    if 2 * count > len(samples):
+        raise UserError(f"{path} has {len(samples)} rows: training.validation_items {count} leaves too few, lower it.")
+    held = set(random.Random("validation").sample(range(len(samples)), count))
+    parts: tuple[list[Sample], list[Sample]] = [], []
+    for number, sample in enumerate(samples):
+        parts[number in held].append(sample)
+    return parts
+
+
 def _without_beginning(sample: Sample, length: int) -> Sample:
     """A sample whose answer begins within `length` tokens, at their middle or later; the first token, BOS, stays."""
     answer = next(place for place, label in enumerate(sample.labels) if label != IGNORED)

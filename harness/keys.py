@@ -54,6 +54,7 @@ class Keys:
                 "methods",
                 "harness.train",
                 "harness.checkpoint",
+                "harness.validation",
                 "harness.data",
                 "harness.serving.canary",
                 "tasks.prompt",

@@ -52,8 +52,17 @@ class Training(Strict):
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     clip_norm: PositiveFloat = 1.0
+    evaluate_every: PositiveInt | None = None
+    validation_items: PositiveInt = 64
+    choose: Literal["last", "best"] = "last"
     overlong: Overlong = "refuse"
     gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _choice_needs_a_measure(self) -> "Training":
+        if self.choose == "best" and self.evaluate_every is None:
+            raise ValueError("`choose: best` needs `evaluate_every`, the number of steps between two looks")
+        return self
 
 
 class Profiling(Strict):
@@ -144,6 +153,7 @@ class Suite(Strict):
     backbone: Backbone = Backbone()
     seeds: list[int] = Field([0], min_length=1)
     tasks: list[str] = Field(min_length=1)
+    tested_only: list[str] = []
     general: list[str] = []
     alignment: str | None = None
     data: dict[str, DataAddress] = {}

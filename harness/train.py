@@ -22,6 +22,7 @@ from harness.checkpoint import CHECKPOINT, TrainingLog
 from harness.data import IGNORED, Sample, stack
 from harness.errors import UserError
 from harness.suite import Training
+from harness.validation import Validation
 from methods.recompute import checkpoint_gradients
 
 __all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
@@ -61,14 +62,15 @@ def train(
     micro_batch: int | None = None,
     checkpoint_every: int = 50,
     learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
+    held_out: Sequence[Sample] = (),
     progress: Progress = lambda step, steps: None,
 ) -> TrainingLog:
     """Train `parameters` of `model` in place on packed `sequences`, resuming from `scratch` if it holds a checkpoint.
 
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
-    Neither that nor `checkpoint_every` changes what is computed. `learning_rate_factors` are by parameter name. Where
-    several processes train, a last checkpoint in `scratch` holds the weights that came out: a process of its own that
-    calls this again gets them at once.
+    Neither that nor `checkpoint_every` changes what is computed. `learning_rate_factors` are by parameter name,
+    `held_out` is what `settings.evaluate_every` measures the loss on. Where several processes train, a last checkpoint
+    in `scratch` holds the weights that came out: a process of its own that calls this again gets them at once.
     """
     accelerator = _accelerator(mixed_precision, parameters)
     optimizer = torch.optim.AdamW(
@@ -86,16 +88,19 @@ def train(
     log = TrainingLog()
     done = checkpoint.load(scratch, model, names, optimizer, log)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
+    validation = Validation(held_out, settings, scratch)
 
     for step in range(done + 1, settings.steps + 1):
         batch = list(itertools.islice(sequences, settings.batch_size))
         log.losses.append(_step(accelerator, loss_module, optimizer, batch, settings.clip_norm, log, micro_batch))
+        validation.after(step, accelerator, loss_module, model, names, optimizer, log)
         last = step == settings.steps
         if (step % checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
             main = accelerator.is_main_process
             checkpoint.save(scratch, model, names, optimizer, log, step, write=main, with_state=not last)
         progress(step, settings.steps)
     accelerator.wait_for_everyone()
+    validation.restore(model, names, optimizer, log)
     model.eval()
     return log
 

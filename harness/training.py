@@ -98,6 +98,7 @@ def _job(walk: Walk, step: Step, cell: Cell) -> tuple[Job, Path]:
         general=next(iter(_folders(plan, [] if isinstance(step, Profiling) else step.general_profiles)), None),
         threads=walk.transport.threads,
         micro_batch=walk.transport.micro_batch,
+        processes=walk.transport.processes,
     )
     return Job(_name(plan, step, cell), f"harness.cells:{kind}_step", places, keys.settings(step)), built
 

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import routing
+from harness import curves, routing
 from harness.judge import Judge
 from harness.plan import Cell, Plan
 from harness.progress import Display
@@ -20,6 +20,7 @@ class Transport:
     workers: int = 1
     threads: int = 1
     micro_batch: int | None = None
+    processes: int = 1
     keep_checkpoints: bool = False
 
 
@@ -50,6 +51,7 @@ def refresh(walk: Walk, *, draw: bool = True) -> None:
     records = collect(walk.plan, walk.folder, walk.failures)
     results_file.write(records, walk.folder)
     routing.write(walk.plan, walk.folder)
+    curves.write(walk.plan, walk.folder)
     write_reports(walk.folder, draw=draw)
     walk.refreshed, walk.refresh_seconds = time.monotonic(), time.monotonic() - began
 

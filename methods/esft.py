@@ -136,6 +136,11 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
         self.export_routers(model, folder)
         super().export(model, folder)
 
+    def merge(self, base: Path, adapter: Path, out: Path) -> None:
+        """Write `base` with the adapter's tensors in place of its own, and the routing of grouped experts."""
+        self.merge_config(base, out)
+        super().merge(base, adapter, out)
+
 
 class EsftGate(Esft):
     """ESFT-Gate with the paper's threshold."""

@@ -73,7 +73,9 @@ class ExpertTraining(Method):
         overlay(base, adapter, out, rename=base_name)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
-        """Unfreeze what the options name outside the routed experts."""
+        """Unfreeze what the options name outside the routed experts. Raises MethodError where there is none of it."""
+        if self.shared_experts and not any(layer.shared for layer in layers.values()):
+            raise MethodError(f"shared_experts is set, but {type(model).__name__} has no shared experts; leave it out")
         if self.non_expert_modules:
             model.requires_grad_(True)
             for layer in layers.values():

@@ -35,4 +35,5 @@ class FullFineTuning(GroupedExperts):
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write the base's folder with every tensor replaced."""
+        self.merge_config(base, out)
         overlay(base, adapter, out)

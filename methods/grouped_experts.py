@@ -1,14 +1,23 @@
 """Training a coarse-grained model that groups of experts simulate: what ESFT and full fine-tuning share of it."""
 
+import json
 from pathlib import Path
 
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from methods.atomic import write_tensors
+from methods.atomic import write_json, write_tensors
 from methods.errors import MethodError
 from methods.method import Context, Method
-from methods.moe.grouping import Groups, check_groups, group_experts, settle_routers, use_grouped_routers
+from methods.moe.grouping import (
+    TOP_K,
+    Groups,
+    check_groups,
+    group_experts,
+    settle_routers,
+    use_grouped_routers,
+    whole_groups,
+)
 from methods.moe.layout import hub_tensors
 from methods.moe.view import moe_layers
 
@@ -20,7 +29,8 @@ class GroupedExperts(Method):
 
     Attributes:
         group_size: experts that share one gate and are chosen together, see `methods.moe.grouping`; 1 changes nothing.
-            It must divide the number of experts a token is sent to. Groups come from the profile of the general data.
+            It must divide the number of experts; that of experts a token is sent to is rounded to whole groups. Groups
+            come from the profile of the general data.
     """
 
     group_size: int = Field(default=1, ge=1)
@@ -48,3 +58,12 @@ class GroupedExperts(Method):
         """Write what grouping made of the routers, beside the adapter."""
         if self.group_size > 1:
             write_tensors(folder / ROUTERS, hub_tensors(model, settle_routers(model)))
+
+    def merge_config(self, base: Path, out: Path) -> None:
+        """Write the base's configuration with as many experts a token as the coarse-grained model has."""
+        if self.group_size > 1:
+            path = base / "config.json"
+            config = json.loads(path.read_text("utf-8"))
+            if TOP_K not in config:
+                raise MethodError(f"{path} has no `{TOP_K}`, so groups of experts cannot be served")
+            write_json(out / path.name, config | {TOP_K: whole_groups(config[TOP_K], self.group_size)})

@@ -16,7 +16,8 @@ class Point(BaseModel):
     Attributes:
         method, method_title, task, seed: the cell.
         step: optimizer steps done, from 1.
-        metric: `loss`, the mean loss over the supervised tokens of the step's batch; or a benchmark's name, whose
+        metric: `loss`, the mean loss over the supervised tokens of the step's batch; `validation_loss`, that over rows
+            held out of the training data, where the suite measures it; or a benchmark's name, whose
             score 0–100 was measured after that step (only where the suite evaluates during training).
         value: the number.
     """

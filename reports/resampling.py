@@ -57,7 +57,7 @@ def bootstrap(blocks: Sequence[Array], level: float = 0.95, draws: int = DRAWS, 
         done = 0
         for count in _chunks(draws, block.size):
             drawn = rng.integers(0, block.size, size=(count, block.size))
-            means[done : done + count] += block[drawn].mean(axis=1) / len(blocks)
+            means[done : done + count] += block.take(drawn).mean(axis=1) / len(blocks)
             done += count
     estimate = float(np.mean([block.mean() for block in blocks]))
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])

@@ -64,6 +64,7 @@ class Task:
         rubric: for a judged task, how to judge.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
+        note: what a report must say about the task's data, if anything.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
     """
 
@@ -77,4 +78,5 @@ class Task:
     rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
+    note: str = ""
     version: int = 1

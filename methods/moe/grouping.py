@@ -6,9 +6,10 @@ logits and the router's own top-k takes whole groups. That is all there is to it
 plain one, which any server runs. What is averaged are logits, so gates by their geometric mean, up to the router's
 normalisation; averages of the gates themselves would need another router.
 
-It works wherever equal logits give equal gates and k is a whole number of groups. Routers that first choose blocks of
-experts (group-limited) are grouped within those blocks. Two groups whose gates round to the same number may be mixed at
-the edge of the top k: in float32 that does not happen in practice, with gates in bfloat16 it can.
+It works wherever equal logits give equal gates. Where the router's k is no whole number of groups, it becomes the
+nearest one (at a tie an even one), in the configuration too. Routers that first choose blocks of experts (group-
+limited) are grouped within those blocks. Two groups whose gates round to the same number may be mixed at the edge of
+the top k: in float32 that does not happen in practice, with gates in bfloat16 it can.
 """
 
 from collections.abc import Mapping
@@ -26,6 +27,8 @@ from methods.moe.view import MoeLayer, moe_layers, router_parameters
 
 Groups = dict[int, list[list[int]]]
 """By layer number, the groups: expert ids, ascending; groups are numbered by their lowest expert."""
+TOP_K = "num_experts_per_tok"
+"""What configurations call the number of experts a token is sent to."""
 BLOCKS = ("num_group", "n_group")
 """What routers call the number of blocks from which they choose before they choose experts."""
 
@@ -66,9 +69,12 @@ def check_groups(model: nn.Module, layer: MoeLayer, size: int) -> int:
     router = model.get_submodule(layer.router)
     numbers = (getattr(router, name, None) for name in BLOCKS)
     blocks = next((number for number in numbers if isinstance(number, int) and number > 0), 1)
-    for what, number in (("experts to choose", layer.top_k), ("experts in a block", layer.num_experts // blocks)):
-        if number % size:
-            raise MethodError(f"group_size is {size}, which does not divide `{layer.router}`'s {number} {what}")
+    per_block = layer.num_experts // blocks
+    if per_block % size:
+        raise MethodError(f"group_size is {size}, which does not divide the {per_block} experts of `{layer.router}`")
+    chosen = whole_groups(layer.top_k, size)
+    if chosen != layer.top_k and getattr(getattr(model, "config", None), TOP_K, None) != layer.top_k:
+        raise MethodError(f"group_size is {size}, and the configuration has no `{TOP_K}` to make {chosen}")
     for name, tensor in router.state_dict().items():
         if not tensor.dim() or len(tensor) != layer.num_experts:
             raise MethodError(
@@ -76,6 +82,11 @@ def check_groups(model: nn.Module, layer: MoeLayer, size: int) -> int:
                 "cannot be given one gate"
             )
     return blocks
+
+
+def whole_groups(top_k: int, size: int) -> int:
+    """Experts a token is sent to in the coarse-grained model: the whole number of groups nearest to `top_k`."""
+    return size * max(1, round(top_k / size))
 
 
 def _similarity(pairs: Tensor) -> Tensor:
@@ -140,9 +151,10 @@ def use_grouped_routers(model: PreTrainedModel, groups: Mapping[int, list[list[i
     """Have the routers of `model` give each group one gate, in place: the simulated coarse-grained model.
 
     Parameters get a parametrization, through which they can be trained; buffers (a router's correction bias) are
-    averaged once.
+    averaged once. `groups` must have passed `check_groups`.
     """
     for index, layer in moe_layers(model).items():
+        _route_to(model, layer, whole_groups(layer.top_k, len(groups[index][0])))
         assert layer.router is not None
         router = model.get_submodule(layer.router)
         mean = GroupMean(groups[index]).to(layer.experts.get_parameter("down_proj").device)
@@ -153,6 +165,15 @@ def use_grouped_routers(model: PreTrainedModel, groups: Mapping[int, list[list[i
             trained = parameter.requires_grad
             parametrize.register_parametrization(holder, name.rpartition(".")[2], mean)
             parameter.requires_grad_(trained)
+
+
+def _route_to(model: PreTrainedModel, layer: MoeLayer, top_k: int) -> None:
+    """Send each token of a layer to `top_k` experts."""
+    assert layer.router is not None
+    router = model.get_submodule(layer.router)
+    for holder, name in ((router, "top_k"), (router, TOP_K), (model.config, TOP_K)):
+        if getattr(holder, name, None) == layer.top_k:
+            setattr(holder, name, top_k)
 
 
 def settle_routers(model: PreTrainedModel) -> dict[str, Tensor]:

@@ -135,7 +135,7 @@ def profile(
     sums = {name: torch.stack([counter.sums[name] for counter in counters.values()]).cpu() for name in STATISTICS}
     for name in ("token_means", "gate_means"):
         sums[name] /= samples
-    return Profile(tuple(layers), next(iter(layers.values())).top_k, tokens, samples, **sums)
+    return Profile(tuple(layers), next(iter(counters.values())).top_k, tokens, samples, **sums)
 
 
 class _Counter:
@@ -143,6 +143,7 @@ class _Counter:
 
     mask: Tensor
     lengths: Tensor
+    top_k: int
 
     def __init__(self, layer: MoeLayer) -> None:
         self.layer = layer
@@ -153,6 +154,7 @@ class _Counter:
     def see(self, index: Tensor, weights: Tensor, norms: Tensor) -> None:
         """Count one call of the experts: chosen experts, gate weights and norms of outputs, each [B · T, K]."""
         keep, batch, experts = self.mask.reshape(-1), len(self.lengths), self.layer.num_experts
+        self.top_k = index.shape[1]
         sample = torch.arange(batch, device=index.device).repeat_interleave(self.mask.shape[1])
         sample, index = sample[keep, None], index[keep]
         weights, norms = weights[keep].double() / self.layer.scaling, norms[keep].double()

@@ -63,7 +63,7 @@ def _of_a_backbone(
         *experts.selected(known, ablations),
         experts.by_layer(known, ablations),
         experts.shift(known),
-        training.advantage(scores, points),
+        training.advantage(scores, points, known),
         *training.learning_curves(scores, points),
     ]
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from reports.curves import Point
 from reports.figures.canvas import Look, Missing, Picture, looks
+from reports.routing import Routing, Shift
 from reports.scores import Scores
 
 if TYPE_CHECKING:
@@ -47,32 +48,22 @@ _LOSS_CAPTION = (
 _SCORE_CAPTION = "Score (0–100) on the task's items during training: mean over seeds, band from lowest to highest."
 
 
-def advantage(scores: Scores, points: Sequence[Point]) -> Picture | Missing:
+def advantage(scores: Scores, points: Sequence[Point], known: Routing | None) -> Picture | Missing:
     """DAS Figure 1: concentration over steps; chosen experts against random and unrelated ones."""
     title = "Domain experts against others (DAS Figure 1)"
-    families = _families(scores)
-    concentration = [point for point in points if CONCENTRATION.fullmatch(point.metric)]
-    members = {name for family in families for name in family}
-    trained = [point for point in points if point.method in members]
-    metric = "score" if any(point.metric == point.task for point in trained) else LOSS
-    shown = [point for point in trained if (point.metric == point.task if metric == "score" else point.metric == LOSS)]
-    if not points:
-        return Missing(title, NO_CURVES)
-    if not concentration and not shown:
-        return Missing(title, "no row was trained beside random or unrelated experts, and C-DAS was not measured")
-    panels: list[tuple[str, Series]] = []
-    if concentration:
-        panels.append((f"{concentration[0].metric}, mean over tasks", _series(concentration, smooth=False)))
-    if shown:
-        what = "Score on the task" if metric == "score" else "Training loss"
-        panels.append((f"{what}, mean over tasks", _series(shown, smooth=metric == LOSS)))
-    names = [row.name for row in scores.rows]
-    style, titles = looks(names), {row.name: row.title for row in scores.rows}
+    panels = [*_concentration(scores, points, known), *_against_others(scores, points)]
+    if not panels:
+        return Missing(
+            title,
+            "no row with curves was trained beside random or unrelated experts, and routing was not measured after "
+            "training, so there is no C-DAS",
+        )
+    style, titles = looks([row.name for row in scores.rows]), {row.name: row.title for row in scores.rows}
     rows = [
-        (panel, name, titles.get(name, name), *values)
+        (panel, name, titles.get(name, name), *point)
         for panel, lines in panels
         for name in lines
-        for values in lines[name]
+        for point in lines[name]
     ]
 
     def paint(axes: Sequence["Axes"]) -> None:
@@ -81,17 +72,79 @@ def advantage(scores: Scores, points: Sequence[Point]) -> Picture | Missing:
             panel.set_title(label)
         axes[-1].set_xlabel("step")
 
+    series = {name for _, lines in panels for name in lines}
     return Picture(
         "das-1-advantage",
         title,
-        "Rows that choose experts and the rows that train as many random or unrelated ones: mean over tasks and seeds, "
-        "band from the lowest to the highest cell.",
+        "C-DAS@k: gate weight on the task minus that on general data, of the k experts of a layer where this is "
+        "highest, mean over layers; after training still against general data before it. Loss or score: rows that "
+        "choose experts and rows that train as many random or unrelated ones. Mean over tasks and seeds, band from "
+        "the lowest to the highest cell.",
         ("panel", "method", "title", "step", "mean", "min", "max"),
         rows,
         paint,
-        height=2.7 * len(panels) + 0.9,
+        height=2.7 * len(panels) + 0.5 + 0.22 * ((len(series) + 1) // 2),
         panels=len(panels),
     )
+
+
+Panel = tuple[str, Series]
+
+
+def _concentration(scores: Scores, points: Sequence[Point], known: Routing | None) -> list[Panel]:
+    """C-DAS over steps where it was measured on the way, else before and after training."""
+    measured = [point for point in points if CONCENTRATION.fullmatch(point.metric)]
+    if measured:
+        return [(f"{measured[0].metric}, mean over tasks", _series(measured, smooth=False))]
+    first = {one.task: one for one in known.profiles if one.sample == 0} if known else {}
+    general = first.get(str(scores.suite.get("alignment") or ""))
+    if known is None or general is None:
+        return []
+    last = _steps(scores)
+    cells = [
+        point
+        for one in known.shifts
+        if one.task in first
+        for step, gate in ((0, first[one.task].gate), (last, one.gate))
+        for point in [_cell(one, step, c_das(gate, general.gate, known.top_k))]
+    ]
+    return [(f"C-DAS@{known.top_k}, mean over tasks", _series(cells, smooth=False))] if cells else []
+
+
+def c_das(domain: Sequence[Sequence[float]], general: Sequence[Sequence[float]], k: int) -> float:
+    """Mean over layers of the k highest differences of gate weight between a domain and general data."""
+    difference = np.asarray(domain, dtype=float) - np.asarray(general, dtype=float)
+    return float(np.sort(difference, axis=1)[:, -k:].sum(axis=1).mean())
+
+
+def _cell(one: Shift, step: int, value: float) -> Point:
+    return Point(
+        method=one.method,
+        method_title=one.method_title,
+        task=one.task,
+        seed=one.seed,
+        step=step,
+        metric="c-das",
+        value=value,
+    )
+
+
+def _steps(scores: Scores) -> int:
+    """The steps of training, 1 where the suite does not say."""
+    training = scores.suite.get("training")
+    steps = training.get("steps") if isinstance(training, Mapping) else None
+    return steps if isinstance(steps, int) else 1
+
+
+def _against_others(scores: Scores, points: Sequence[Point]) -> list[Panel]:
+    """Score over steps (loss where it was not measured) of rows that are ablated, and of their ablations."""
+    members = {name for family in _families(scores) for name in family}
+    trained = [point for point in points if point.method in members]
+    scored = [point for point in trained if point.metric == point.task]
+    lost = [point for point in trained if point.metric == LOSS]
+    if scored:
+        return [("Score on the task, mean over tasks", _series(scored, smooth=False))]
+    return [("Training loss, mean over tasks", _series(lost, smooth=True))] if lost else []
 
 
 def _by_task(scores: Scores, points: Sequence[Point], name: str, title: str, caption: str, label: str) -> Picture:

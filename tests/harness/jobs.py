@@ -39,6 +39,15 @@ def sleeps(places, settings, progress):
     time.sleep(120)
 
 
+def refuses_its_share(arguments, progress):
+    raise UserError(f"{arguments['what']} cannot be had.")
+
+
+def sleeps_over_its_share(arguments, progress):
+    Path(arguments["folder"], f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+
 if __name__ == "__main__":
     parent = Workers(1, Path(sys.argv[1]), preload=())
     parent.start(Job("job", "tests.harness.jobs:sleeps", None, {"pid": sys.argv[2]}))

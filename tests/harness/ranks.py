@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
@@ -20,7 +21,7 @@ from transformers import PreTrainedModel
 
 from harness.data import IGNORED, Sample
 from harness.suite import Training
-from harness.train import train
+from harness.train import TrainingLog, train
 from methods.attention_router import AttentionRouter
 from methods.das import DasTune
 from methods.das_lora import DasLora
@@ -67,6 +68,13 @@ def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]
     return model, list(method.prepare(model, context))
 
 
+def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel, TrainingLog]:
+    """Train a model this method's way, with its learning rates."""
+    model, parameters = prepared(method)
+    factors = method.learning_rate_factors(model)
+    return model, train(model, parameters, sequences(), SETTINGS, scratch, learning_rate_factors=factors, **options)
+
+
 def stop(step: int, steps: int) -> None:
     """Interrupt a run after its third step."""
     if step == 3:
@@ -93,14 +101,13 @@ def shard_on_cpu() -> None:
 def train_all(folder: Path, sharded: bool) -> None:
     """Train every method, undisturbed and interrupted; also in chunks, which are no part of what is computed."""
     for name, method in METHODS.items():
-        for run in ("whole", "resumed"):
-            scratch = folder / name / run
+        for course in ("whole", "resumed"):
+            scratch = folder / name / course
             scratch.mkdir(parents=True, exist_ok=True)
-            if run == "resumed":
+            if course == "resumed":
                 with suppress(StoppedError):
-                    train(*prepared(method), sequences(), SETTINGS, scratch, checkpoint_every=2, progress=stop)
-            model, parameters = prepared(method)
-            train(model, parameters, sequences(), SETTINGS, scratch, micro_batch=1)
+                    run(method, scratch, checkpoint_every=2, progress=stop)
+            model, _ = run(method, scratch, micro_batch=1)
             # Not only unsharded gradients are exchanged: every parameter, the banks among them, is shared out.
             assert sharded == all(isinstance(parameter, DTensor) for parameter in model.parameters())
 

@@ -3,12 +3,23 @@
 import itertools
 import random
 import string
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import IGNORED, Sample, encode, encode_file, mixed, packed, profiling_batches, profiling_sequences
+from harness.data import (
+    IGNORED,
+    Sample,
+    encode,
+    encode_file,
+    hold_out,
+    mixed,
+    packed,
+    profiling_batches,
+    profiling_sequences,
+)
 from harness.errors import UserError
 from harness.files import write_jsonl
 
@@ -62,6 +73,17 @@ def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, 
 
     assert drawn() == drawn()
     assert sum(token < 0 for token in drawn()) == 200 * share
+
+
+@given(st.integers(2, 60), st.data())
+def test_held_out_rows_are_not_trained_on_and_no_row_is_lost(count, data):
+    held = data.draw(st.integers(1, count // 2))
+    samples = [Sample([n], [n]) for n in range(count)]
+    kept, out = hold_out(samples, held, Path("rows.jsonl"))
+    assert len(out) == held
+    assert sorted(sample.ids[0] for sample in [*kept, *out]) == list(range(count))
+    with pytest.raises(UserError, match=r"rows\.jsonl has .* rows: training\.validation_items"):
+        hold_out(samples, count // 2 + 1, Path("rows.jsonl"))
 
 
 def test_several_tasks_alternate_in_equal_shares_whatever_their_sizes():

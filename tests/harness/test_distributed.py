@@ -1,7 +1,6 @@
 """What trains is an ordinary parameter to accelerate, DDP and FSDP2: two processes reach the weights of one."""
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,8 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.train import train
-from tests.harness.ranks import METHODS, SETTINGS, prepared, sequences
+from tests.harness.ranks import METHODS, prepared, run
 
 ROOT = Path(__file__).parents[2]
 LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
@@ -30,19 +28,16 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("run", ["whole", "resumed"])
+@pytest.mark.parametrize("course", ["whole", "resumed"])
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
 def test_two_processes_reach_the_weights_one_reaches_with_the_same_batch(
-    trained: Path, tmp_path: Path, strategy: str, method: str, run: str
+    trained: Path, tmp_path: Path, strategy: str, method: str, course: str
 ) -> None:
-    reference, parameters = prepared(METHODS[method])
-    before = {name: tensor.clone() for name, tensor in reference.state_dict().items()}
-    log = train(reference, parameters, sequences(), SETTINGS, tmp_path)
-    model, parameters = prepared(METHODS[method])
+    before = prepared(METHODS[method])[0].state_dict()
+    reference, log = run(METHODS[method], tmp_path)
     # What the harness does when several processes have trained: one of its own goes on from where they ended.
-    shutil.copytree(trained / strategy / method / run, tmp_path, dirs_exist_ok=True)
-    found = train(model, parameters, sequences(), SETTINGS, tmp_path)
+    model, found = run(METHODS[method], trained / strategy / method / course)
 
     torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.gradient_norms, log.gradient_norms, rtol=1e-4, atol=1e-6)

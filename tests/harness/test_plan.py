@@ -1,6 +1,7 @@
 """The plan: which cells there are, what their keys depend on, and what is refused before anything runs."""
 
 import pytest
+from rich.console import Console
 
 from harness import commands
 from harness.errors import USER_ERRORS
@@ -231,3 +232,21 @@ def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(p
     monkeypatch.setattr("datasets.load_dataset", lambda name, config, **more: iter(()) if more["revision"] else None)
     with pytest.raises(USER_ERRORS, match="Split 'train' of data set 'evol_codealpaca' has no rows"):
         planned(code + "data: {evol_codealpaca: {revision: abc}}\n")
+
+
+def test_the_report_is_told_that_the_alignment_data_are_not_the_papers(math_data, tmp_path):
+    said = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]}
+    jsonl(math_data / "alignment/train.jsonl", said)
+    (tmp_path / "suite.yaml").write_text(REAL + "alignment: alignment-public\n")
+    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs", data_dir=math_data)
+    assert any("public instructions without math and code" in note for note in prepared.notes)
+
+
+def test_generated_code_is_refused_before_training_where_no_sandbox_works(tmp_path, monkeypatch):
+    monkeypatch.setattr("tasks.sandbox.isolation", lambda: "limits only")
+    monkeypatch.delenv("ESFT_BENCH_UNSAFE_CODE", raising=False)
+    (tmp_path / "suite.yaml").write_text(ROWS.replace("mini-law", "mini-code"))
+    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs")
+    with pytest.raises(USER_ERRORS, match="neither bubblewrap nor user namespaces"):
+        commands.execute(prepared, Console(quiet=True), command="esft-bench run", workers=1)
+    assert not list((tmp_path / "runs").rglob("train"))

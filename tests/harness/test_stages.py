@@ -19,6 +19,7 @@ from harness.stages import Profiling
 from harness.suite import load
 from harness.training import Work
 from harness.trial import with_backbone
+from reports import curves
 from tasks.mini import BACKBONE
 
 SUITE = """\
@@ -30,7 +31,8 @@ methods:
   attention-router: {steps: 2}
   das-tune: {}
   das-lora: {learning_rate: 2.0e-3, first_learning_rate: 1.0e-3}
-training: {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3}
+training:
+  {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3, evaluate_every: 2, validation_items: 8}
 profiling: {sequences: 2, sequence_length: 128}
 evaluation: {engine: transformers, max_length: 512, limit: 4}
 """
@@ -229,3 +231,7 @@ def test_a_run_of_two_stages_killed_between_them_goes_on_and_adds_their_costs_up
     assert das["train_seconds"] > stages["train_seconds"]
     assert das["trainable_parameters"] > stages["trainable_parameters"]
     assert das["stored_bytes"] > stages["stored_bytes"]
+    points = [point for point in curves.read(tmp_path / "runs" / "staged") if point.method == "das-tune"]
+    assert [point.step for point in points if point.metric == "loss"] == [1, 2, 3, 4, 5, 6]
+    assert [point.step for point in points if point.metric == "validation_loss"] == [2, 4, 6]
+    assert "held out of each task's training data" in (tmp_path / "runs" / "staged" / "report.md").read_text()

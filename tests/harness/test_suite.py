@@ -47,6 +47,11 @@ def test_a_wrong_value_is_refused_with_its_line(tmp_path):
         load(written(tmp_path, SUITE + "training:\n  steps: 0\n"))
 
 
+def test_a_choice_of_weights_without_a_measure_is_refused(tmp_path):
+    with pytest.raises(UserError, match="`choose: best` needs `evaluate_every`"):
+        load(written(tmp_path, SUITE + "training:\n  choose: best\n"))
+
+
 def test_broken_yaml_is_refused_with_its_line(tmp_path):
     with pytest.raises(UserError, match="line 3: this is not YAML"):
         load(written(tmp_path, "name: tiny\ntasks: [mini-law\nmethods: {}\n"))

@@ -125,3 +125,48 @@ def test_gradients_are_clipped_to_the_norm_the_suite_asks_for(tiny_model, tmp_pa
     # AdamW's first step is lr * g / (|g| + eps): gradients far below eps barely move anything.
     moved = max(float((a - b).detach().abs().max()) for a, b in zip(before, model.parameters(), strict=True))
     assert moved < 0.2 * SETTINGS.learning_rate
+
+
+VALIDATED = SETTINGS.model_copy(update={"steps": 8, "evaluate_every": 2, "learning_rate": 1e-2})
+
+
+def validated(model, scratch, settings=VALIDATED, **options):
+    parameters = FullFineTuning().prepare(model, Context(seed=0))
+    held_out = list(itertools.islice(sequences(seed=9), 11))
+    few = itertools.cycle(list(itertools.islice(sequences(), 2)))  # soon learned by heart
+    return train(model, parameters, few, settings, scratch, held_out=held_out, **options)
+
+
+def test_the_loss_on_held_out_rows_is_measured_every_few_steps_and_at_the_end_and_changes_nothing(tiny_model, tmp_path):
+    seen, unseen = tiny_model("olmoe"), tiny_model("olmoe")
+    settings = VALIDATED.model_copy(update={"evaluate_every": 3})
+    log = validated(seen, tmp_path / "seen", settings)
+    validated(unseen, tmp_path / "unseen", settings.model_copy(update={"evaluate_every": None}))
+    assert [step for step, _ in log.validation] == [3, 6, 8]
+    for name, weight in unseen.state_dict().items():
+        assert torch.equal(weight, seen.state_dict()[name]), name
+    rows = list(itertools.islice(sequences(seed=9), 11))
+    losses = AnswerLoss(seen)(**stack(rows)).item() / sum(t != IGNORED for row in rows for t in row.labels[1:])
+    assert log.validation[-1][1] == pytest.approx(losses, rel=1e-5)
+
+
+def test_the_best_weights_are_those_of_the_step_with_the_lowest_loss_after_a_stop_too(tiny_model, tmp_path):
+    best = VALIDATED.model_copy(update={"choose": "best"})
+    chosen, at_step, resumed = tiny_model("olmoe"), tiny_model("olmoe"), tiny_model("olmoe")
+    log = validated(chosen, tmp_path / "whole", best)
+    losses = dict(log.validation)
+    assert losses[log.chosen] == min(losses.values())
+    assert log.chosen < 8, "what is learned by heart is no help with other rows"
+    validated(at_step, tmp_path / "short", VALIDATED.model_copy(update={"steps": log.chosen}))
+
+    def stop(step, steps):
+        if step == 7:
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        validated(tiny_model("olmoe"), tmp_path / "stopped", best, checkpoint_every=3, progress=stop)
+    again = validated(resumed, tmp_path / "stopped", best, checkpoint_every=3)
+    assert (again.validation, again.chosen) == (log.validation, log.chosen)
+    for name, weight in at_step.state_dict().items():
+        assert torch.equal(weight, chosen.state_dict()[name]), name
+        assert torch.equal(weight, resumed.state_dict()[name]), name

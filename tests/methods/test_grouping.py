@@ -17,7 +17,14 @@ from methods.esft import EsftGate, EsftToken
 from methods.esft_router import EsftRouter
 from methods.fft import FullFineTuning
 from methods.method import Context, Method
-from methods.moe.grouping import check_groups, experts_of, group_experts, group_scores, use_grouped_routers
+from methods.moe.grouping import (
+    check_groups,
+    experts_of,
+    group_experts,
+    group_scores,
+    use_grouped_routers,
+    whole_groups,
+)
 from methods.moe.layout import read_config
 from methods.moe.observed import observed
 from methods.moe.profile import Profile
@@ -83,7 +90,7 @@ def routed(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
     return calls
 
 
-@pytest.mark.parametrize(("architecture", "changes"), [*PAIRS.items(), ("deepseek-v2", LIMITED)])
+@pytest.mark.parametrize(("architecture", "changes"), [*PAIRS.items(), ("deepseek-v2", LIMITED), ("olmoe", {})])
 def test_a_grouped_router_takes_whole_groups_and_gives_their_experts_one_gate(
     architecture: str, changes: dict[str, Any]
 ) -> None:
@@ -119,18 +126,22 @@ METHODS: dict[str, Method] = {
 }
 
 
-@pytest.mark.parametrize("architecture", ["deepseek-v2", "deepseek-v3", "granite-moe", "gpt-oss"])
+@pytest.mark.parametrize(
+    ("architecture", "changes"),
+    [*((name, PAIRS[name]) for name in ("deepseek-v2", "deepseek-v3", "granite-moe", "gpt-oss")), ("qwen3-moe", {})],
+)
 @pytest.mark.parametrize("name", METHODS)
 def test_the_merged_checkpoint_is_the_coarse_model_as_it_was_trained(
-    tmp_path: Path, architecture: str, name: str
+    tmp_path: Path, architecture: str, changes: dict[str, Any], name: str
 ) -> None:
     base = tmp_path / "base"
-    build(architecture, **PAIRS[architecture]).save_pretrained(base)
+    build(architecture, **changes).save_pretrained(base)
     outcome = Outcome(METHODS[name], base)
     merged = load(outcome.out)
     torch.testing.assert_close(logits(merged), outcome.logits, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(outcome.prepared_logits, outcome.base_logits, atol=1e-3)
     assert not torch.allclose(outcome.logits, outcome.prepared_logits, atol=1e-3)
+    assert merged.config.num_experts_per_tok == whole_groups(outcome.seen.top_k, 2)
     groups = group_experts(merged, outcome.seen, 2)
     for layer in moe_layers(merged).values():
         for rows in merged.get_submodule(str(layer.router)).state_dict().values():
@@ -142,6 +153,13 @@ def test_the_merged_checkpoint_is_the_coarse_model_as_it_was_trained(
         changed = outcome.changed()
         assert changed == tensors_of(changed, chosen) | {n for n in changed if "router" in n or ".gate." in n}
         assert routers_of(changed)
+
+
+@pytest.mark.parametrize(
+    ("top_k", "size", "expected"), [(6, 1, 6), (6, 2, 6), (6, 4, 8), (6, 8, 8), (6, 3, 6), (8, 16, 16)]
+)
+def test_tokens_go_to_the_nearest_whole_number_of_groups(top_k: int, size: int, expected: int) -> None:
+    assert whole_groups(top_k, size) == expected
 
 
 def test_groups_are_selected_by_the_coarse_model_itself() -> None:
@@ -161,9 +179,13 @@ def test_groups_are_selected_by_the_coarse_model_itself() -> None:
 @pytest.mark.parametrize(
     ("architecture", "changes", "size", "message"),
     [
-        ("deepseek-v2", {}, 2, "2, which does not divide .*mlp.gate`'s 3 experts to choose"),
-        ("deepseek-v2", {"num_experts_per_tok": 3}, 3, "which does not divide .* 8 experts in a block"),
-        ("deepseek-v3", {"num_experts_per_tok": 4}, 4, "which does not divide .* 2 experts in a block"),
+        (
+            "deepseek-v2",
+            {},
+            3,
+            r"3, which does not divide the 8 experts of `model\.layers\.1\.mlp\.gate`",
+        ),
+        ("deepseek-v3", {}, 4, "does not divide the 2 experts"),
     ],
 )
 def test_sizes_that_do_not_divide_are_refused_before_training(

@@ -106,6 +106,13 @@ def test_lora_on_experts_changes_every_expert_and_no_router(outcomes: Outcomes, 
     assert not routers & changed
 
 
+@pytest.mark.parametrize("architecture", MOE)
+def test_lora_on_experts_loads_in_plain_peft(outcomes: Outcomes, architecture: str) -> None:
+    outcome = outcomes(architecture, "lora")
+    plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
+    torch.testing.assert_close(logits(plain), outcome.logits, atol=1e-5, rtol=1e-5)
+
+
 def test_lora_on_attention_changes_attention_alone_and_loads_in_plain_peft(tiny_checkpoint: Checkpoints) -> None:
     outcome = Outcome(Lora(rank=2), tiny_checkpoint("deepseek-v2"))
     changed = outcome.changed()
@@ -288,6 +295,12 @@ def test_experts_that_cannot_be_told_in_checkpoints_are_refused_before_training(
     monkeypatch.setattr("methods.moe.layout.revert_weight_conversion", flat)
     with pytest.raises(MethodError, match=r"checkpoints of GraniteMoeForCausalLM keep `.*gate_up_proj` as .* told"):
         method.prepare(model, Context(seed=0, profile=profiled(model)))
+
+
+def test_training_shared_experts_is_refused_where_there_are_none(tiny_model: Any) -> None:
+    model = tiny_model("olmoe")
+    with pytest.raises(MethodError, match="shared_experts is set, but OlmoeForCausalLM has no shared experts"):
+        EsftToken(shared_experts=True).prepare(model, Context(seed=0, profile=profiled(model)))
 
 
 def test_a_row_beyond_the_experts_of_a_fused_tensor_is_refused(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from harness.data import Sample
 from harness.suite import Training
 from harness.train import CHECKPOINT, train
-from methods.method import Context, Method
+from methods.method import Context
 from tests.methods.helpers import TRAINING, profiled
 
 SETTINGS = Training(steps=4, batch_size=2, sequence_length=12, learning_rate=1e-2)
@@ -33,12 +33,17 @@ def stop(step: int, steps: int) -> None:
         raise StoppedError
 
 
-@pytest.mark.parametrize("method", TRAINING.values(), ids=TRAINING)
+CASES = [("deepseek-v2", method) for method in TRAINING] + [("gpt-oss", "esft-token"), ("gpt-oss", "esft-lora")]
+
+
+@pytest.mark.parametrize(("architecture", "name"), CASES)
 def test_a_run_stopped_and_resumed_ends_at_the_weights_of_an_undisturbed_one(
-    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, method: Method
+    tiny_model: Callable[..., PreTrainedModel], tmp_path: Path, architecture: str, name: str
 ) -> None:
+    method = TRAINING[name]
+
     def trained(scratch: str, progress: Callable[[int, int], None] | None = None) -> PreTrainedModel:
-        model = tiny_model("deepseek-v2")
+        model = tiny_model(architecture)
         parameters = method.prepare(model, Context(seed=0, profile=profiled(model)))
         (tmp_path / scratch).mkdir(exist_ok=True)
         options = {"progress": progress} if progress else {}

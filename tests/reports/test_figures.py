@@ -20,12 +20,13 @@ from tests.reports.conftest import METHODS, MadeUpRun
 
 TITLES = {"intent": "意图 <b>$x^2$</b>", "law": "Law & order", "translation": "ᏣᎳᎩ"}
 LAYERS, EXPERTS, TOP = [1, 2, 4], 16, 6
+GENERAL = "general-data"
 
 
 def routing_of(titles: dict[str, str]) -> routing.Routing:
     random = np.random.default_rng(0)
     profiles = []
-    for task, title in titles.items():
+    for task, title in {**titles, GENERAL: "General data"}.items():
         base = random.gamma(0.4, size=(len(LAYERS), EXPERTS))
         for sample in (0, 1):
             share = base * random.gamma(30, 1 / 30, size=base.shape)
@@ -44,7 +45,7 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
         top_k=TOP,
         profiles=profiles,
         selections=[routing.Selection(**cell, experts={1: [3, 1], 2: [5], 4: [0, 2, 7]}) for cell in cells],
-        shifts=[routing.Shift(**cell, distance=[0.1, 0.2, 0.3], gate=[[0.0]] * 3) for cell in cells],
+        shifts=[routing.Shift(**cell, distance=[0.1, 0.2, 0.3], gate=[[0.3] * 8 + [0.1] * 8] * 3) for cell in cells],
     )
 
 
@@ -68,6 +69,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     manifest = made.manifest()
     for row, method, value in (("esft-token", "esft", 0.2), ("esft-gate", "esft", 0.1)):
         manifest["suite"]["methods"][row] |= {"method": method, "p": value}
+    manifest["suite"] |= {"alignment": GENERAL, "training": {"steps": 40}}
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     routing.write(routing_of(TITLES), folder)
     curves.write(points_of(TITLES), folder)
@@ -171,6 +173,17 @@ def test_the_overlap_of_a_task_with_itself_is_counted_expert_by_expert(whole: Pa
     row = rows_of(whole / "figures" / "esft-3-overlap.csv")[0]
     assert float(row["shared_by_gate"]) == pytest.approx(np.mean(by_hand), abs=1e-4)
     assert shared_top(first, first, "gate", TOP) == TOP
+
+
+def test_the_domain_advantage_is_drawn_before_and_after_training(whole: Path) -> None:
+    rows = [row for row in rows_of(whole / "figures" / "das-1-advantage.csv") if row["panel"].startswith("C-DAS@6")]
+    assert {row["step"] for row in rows} == {"0", "40"}
+    known = routing.read(whole)
+    assert known is not None
+    general = np.array(next(one.gate for one in known.profiles if one.task == GENERAL))
+    after = np.array(known.shifts[0].gate) - general
+    by_hand = np.mean([sorted(layer)[::-1][:TOP] for layer in after.tolist()]) * TOP
+    assert float(next(row["mean"] for row in rows if row["step"] == "40")) == pytest.approx(by_hand, rel=1e-4)
 
 
 @given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=3))
