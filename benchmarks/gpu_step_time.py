@@ -40,6 +40,7 @@ from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context
 from methods.moe.view import moe_layers
+from methods.recompute import checkpoint_gradients
 
 # Source: config.json of deepseek-ai/DeepSeek-V2-Lite.
 V2_LITE = DeepseekV2Config(
@@ -214,7 +215,7 @@ def measure(
     draw_routing(model, tokens)
     parameters = prepare(model)
     if arguments.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        checkpoint_gradients(model)
     share = selected_share(model, ids)
     loss, marks = AnswerLoss(model), Marks(device)
     optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True) if with_optimizer else None

@@ -25,6 +25,7 @@ from methods.fft import FullFineTuning
 from methods.lora import Lora
 from methods.method import Context, Method
 from methods.moe.profile import profile as profiled
+from methods.recompute import checkpoint_gradients
 
 METHODS: dict[str, tuple[Method, bool]] = {
     "FFT": (FullFineTuning(), False),
@@ -158,7 +159,7 @@ def report(shape: str) -> None:
     for name, (method, checkpointing) in METHODS.items():
         model = build(shape)
         if checkpointing:
-            model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            checkpoint_gradients(model)
         found = measure(model, lambda model, m=method: m.prepare(model, Context(seed=0, profile=seen)), ids)  # type: ignore[misc]
         sizes = [found.base, found.copies, found.trained, found.states, found.activations, found.peak]
         base, copies, trained, states, activations, peak = (f"{size / 1e6:.1f}" for size in sizes)

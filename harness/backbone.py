@@ -14,11 +14,15 @@ from methods.errors import MethodError
 from methods.method import Method
 from methods.moe.view import MoeLayer, moe_layers
 
+WEIGHTS = "*.safetensors"
+OTHERS = ["*.json", "*.model", "*.txt", "*.jinja"]
 
-def locate(backbone: Backbone) -> Path:
+
+def locate(backbone: Backbone, weights: bool = True) -> Path:
     """The folder of a backbone's checkpoint: the one that ships, a local folder, or a hub snapshot (downloaded).
 
-    Raises UserError where it is neither.
+    Without `weights`, what says of which shapes they are is enough, and no more is downloaded. Raises UserError where
+    it is neither.
     """
     if backbone.path == "mini":
         from tasks.mini import BACKBONE
@@ -32,7 +36,7 @@ def locate(backbone: Backbone) -> Path:
     from huggingface_hub import snapshot_download
 
     try:
-        patterns = ["*.json", "*.safetensors", "*.model", "*.txt", "*.jinja"]
+        patterns = [*OTHERS, *([WEIGHTS] if weights else [])]
         return Path(snapshot_download(backbone.path, revision=backbone.revision, allow_patterns=patterns))
     except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
         raise UserError(
@@ -41,10 +45,13 @@ def locate(backbone: Backbone) -> Path:
         ) from error
 
 
-def digest(folder: Path, cache: Path) -> str:
-    """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times."""
+def digest(folder: Path, cache: Path, weights: bool = True) -> str:
+    """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times.
+
+    Raises UserError where `weights` are asked for and there are none.
+    """
     files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja")]
-    if not any(path.suffix == ".safetensors" for path in files):
+    if weights and not any(path.suffix == ".safetensors" for path in files):
         raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, other formats are not loaded.")
     stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
     kept = cache / f"{stamp}.json"

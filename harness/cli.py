@@ -105,7 +105,7 @@ def plan(
     from harness.price.show import price_tables
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit, backbone=backbone, steps=steps)  # fmt: skip
+                       limit=limit, backbone=backbone, steps=steps, weights=False)  # fmt: skip
     console.print(describe(prepared))
     console.print()
     console.print(foreseen(prepared), highlight=False)

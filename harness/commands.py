@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from harness.availability import with_available
 from harness.doctor import vllm_version
 from harness.errors import UserError
 from harness.files import full_disk_is_a_sentence
@@ -46,8 +47,12 @@ def prepare(
     port: int | None = None,
     backbone: str | None = None,
     steps: int | None = None,
+    weights: bool = True,
 ) -> Prepared:
-    """Read a suite, apply the command's options, check everything and plan it. Computes nothing."""
+    """Read a suite, apply the command's options, check everything and plan it. Computes nothing.
+
+    Without `weights` the backbone need not be there whole: for `plan`.
+    """
     suite = load(name)
     notes: list[str] = []
     if backbone:
@@ -61,14 +66,19 @@ def prepare(
     suite = _with_evaluation(suite, engine, limit, port)
     if data_dir is not None and not data_dir.is_dir():
         raise UserError(f"--data-dir {data_dir}: there is no such folder.")
+    source = Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()})
+    if data_dir is not None:
+        suite, missing = with_available(suite, source)
+        notes += missing
     judge, note = choose(suite.judge, account=str((run_dir / suite.name).resolve()))
     plan = make_plan(
         suite,
         Store(run_dir / STORE),
-        Source(data_dir, addresses={name: Address(**at.model_dump()) for name, at in suite.data.items()}),
+        source,
         chosen=selection(suite, only),
         engine=_engine_version(suite),
         judge=judge.name,
+        weights=weights,
     )
     notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
     return Prepared(plan, judge, run_dir, [*notes, *([note] if note else [])])
@@ -193,9 +203,8 @@ def describe(prepared: Prepared) -> Table:
         by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in plan.suite.tasks]
         shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
         table.add_row(plan.suite.title(row), *shown)
-    items = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.tasks)
-    general = ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in plan.suite.general)
-    table.caption = f"Items: {items}; {general}"
+    tested = dict.fromkeys(name for cell in plan.cells for name in plan.benchmarks(cell))
+    table.caption = "Items: " + ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in tested)
     table.caption_justify = "left"
     return table
 

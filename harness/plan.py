@@ -6,7 +6,7 @@ verdicts (where a benchmark is judged).
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -105,8 +105,12 @@ class Plan:
 
         A task without items of its own names the benchmarks that stand for it.
         """
-        own = [name for task in ([*cell.tasks, *cell.after] or self.suite.tasks) for name in self.tested_on(task)]
+        own = [name for task in ([*cell.tasks, *cell.after] or self._all_tasks) for name in self.tested_on(task)]
         return [*dict.fromkeys([*own, *self.suite.general])]
+
+    @property
+    def _all_tasks(self) -> list[str]:
+        return [*self.suite.tasks, *self.suite.tested_only]
 
     def tested_on(self, task: str) -> tuple[str, ...]:
         """The benchmarks of a task that is trained on: itself, or those it names."""
@@ -202,9 +206,18 @@ class Plan:
 
 
 def make_plan(
-    suite: Suite, store: Store, source: Source, *, chosen: Mapping[str, set[str]], engine: str, judge: str
+    suite: Suite,
+    store: Store,
+    source: Source,
+    *,
+    chosen: Mapping[str, set[str]],
+    engine: str,
+    judge: str,
+    weights: bool = True,
 ) -> Plan:
     """Check a suite against what is installed, read its data, and lay out its cells.
+
+    Without `weights` the backbone's configuration is enough: for looking at a plan that is not to be carried out.
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
@@ -212,8 +225,8 @@ def make_plan(
     for row, method in methods.items():
         check(suite, row, method)
     tasks = _tasks(suite)
-    folder = backbones.locate(suite.backbone)
-    digest = backbones.digest(folder, store.root / "backbones")
+    folder = backbones.locate(suite.backbone, weights)
+    digest = backbones.digest(folder, store.root / "backbones", weights)
     backbones.check_methods(folder, methods, suite.backbone.trust_remote_code)
     limit = suite.evaluation.limit
     data = {name: _materialise(task, source, limit, store.root / "data") for name, task in tasks.items()}
@@ -238,10 +251,17 @@ def _tasks(suite: Suite) -> dict[str, Task]:
     known = load_tasks()
     chosen: dict[str, Task] = {}
     alignment = [suite.alignment] if suite.alignment else []
-    for part, names in (("tasks", suite.tasks), ("general", suite.general), ("alignment", alignment)):
+    for part, names in (
+        ("tasks", suite.tasks),
+        ("tested_only", suite.tested_only),
+        ("general", suite.general),
+        ("alignment", alignment),
+    ):
         for name in names:
             task = find_task(name, known)
-            if part != "general" and task.training is None:
+            if part == "tested_only":
+                task = replace(task, training=None)
+            if part in ("tasks", "alignment") and task.training is None:
                 raise UserError(f"{part}: task '{name}' has no training data.")
             chosen[name] = task
             tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []

@@ -153,6 +153,7 @@ class Suite(Strict):
     backbone: Backbone = Backbone()
     seeds: list[int] = Field([0], min_length=1)
     tasks: list[str] = Field(min_length=1)
+    tested_only: list[str] = []
     general: list[str] = []
     alignment: str | None = None
     data: dict[str, DataAddress] = {}

@@ -71,7 +71,7 @@ def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tup
 
 def _fitted(suite: Suite, notes: list[str]) -> tuple[Suite, list[str]]:
     """Cut what is too much for the suite's backbone."""
-    config = AutoConfig.from_pretrained(locate(suite.backbone))
+    config = AutoConfig.from_pretrained(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED
     limits = TRIAL if mini else {"sequence_length": longest}

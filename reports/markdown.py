@@ -104,7 +104,8 @@ HOW_TO_READ = (
 BESIDE = (
     "Ours minus the published value. Resolved: the published value lies outside our 95% interval (over items and, "
     "where there are several, training runs; Table 2 over training runs); where the paper gives an interval of its "
-    "own, beyond both together. Averages are means of the columns."
+    "own, beyond both together. Each line stands by itself: nothing is corrected for their number. Averages are means "
+    "of the columns."
 )
 SAMPLES = (
     "For each task the item on which the rows differ most, with what every row answered. report.html has more, the "

@@ -26,9 +26,11 @@ def lettered(question: str, choices: Sequence[str]) -> str:
     return "\n".join([question, *(f"{letter}. {text}" for letter, text in zip("ABCDE", choices, strict=False))])
 
 
-def numbered(source: Source, dataset: Dataset, split: str, required: Fields) -> Iterator[tuple[str, Row]]:
-    """Yield (where it stands, row), for the errors a task finds itself."""
-    for number, row in enumerate(source.rows(dataset, split, required), start=1):
+def numbered(
+    source: Source, dataset: Dataset, split: str, required: Fields, most: int | None = None
+) -> Iterator[tuple[str, Row]]:
+    """Yield (where it stands, row), for the errors a task finds itself; `most` as in `Source.rows`."""
+    for number, row in enumerate(source.rows(dataset, split, required, most), start=1):
         yield f"{dataset.folder}, split {split!r}, row {number}", row
 
 

@@ -5,7 +5,7 @@ Tasks ask a `Source` for rows and never learn which of the two it was.
 
 import codecs
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -83,14 +83,16 @@ class Source:
     limit: int | None = None
     addresses: Mapping[str, Address] = field(default_factory=dict)
 
-    def rows(self, dataset: Dataset, split: str, required: Fields) -> Iterator[Row]:
+    def rows(self, dataset: Dataset, split: str, required: Fields, most: int | None = None) -> Iterator[Row]:
         """Yield the rows of a split, each checked to have the `required` fields with their types.
+
+        Of a split with more than `most` rows, every second, third, … is taken, so that all parts of it stay in.
 
         Raises TaskError naming data set, file and line where a row is malformed or a field is missing, and
         MissingDataError where there is no such split, saying how to use `--data-dir` where the hub cannot be reached.
         """
         empty = True
-        for place, row in islice(self._located(dataset, split), self.limit):
+        for place, row in islice(self._located(dataset, split, most), self.limit):
             empty = False
             yield _checked(row, required, place)
         if empty and self.limit != 0:
@@ -100,10 +102,10 @@ class Source:
         """Whether there is such a split. On the hub it is taken to be there: asking would be a download."""
         return self.data_dir is None or _file(self.data_dir, dataset, split) is not None
 
-    def _located(self, dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
+    def _located(self, dataset: Dataset, split: str, most: int | None) -> Iterator[tuple[str, object]]:
         if self.data_dir is not None:
-            return _file_rows(self.data_dir, dataset, split)
-        return _hub_rows(self.addresses.get(dataset.folder, Address()).over(dataset), split)
+            return _file_rows(self.data_dir, dataset, split, most)
+        return _hub_rows(self.addresses.get(dataset.folder, Address()).over(dataset), split, most)
 
 
 def _checked(row: object, required: Fields, place: str) -> Row:
@@ -131,11 +133,20 @@ def _kind(value: object) -> str:
     return "null" if value is None else JSON_NAMES.get(type(value), type(value).__name__)
 
 
-def _file_rows(data_dir: Path, dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
+def _step(count: int, most: int | None) -> int:
+    """Every how manieth of `count` rows is taken to have no more than `most`."""
+    return 1 if most is None else max(1, -(-count // most))
+
+
+def _file_rows(data_dir: Path, dataset: Dataset, split: str, most: int | None) -> Iterator[tuple[str, object]]:
     """Yield (`path, line n`, parsed value) of a JSONL file; blank lines are skipped."""
     path = _existing_file(data_dir, dataset, split)
+    step = 1
+    if most is not None:
+        with path.open("rb") as lines:
+            step = _step(sum(1 for _ in lines), most)
     with path.open("rb") as lines:
-        for number, line in enumerate(lines, start=1):
+        for number, line in islice(enumerate(lines, start=1), 0, None, step):
             place = f"{path}, line {number}"
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
@@ -186,16 +197,19 @@ def _listing(paths: Iterable[Path], most: int = 12) -> str:
     return (", ".join(names[:most]) + (", …" if len(names) > most else "")) or "nothing"
 
 
-def _hub_rows(dataset: Dataset, split: str) -> Iterator[tuple[str, object]]:
+def _hub_rows(dataset: Dataset, split: str, most: int | None) -> Iterator[tuple[str, object]]:
     """Yield (`data set, split, row n`, row) from the hub through `datasets`, from its cache where it has one."""
     for config in dataset.configs or (dataset.config,):
         name = f"{dataset.hub}, {config}" if dataset.configs else dataset.hub
-        for number, row in enumerate(_hub_split(dataset, config, split), start=1):
-            named = {dataset.config_field: config} if dataset.config_field else {}
-            yield f"{name}, split {split!r}, row {number}", named | row
+        rows = _hub_split(dataset, config, split)
+        named = {dataset.config_field: config} if dataset.config_field else {}
+        step = _step(len(rows), most)
+        taken = rows if step == 1 else (rows[place] for place in range(0, len(rows), step))
+        for place, row in enumerate(taken):
+            yield f"{name}, split {split!r}, row {place * step + 1}", named | row
 
 
-def _hub_split(dataset: Dataset, config: str | None, split: str) -> Iterable[Row]:
+def _hub_split(dataset: Dataset, config: str | None, split: str) -> Sequence[Row]:
     """The rows of a split on the hub. Raises MissingDataError where it cannot be read."""
     instead = f"put the split at FOLDER/{dataset.folder}/{split}.jsonl and pass --data-dir FOLDER."
     if dataset.revision is None:
@@ -207,7 +221,7 @@ def _hub_split(dataset: Dataset, config: str | None, split: str) -> Iterable[Row
 
     files = None if dataset.hub_files is None else {split: dataset.hub_files[split]}
     try:
-        rows: Iterable[Row] = load_dataset(
+        rows: Sequence[Row] = load_dataset(
             dataset.hub, config, split=split, revision=dataset.revision, data_files=files
         )
     except Exception as error:  # the hub client raises whatever its many layers raise

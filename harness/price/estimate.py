@@ -51,7 +51,7 @@ class TrainingPrice:
 
 
 @dataclass(frozen=True)
-class TestingPrice:
+class EvaluationPrice:
     """What one benchmark costs in one cell: at most `generated` tokens, and a judge's calls and dollars.
 
     `cells` are tested on it. `dollars` is None where the judge's price is not known.
@@ -165,13 +165,14 @@ def _profile(layers: tuple[int, ...], top_k: int, share: torch.Tensor, tokens: i
     )
 
 
-def testing_prices(plan: Plan) -> list[TestingPrice]:
+def evaluation_prices(plan: Plan) -> list[EvaluationPrice]:
     """The price of testing, benchmark by benchmark, from the items and lm-eval's configuration."""
     tokenizer = load_tokenizer(plan.backbone)
-    return [_testing_price(plan, name, tokenizer) for name in (*plan.suite.tasks, *plan.suite.general)]
+    names = dict.fromkeys(name for cell in plan.cells for name in plan.benchmarks(cell))
+    return [_evaluation_price(plan, name, tokenizer) for name in names]
 
 
-def _testing_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> TestingPrice:
+def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> EvaluationPrice:
     from lm_eval.tasks._yaml_loader import load_yaml  # here, since lm-eval is slow to import
 
     task, data = plan.tasks[name], plan.data[name]
@@ -181,13 +182,13 @@ def _testing_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) ->
     options = load_yaml(task.lm_eval, resolve_func=False)
     generates = options.get("output_type", "generate_until") == "generate_until"
     longest = int((options.get("generation_kwargs") or {}).get("max_gen_toks", 256)) if generates else 0
-    price = TestingPrice(task.title, cells, data.count, longest * data.count)
+    price = EvaluationPrice(task.title, cells, data.count, longest * data.count)
     if task.rubric is None or plan.suite.judge.kind == "reference":
         return price
     read = sum(
         _tokens(tokenizer, task.rubric.instructions, item["prompt"], item["answer"]) for item in _items(plan, name)
     )
-    return TestingPrice(
+    return EvaluationPrice(
         *(price.benchmark, price.cells, price.items, price.generated),
         judge_calls=data.count,
         dollars=_dollars(plan.suite.judge, read + price.generated, OUTPUT_TOKENS * data.count),

@@ -3,7 +3,7 @@
 from rich.table import Table
 
 from harness.plan import Plan
-from harness.price.estimate import ASSUMPTIONS, TestingPrice, TrainingPrice, testing_prices, training_prices
+from harness.price.estimate import ASSUMPTIONS, EvaluationPrice, TrainingPrice, evaluation_prices, training_prices
 from harness.price.hardware import GIB, Accelerator, accelerator
 
 MARGIN = 0.9
@@ -13,7 +13,10 @@ MARGIN = 0.9
 def price_tables(plan: Plan, gpu: str, micro_batch: int | None) -> list[Table]:
     """What training and testing will cost. Raises UserError where there is no such device."""
     device = accelerator(gpu)
-    return [training_table(training_prices(plan, device, micro_batch), device), testing_table(testing_prices(plan))]
+    return [
+        training_table(training_prices(plan, device, micro_batch), device),
+        evaluation_table(evaluation_prices(plan)),
+    ]
 
 
 def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
@@ -51,7 +54,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     return table
 
 
-def testing_table(prices: list[TestingPrice]) -> Table:
+def evaluation_table(prices: list[EvaluationPrice]) -> Table:
     """What each benchmark costs to generate and to judge in one cell, and in all of them together."""
     table = _table("Testing a cell", "benchmark", "cells", "items", "tokens, at most", "judge calls", "dollars")
     for price in prices:

@@ -19,9 +19,15 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
 from torch.utils.weak import WeakIdKeyDictionary
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from methods.errors import MethodError
@@ -33,6 +39,8 @@ from methods.recompute import checkpoint_gradients
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
+FUSED = "fused-on-shapes"
+"""Name of the attention below."""
 SHARE = "selected_share"
 """Where an experts module keeps the share of rows assumed to go to its selected experts."""
 
@@ -78,16 +86,18 @@ def simulate(
     *,
     precision: str = "float32",
     gradient_checkpointing: bool = False,
+    attention: str = FUSED,
 ) -> Step:
     """Carry out a step of `method` on the backbone that `config` describes.
+
+    `attention` is transformers' name of an implementation; by default it is fused, as on a GPU.
 
     Raises MethodError where the method does not fit the backbone.
     """
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     alive = _Alive()
-    counter = FlopCounterMode(display=False, custom_mapping=_ATTENTION)
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
     method.prepare(model, context)
     _run_on_shapes(model, context.profile)
     with FakeTensorMode(allow_non_fake_inputs=True), alive:
@@ -99,17 +109,16 @@ def simulate(
         weight_bytes = alive.now
         optimizer = _with_state(parameters)
         model.train()
-        with counter:
-            with _autocast(precision):
-                loss = _loss(model, batch)
-            loss.backward()  # type: ignore[no-untyped-call]
+        with _autocast(precision):
+            loss = _loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         return Step(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
             trainable_parameters=sum(parameter.numel() for parameter in parameters),
             trainable_bytes=sum(parameter.nbytes for parameter in parameters),
-            operations=counter.get_total_flops(),
+            operations=alive.operations,
         )
 
 
@@ -173,25 +182,63 @@ def _one_for_all(
     return out if bias is None else out + bias[0]
 
 
+def _fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention (B, heads, T, width) that never holds its (T, T) weights, for heads of any width and causal masks.
+
+    Heads of unequal width are filled up with zeros, without which the CPU's fused kernel does not take them.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, dim=1) if groups > 1 else states for states in (key, value))
+    width = value.shape[-1]
+    value = nn.functional.pad(value, (0, query.shape[-1] - width))
+    out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return out[..., :width].transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Causal attention needs none."""
+
+
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _shapes_only_forward)
+AttentionInterface.register(FUSED, _fused_attention)
+AttentionMaskInterface.register(FUSED, _no_mask)
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
 
 
+def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+OPERATIONS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""How to count an operator's operations: torch's own table, and attention as it runs where shapes live, on the CPU."""
+
+
 class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages alive, `now` and at their `peak`."""
+    """Counts the bytes of all storages alive, `now` and at their `peak`, and `operations` of products."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = 0
+        self.now = self.peak = self.operations = 0
         self._seen = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        if count := OPERATIONS.get(func._overloadpacket):  # type: ignore[attr-defined]
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
         tree_map_only(Tensor, self._see, out)
         return out
 
@@ -206,21 +253,6 @@ class _Alive(TorchDispatchMode):
 
     def _gone(self, size: int) -> None:
         self.now -= size
-
-
-def _attention_operations(query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query, key, value))  # type: ignore[no-untyped-call]
-
-
-def _attention_backward_operations(grad: Any, query: Any, key: Any, value: Any, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_backward_flop_count(grad, query, key, value))  # type: ignore[no-untyped-call]
-
-
-_ATTENTION = {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward_operations,
-}
-"""What torch's counter does not know: attention as it runs on the CPU, where shapes live."""
 
 
 @contextlib.contextmanager

@@ -1,8 +1,8 @@
 """A public instruction set without math and code, in place of the ESFT paper's alignment data, which are unpublished.
 
-The default is tulu-3-sft-mixture, thinned to 100,000 conversations. Name another one in the suite, by its hub name and
-revision, `data: {alignment: {hub: NAME, revision: COMMIT}}`, or put it at FOLDER/alignment/train.jsonl: conversations
-under `messages`, and what is math or code is left out of it in the same way.
+The default is tulu-3-sft-mixture; at most 200,000 of its conversations are read. Name another set in the suite, by its
+hub name and revision, `data: {alignment: {hub: NAME, revision: COMMIT}}`, or put it at FOLDER/alignment/train.jsonl:
+conversations under `messages`. What is math or code is left out of it in the same way.
 """
 
 import re
@@ -14,8 +14,8 @@ from tasks.source import Dataset, Source
 from tasks.task import Conversation, Message, Task
 
 DATASET = Dataset("allenai/tulu-3-sft-mixture", "b14afda60f1bbebe55d5d2fa1e4df5042f97f8be", "alignment")
-MOST = 100_000
-"""Conversations at most; of more, every second, third, … is taken, so that all parts of the set stay in."""
+MOST = 200_000
+"""Conversations that are read at most, evenly spread."""
 
 SOURCES = re.compile(r"math|algebra|gsm8k|code|program|python|table_?gpt|sciriff", re.IGNORECASE)
 """Parts of a mixture, by the row's `source`, that are math or code (or tables and extraction in code's form)."""
@@ -30,12 +30,10 @@ TEXT = re.compile(
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield the conversations that begin with the user, take turns, and are neither math nor code."""
-    kept: list[Conversation] = []
-    for place, row in numbered(source, DATASET, "train", {"messages": list}):
+    for place, row in numbered(source, DATASET, "train", {"messages": list}, MOST):
         messages = _messages(row["messages"], place)
         if _takes_turns(messages) and not is_math_or_code(messages, str(row.get("source", ""))):
-            kept.append([Message(role=each["role"], content=each["content"]) for each in messages])
-    yield from kept[:: -(-len(kept) // MOST) or 1]
+            yield messages
 
 
 def is_math_or_code(messages: Conversation, source: str) -> bool:

@@ -7,7 +7,7 @@ import torch
 
 from harness.commands import prepare
 from harness.errors import UserError
-from harness.price.estimate import testing_prices, training_prices
+from harness.price.estimate import evaluation_prices, training_prices
 from harness.price.hardware import accelerator
 from harness.price.step import Batch, simulate, watched
 from harness.train import AnswerLoss
@@ -56,7 +56,7 @@ def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(arch
     seen = seen_by(architecture)
     peak, trained = really(architecture, method, seen)
     config = build(architecture, **WIDE).config
-    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH))
+    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH), attention="sdpa")
     assert estimate.trainable_parameters == trained
     assert estimate.peak_bytes == pytest.approx(peak, rel=0.15)
 
@@ -77,7 +77,7 @@ def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path:
     assert rows["FFT"].peak_bytes > rows["ESFT-Token"].peak_bytes
     assert rows["FFT"].operations > rows["ESFT-Token"].operations
     assert rows["FFT"].adapter_bytes == pytest.approx(16_296_960, rel=0.01)  # the backbone in float32
-    tested = {price.benchmark: price for price in testing_prices(prepared.plan)}
+    tested = {price.benchmark: price for price in evaluation_prices(prepared.plan)}
     assert tested["Intent"].generated == 200 * 40
     assert tested["Pronouns"].generated == 0
 

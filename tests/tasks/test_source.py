@@ -164,6 +164,16 @@ def test_a_split_may_have_another_file_name(write_split: WriteSplit) -> None:
     assert not Source(folder).has(named, "train")
 
 
+def test_of_many_rows_an_even_share_is_taken_from_file_and_hub(
+    write_split: WriteSplit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = [{"question": str(n)} for n in range(10)]
+    monkeypatch.setattr("datasets.load_dataset", lambda *_, **__: rows)
+    for source in (Source(write_split(*rows)), Source()):
+        assert [row["question"] for row in source.rows(TOY, "test", FIELDS, most=4)] == ["0", "3", "6", "9"]
+        assert len(list(source.rows(TOY, "test", FIELDS, most=10))) == 10
+
+
 def test_a_field_may_have_one_of_several_types(write_split: WriteSplit) -> None:
     folder = write_split({"question": 3}, {"question": "3"}, {"question": None})
     read = Source(folder).rows(TOY, "test", {"question": (str, int)})

@@ -141,7 +141,7 @@ def test_only_conversations_that_take_turns_are_trained_on(write: Write) -> None
 
 
 def test_a_large_alignment_set_is_thinned_evenly(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert MOST == 100_000
+    assert MOST > 10_000
     monkeypatch.setattr("tasks.alignment_public.MOST", 4)
     source = write("alignment/train", *({"messages": turn(f"say {n}", "no")} for n in range(9)))
     assert [each[0]["content"] for each in trained_on("alignment-public", source)] == ["say 0", "say 3", "say 6"]
