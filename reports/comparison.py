@@ -1,5 +1,6 @@
 """comparison.md and comparison.html: a run beside another one."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from reports.compare import Changes, changes
@@ -58,7 +59,7 @@ def as_html(found: Changes) -> str:
         moved=[plain(sentence) for sentence in found.in_short],
         caution=CAUTION,
         remarks=[*found.remarks, *_left_out(found)],
-        tables=[grid(table, table.title, gap_entry) for table in found.tables],
+        tables=[replace(grid(table, table.title, gap_entry), after="") for table in found.tables],
         costs=[grid(table, table.title, cost_entry) for table in found.costs],
     )
 

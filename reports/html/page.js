@@ -145,9 +145,9 @@ function startSamples(samples) {
     summary.append(element("span", "of", sample.title), element("span", "excerpt", flat.slice(0, EXCERPT)),
       element("span", "why", sample.kinds.map((kind) => kinds[kind]).join(", ")));
     details.append(summary);
-    details.addEventListener("toggle", () => {
-      if (details.open && details.children.length === 1) details.append(body(sample));
-    });
+    const fill = () => { if (details.children.length === 1) details.append(body(sample)); };
+    summary.addEventListener("click", fill); // before it opens, so that nothing jumps
+    details.addEventListener("toggle", fill); // opened by print or by a search in the page
     return details;
   }
   function body(sample) {

@@ -43,9 +43,12 @@ def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def report_without_costs(folder: Path) -> str:
+    """The report without the sections that speak of time and memory, which no two runs share."""
     report = (folder / "runs" / "path" / "report.md").read_text()
-    before, _, after = report.partition("## Efficiency")
-    return before.replace(str(folder), "FOLDER") + after.partition("\n## ")[2].replace(str(folder), "FOLDER")
+    for title in ("Which method for this task?", "Efficiency"):
+        before, _, after = report.partition(f"## {title}")
+        report = before + after.partition("\n## ")[2]
+    return report.replace(str(folder), "FOLDER")
 
 
 def artifacts(folder: Path) -> dict[str, float]:
