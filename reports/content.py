@@ -10,6 +10,7 @@ from typing import Any
 from reports.advice import Advice, advise
 from reports.paper import BesideTable, Kind, beside
 from reports.results import LEFT_OUT, read
+from reports.retention import retention_table
 from reports.samples import Sample, choose
 from reports.scores import Role, Row, Scores
 from reports.summary import summary
@@ -56,10 +57,10 @@ class Part:
 
     @cached_property
     def views(self) -> list[Table]:
-        """The tables of some rows that the suite asks for, under the titles it gives them."""
+        """The tables of some rows that the suite asks for, under its titles, and what earlier tasks retained."""
         asked = self.scores.suite.get("tables")
         wanted = [mapping(one) for one in asked] if isinstance(asked, list) else []
-        return [
+        tables = [
             table_of(
                 self.scores,
                 str(one.get("title") or "Some rows"),
@@ -68,6 +69,8 @@ class Part:
             )
             for one in wanted
         ]
+        retained = retention_table(self.scores)
+        return [*tables, *([retained] if retained else [])]
 
     @cached_property
     def beside(self) -> list[BesideTable]:
