@@ -22,7 +22,7 @@ from harness.judge import Judge, JudgeSettings, choose
 from harness.judge.cache import default_cache
 from harness.judge.question import rubric_key
 from harness.plan import Plan
-from harness.suite import load
+from harness.suite_file import load
 from reports import calibration
 from reports.calibration import Calibration
 from reports.records import ItemScore

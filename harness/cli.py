@@ -120,7 +120,7 @@ def plan(
 def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
     """Say what this machine has and what is missing."""
     from harness.doctor import diagnose
-    from harness.suite import load
+    from harness.suite_file import load
 
     marks = {None: " ", True: "[green]✓[/]", False: "[red]✗[/]"}
     missing = False
@@ -202,7 +202,7 @@ def calibrate(
 @app.command()
 def suites() -> None:
     """List the suites that ship."""
-    from harness.suite import available, load
+    from harness.suite_file import available, load
 
     for name in available():
         console.print(f"[bold]{name}[/]  {load(name).description}")

@@ -16,7 +16,8 @@ from harness.files import full_disk_is_a_sentence
 from harness.judge import Judge, choose
 from harness.plan import Plan, make_plan
 from harness.store import Store, locked
-from harness.suite import Suite, load, quick_slice, selection, with_seeds
+from harness.suite import Suite, quick_slice, selection, with_seeds
+from harness.suite_file import load
 from harness.trial import with_backbone, with_steps
 from tasks.source import Address, Source
 

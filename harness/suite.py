@@ -1,16 +1,13 @@
-"""A suite: what to compare, read from YAML and checked before anything runs."""
+"""A suite: what to compare, checked before anything runs."""
 
 import difflib
-from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
 from harness.errors import UserError
 from harness.judge import JudgeSettings
 
-SUITES = Path(__file__).parent / "suites"
 Overlong = Literal["refuse", "cut"]
 
 
@@ -230,52 +227,6 @@ class Suite(Strict):
     def title(self, name: str) -> str:
         """How tables print a row."""
         return self.methods[name].title or name
-
-
-def available() -> dict[str, Path]:
-    """The suites that ship, by name."""
-    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
-
-
-def load(name: str) -> Suite:
-    """Read a suite by the name of one that ships or by the path of a YAML file.
-
-    Raises UserError, with file and line, for what is not YAML or not a suite.
-    """
-    shipped = available()
-    path = shipped.get(name, Path(name))
-    if not path.is_file():
-        near = difflib.get_close_matches(name, shipped, n=1)
-        hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(shipped)}, or give a YAML file."
-        raise UserError(f"There is no suite '{name}': {hint}")
-    text = path.read_text(encoding="utf-8")
-    try:
-        return Suite.model_validate(yaml.safe_load(text))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, line {line}: this is not YAML ({error.problem}).") from error
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = [str(part) for part in first["loc"]]
-        line = _line_of(text, where)
-        field = ".".join(where) or "the suite"
-        raise UserError(f"{path}, line {line}, {field}: {first['msg']}.") from error
-
-
-def _line_of(text: str, where: list[str]) -> int:
-    """The line on which the field at `where` stands, or the nearest one above it."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
-    line = node.start_mark.line if node else 0
-    for part in where:
-        if isinstance(node, yaml.MappingNode):
-            found = next(((key, value) for key, value in node.value if key.value == part), None)
-            if found is None:
-                break
-            line, node = found[0].start_mark.line, found[1]
-        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
-            node = node.value[int(part)]
-            line = node.start_mark.line
-    return int(line) + 1
 
 
 def with_seeds(suite: Suite, seeds: list[int]) -> Suite:

@@ -7,7 +7,8 @@ import pytest
 
 from harness.availability import with_available
 from harness.errors import UserError
-from harness.suite import Suite, available, load
+from harness.suite import Suite
+from harness.suite_file import available, load
 from tasks.registry import load_tasks
 from tasks.source import Source
 

@@ -16,7 +16,7 @@ from harness import commands
 from harness.errors import USER_ERRORS
 from harness.plan import Cell
 from harness.stages import Profiling
-from harness.suite import load
+from harness.suite_file import load
 from harness.training import Work
 from harness.trial import with_backbone
 from reports import curves

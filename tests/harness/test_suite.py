@@ -1,9 +1,12 @@
 """Suites: read, checked and narrowed before anything runs."""
 
+from pathlib import Path
+
 import pytest
 
 from harness.errors import UserError
-from harness.suite import available, load, quick_slice, selection
+from harness.suite import quick_slice, selection
+from harness.suite_file import available, load
 from harness.trial import with_backbone, with_steps
 
 SUITE = """\
@@ -118,3 +121,27 @@ def test_another_backbone_cuts_lengths_to_what_it_can_read_and_nothing_else(tmp_
 def test_steps_given_on_the_command_line_are_those_of_every_row(tmp_path):
     suite = with_steps(load(written(tmp_path, LONG)), 7)
     assert (suite.name, suite.training.steps, suite.methods["das-tune"].steps) == ("long-7-steps", 7, None)
+
+
+def test_a_suite_that_extends_another_has_its_sections_but_for_its_own(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: mini\nname: mine\ntasks: [mini-law]\nquick: null\n")
+    mine, mini = load(str(file)), load("mini")
+    assert mine.tasks == ["mini-law"]
+    assert mine.methods == mini.methods
+    assert mine.training == mini.training
+
+
+def test_suites_that_extend_each_other_are_refused(tmp_path: Path) -> None:
+    a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    a.write_text(f"extends: {b}\nname: a\n")
+    b.write_text(f"extends: {a}\nname: b\n")
+    with pytest.raises(UserError, match=r"a\.yaml, extends: a, b extend each other"):
+        load(str(a))
+
+
+def test_a_suite_that_extends_an_unknown_one_is_refused_with_those_there_are(tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("extends: minni\nname: mine\n")
+    with pytest.raises(UserError, match="did you mean 'mini'"):
+        load(str(file))

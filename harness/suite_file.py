@@ -1,0 +1,82 @@
+"""Reading suites from YAML, with the line of whatever is wrong.
+
+A suite that `extends` another, a shipped one or a file, has that one's sections but for those it gives itself.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from harness.errors import UserError
+from harness.suite import Suite
+
+SUITES = Path(__file__).parent / "suites"
+EXTENDS = "extends"
+
+
+def available() -> dict[str, Path]:
+    """The suites that ship, by name."""
+    return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
+
+
+def load(name: str) -> Suite:
+    """Read a suite by the name of one that ships or by the path of a YAML file.
+
+    Raises UserError, with file and line, for what is not YAML or not a suite.
+    """
+    path = _find(name)
+    text = path.read_text(encoding="utf-8")
+    try:
+        return Suite.model_validate(_sections(path, ()))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = [str(part) for part in first["loc"]]
+        line = _line_of(text, where)
+        field = ".".join(where) or "the suite"
+        raise UserError(f"{path}, line {line}, {field}: {first['msg']}.") from error
+
+
+def _find(name: str) -> Path:
+    shipped = available()
+    path = shipped.get(name, Path(name))
+    if path.is_file():
+        return path
+    near = difflib.get_close_matches(name, shipped, n=1)
+    hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(shipped)}, or give a YAML file."
+    raise UserError(f"There is no suite '{name}': {hint}")
+
+
+def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
+    """What a file says, with the sections it takes over from the suite it extends."""
+    try:
+        said = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise UserError(f"{path}, line {line}: this is not YAML ({error.problem}).") from error
+    if not isinstance(said, dict) or EXTENDS not in said:
+        return said
+    if path in extending:
+        raise UserError(
+            f"{path}, {EXTENDS}: the suites {', '.join(each.stem for each in extending)} extend each other."
+        )
+    taken_over = _sections(_find(str(said.pop(EXTENDS))), (*extending, path))
+    return {**taken_over, **said} if isinstance(taken_over, dict) else said
+
+
+def _line_of(text: str, where: list[str]) -> int:
+    """The line on which the field at `where` stands, or the nearest one above it."""
+    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    line = node.start_mark.line if node else 0
+    for part in where:
+        if isinstance(node, yaml.MappingNode):
+            found = next(((key, value) for key, value in node.value if key.value == part), None)
+            if found is None:
+                break
+            line, node = found[0].start_mark.line, found[1]
+        elif isinstance(node, yaml.SequenceNode) and part.isdigit() and int(part) < len(node.value):
+            node = node.value[int(part)]
+            line = node.start_mark.line
+    return int(line) + 1
