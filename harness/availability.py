@@ -39,7 +39,10 @@ def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
         notes[-1] += f" {STAND_IN} stands in for it."
     if not tasks:
         raise UserError(f"None of the suite's tasks has data to train on. {' '.join(notes)}")
-    changes = {"tasks": tasks, "tested_only": tested_only, "general": general, "alignment": alignment}
+    rows = {name: row for name, row in suite.methods.items() if set(row.after) < set(tasks)}
+    if lost := [name for name in suite.methods if name not in rows]:
+        notes.append(f"Left out, since they go on from tasks without data: {', '.join(lost)}.")
+    changes = {"tasks": tasks, "tested_only": tested_only, "general": general, "alignment": alignment, "methods": rows}
     return suite.model_copy(update=changes | _quick(suite, tasks)), notes
 
 

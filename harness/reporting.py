@@ -8,14 +8,18 @@ from reports.comparison import write_comparison
 from reports.content import Content, gather
 from reports.export import FOLDER, export
 from reports.forms import write_reports
+from reports.results import write_copies
 
 
 def rewrite(folder: Path) -> Content:
-    """Write a run's report, in all its forms, from its stored results; returns what was found there."""
+    """Write a run's report and tables, in all their forms, from its stored results; returns what was found there."""
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such run folder.")
     with full_disk_is_a_sentence(folder / "report.md"):
-        return write_reports(folder)
+        content = write_reports(folder)
+        if content.parts:
+            write_copies([record for part in content.parts for record in part.scores.records], folder)
+    return content
 
 
 def compare(run: Content, other: Path) -> list[Path]:

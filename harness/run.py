@@ -5,7 +5,7 @@ Training comes first and serving after it, so that on one accelerator the two ne
 
 from harness import manifest
 from harness.files import full_disk_is_a_sentence
-from harness.plan import Cell
+from harness.plan import Cell, Plan
 from harness.walk import Walk, refresh
 from tasks.sandbox import require
 
@@ -60,5 +60,17 @@ def _write_manifest(walk: Walk, *, finished: bool) -> None:
         engine=walk.plan.engine,
         judge=walk.plan.judge,
         benchmarks={task: list(walk.plan.tested_on(task)) for task in walk.plan.suite.tasks},
+        digests=_digests(walk.plan),
         **ended,
     )
+
+
+def _digests(plan: Plan) -> dict[str, str]:
+    """Of the contents a run read: the backbone's checkpoint, and each task's rows."""
+    rows = {
+        f"{name}, {part}": digest
+        for name, data in plan.data.items()
+        for part, digest in (("training", data.training_digest), ("items", data.items_digest))
+        if digest
+    }
+    return {"backbone": plan.keys.backbone_digest, **rows}

@@ -20,7 +20,7 @@ from reports.statistics import Comparison, compare, holm
 from reports.tables import ALPHA, AVERAGE, COSTS, Cell, Table
 from reports.words import interval, line, listing, number
 
-SETTINGS = ("command", "suite", "engine", "judge", "seeds", "versions", "hardware", "git")
+SETTINGS = ("command", "suite", "digests", "engine", "judge", "seeds", "versions", "hardware", "git")
 """What of a manifest may explain a difference."""
 
 

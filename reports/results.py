@@ -32,6 +32,14 @@ def write(records: Iterable[Record], folder: Path) -> None:
 
     Columns are Record's, in its order; the parquet file carries their descriptions as field metadata.
     """
+    kept = list(records)
+    write_copies(kept, folder)
+    rows = [record.model_dump(mode="json") for record in kept]
+    write_text(folder / JSONL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def write_copies(records: Iterable[Record], folder: Path) -> None:
+    """Write `results.csv` and `results.parquet` alone, which nothing here reads again."""
     rows = [record.model_dump(mode="json") for record in records]
     table = io.StringIO()
     writer = csv.DictWriter(table, list(Record.model_fields), lineterminator="\n")
@@ -39,7 +47,6 @@ def write(records: Iterable[Record], folder: Path) -> None:
     writer.writerows(rows)
     write_text(folder / CSV, table.getvalue())
     write_bytes(folder / PARQUET, _parquet(rows))
-    write_text(folder / JSONL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
 
 def read(folder: Path) -> pd.DataFrame:

@@ -72,7 +72,7 @@ def training_prices(plan: Plan, device: Accelerator, micro_batch: int | None) ->
     prices = []
     for row, method in plan.methods.items():
         cells = [cell for cell in plan.cells if cell.method == row]
-        if not method.trains:
+        if not method.trains or not cells:
             continue
         try:
             steps = [_step(plan, config, stage, assumed, micro_batch) for stage in plan.stage(cells[0]).whole]

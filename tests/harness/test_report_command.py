@@ -78,6 +78,15 @@ def test_what_is_sound_is_reported_and_every_fault_is_named(report, folder) -> N
     assert "<here>" not in page
 
 
+def test_every_form_is_made_from_results_jsonl_alone_which_stays_as_it_was(report, folder) -> None:
+    made = ["results.csv", "results.parquet"]
+    before = {name: (folder / name).read_bytes() for name in [*made, "results.jsonl"]}
+    for name in made:
+        (folder / name).unlink()
+    assert report(folder)[0] == 0
+    assert {name: (folder / name).read_bytes() for name in before} == before
+
+
 def test_missing_items_take_the_comparison_and_leave_the_value(report, folder) -> None:
     for path in (folder / "items").glob("fft-law-0-law*"):
         path.unlink()
