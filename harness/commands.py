@@ -56,10 +56,10 @@ def prepare(
     """
     suite = load(name)
     notes: list[str] = []
-    if backbone:
-        suite, notes = with_backbone(suite, backbone)
     if steps:
         suite = with_steps(suite, steps)
+    if backbone:
+        suite, notes = with_backbone(suite, backbone, steps=steps)
     if quick:
         suite = quick_slice(suite)
     if seeds:

@@ -17,11 +17,11 @@ TRIAL = {"steps": 20, "batch_size": 4, "sequence_length": 512}
 """What training is held to on the small backbone that ships, unless --steps says otherwise."""
 
 
-def with_backbone(suite: Suite, name: str) -> tuple[Suite, list[str]]:
+def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Suite, list[str]]:
     """The suite on another backbone, `mini`, a folder or NAME@REVISION on the hub, under a name of its own.
 
-    Lengths are cut to what that backbone can read, and on `mini` training to a trial's size; the notes say so. Raises
-    UserError where there is no such backbone.
+    Lengths are cut to what that backbone can read, and on `mini` training to a trial's size; the notes say so. `steps`
+    that were asked for stay. Raises UserError where there is no such backbone.
     """
     path, _, revision = (name, "", "") if Path(name).expanduser().is_dir() else name.partition("@")
     changes: dict[str, Any] = {"path": path, "revision": revision or None, "trust_remote_code": False}
@@ -34,7 +34,7 @@ def with_backbone(suite: Suite, name: str) -> tuple[Suite, list[str]]:
     methods, left_out = _without_bound_rows(suite)
     changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
-    changed, notes = _fitted(changed, [note])
+    changed, notes = _fitted(changed, [note], steps)
     return changed, [
         *notes,
         *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
@@ -69,12 +69,12 @@ def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tup
     return settings.model_copy(update=cut), told
 
 
-def _fitted(suite: Suite, notes: list[str]) -> tuple[Suite, list[str]]:
+def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
     """Cut what is too much for the suite's backbone."""
     config = AutoConfig.from_pretrained(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED
-    limits = TRIAL if mini else {"sequence_length": longest}
+    limits = (TRIAL | ({"steps": steps} if steps else {})) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})

@@ -121,6 +121,9 @@ def test_another_backbone_cuts_lengths_to_what_it_can_read_and_nothing_else(tmp_
 def test_steps_given_on_the_command_line_are_those_of_every_row(tmp_path):
     suite = with_steps(load(written(tmp_path, LONG)), 7)
     assert (suite.name, suite.training.steps, suite.methods["das-tune"].steps) == ("long-7-steps", 7, None)
+    kept, notes = with_backbone(with_steps(suite, 70), "mini", steps=70)
+    assert kept.training.steps == 70
+    assert "training.steps" not in " ".join(notes)
 
 
 def test_a_suite_that_extends_another_has_its_sections_but_for_its_own(tmp_path: Path) -> None:
