@@ -23,6 +23,8 @@ from harness.serving.server import MODEL
 
 PROMPTS_A_REQUEST = 64
 CONNECTIONS = 2
+STOPS = 4
+"""vLLM's upper bound on the strings that end an answer."""
 TOKENS_A_QUERY = 128
 """vLLM's upper bound on the tokens whose log-probability one query asks for."""
 
@@ -64,6 +66,20 @@ class ServerLM(LocalCompletionsAPI):
         lm.tokenizer = tokenizer
         lm.add_bos_token = tokenizer.bos_token_id is not None
         return lm
+
+    def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
+        """As inherited, with no more stops than the server takes; answers are cut at the others here."""
+        payload: dict[str, Any] = super()._create_payload(*args, **kwargs)
+        if "stop" in payload:
+            payload["stop"] = payload["stop"][:STOPS]
+        return payload
+
+    def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
+        """The answers, in order, each up to the first of its request's stops."""
+        answers = super().generate_until(requests, disable_tqdm)
+        stops = [request.args[1].get("until") or [] for request in requests]
+        listed = [[each] if isinstance(each, str) else each for each in stops]
+        return [_until(answer, each) for answer, each in zip(answers, listed, strict=True)]
 
     async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
         """As inherited, and tells `on_answers`."""
@@ -113,6 +129,11 @@ class ServerLM(LocalCompletionsAPI):
                 self._tell(share - told)
                 told = share
         return known
+
+
+def _until(answer: str, stops: Iterable[str]) -> str:
+    """An answer without what begins at any of the stops."""
+    return min((answer.partition(stop)[0] for stop in stops), key=len, default=answer)
 
 
 def _beginnings(context: Tokens, continuations: Iterable[Tokens]) -> dict[Tokens, set[int]]:

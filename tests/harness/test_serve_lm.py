@@ -4,9 +4,19 @@ from itertools import pairwise
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
 
 from harness.serving.engines import VllmEngine, load_tokenizer
-from harness.serving.lm import PROMPTS_A_REQUEST, TOKENS_A_QUERY, ServerLM, Tokens, _batches, _beginnings, _chain
+from harness.serving.lm import (
+    PROMPTS_A_REQUEST,
+    TOKENS_A_QUERY,
+    ServerLM,
+    Tokens,
+    _batches,
+    _beginnings,
+    _chain,
+    _until,
+)
 from tests.harness.conftest import Checkpoint
 
 tokens = st.lists(st.integers(0, 300), min_size=1, max_size=4).map(tuple)
@@ -61,3 +71,20 @@ def test_shared_queries_give_the_likelihoods_of_whole_prompts(
     whole = super(ServerLM, lm)._loglikelihood_tokens(requests)
     assert [value for value, _ in shared] == pytest.approx([value for value, _ in whole], abs=1e-4)
     assert [greedy for _, greedy in shared] == [greedy for _, greedy in whole]
+
+
+def test_an_answer_ends_at_the_first_of_all_its_stops() -> None:
+    assert _until("a = 1\nprint(a)\ndef b", ["\ndef", "\nprint"]) == "a = 1"
+    assert _until("a = 1", []) == "a = 1"
+
+
+@pytest.mark.slow
+def test_a_request_may_have_more_stops_than_the_server_takes(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
+    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    lm = engine.lm()
+    asked = "User: Who was wild?\n\nAssistant:"
+    plain, stopped = (
+        lm.generate_until([Instance("generate_until", {}, (asked, {"until": until, "max_gen_toks": 8}), 0)])[0]
+        for until in (["\n\nUser:"], ["1", "2", "3", "4", "5", " the"])
+    )
+    assert stopped == plain.partition(" the")[0]
