@@ -110,11 +110,15 @@ class Scores:
         return sorted({record.engine for record in self.records if record.engine})
 
     def columns(self, role: Role) -> list[Column]:
-        """Benchmarks in suite order, then any that only the records know."""
+        """Benchmarks in suite order, then any that only the records know.
+
+        What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand by themselves.
+        """
         listed = _names(self.suite.get("tasks" if role == "ability" else "general"))
         if role == "ability":
             listed = [name for task in listed for name in self._tested_on(task)]
-        found = {record.benchmark: None for record in self.records if record.role == role}
+        alone = set(_names(self.suite.get("tested_only"))) - set(listed)
+        found = {rec.benchmark: None for rec in self.records if rec.role == role and rec.benchmark not in alone}
         return [self._column(name, role) for name in dict.fromkeys([*listed, *found])]
 
     def _tested_on(self, task: str) -> list[str]:

@@ -199,3 +199,17 @@ def test_a_table_that_the_suite_asks_for_compares_its_rows_among_themselves(made
     assert "best" not in {part.ability.cells["random-gate", "intent"].mark}
     assert table.cells["random-gate", "intent"].mark == "best"
     assert f"## {asked['title']}" in report(tmp_path)
+
+
+def test_what_nothing_was_trained_for_is_no_column_and_takes_no_average_away(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    made_up.change = lambda record: None if record.task == "law" else record
+    made_up.build(tmp_path)
+    suite = {**made_up.manifest()["suite"], "tasks": ["intent", "translation"]}
+    told = ability_table(Scores(read(tmp_path), tmp_path, {**suite, "tested_only": ["law"]}))
+    untold = ability_table(Scores(read(tmp_path), tmp_path, suite))
+    assert [column.name for column in told.columns] == ["intent", "translation", ""]
+    assert [column.name for column in untold.columns] == ["intent", "translation", "law", ""]
+    assert not math.isnan(told.frame().loc["FFT"].iloc[-1])
+    assert math.isnan(untold.frame().loc["FFT"].iloc[-1])
