@@ -112,7 +112,7 @@ class Scores:
     def columns(self, role: Role) -> list[Column]:
         """Benchmarks in suite order, then any that only the records know.
 
-        What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand by themselves.
+        What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand alone.
         """
         listed = _names(self.suite.get("tasks" if role == "ability" else "general"))
         if role == "ability":
