@@ -102,14 +102,17 @@ def plan(
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from harness.commands import describe, foreseen, prepare
+    from harness.price.hardware import accelerator
     from harness.price.show import price_tables
+
+    device = accelerator(gpu)
 
     prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
                        limit=limit, backbone=backbone, steps=steps, weights=False)  # fmt: skip
     console.print(describe(prepared))
     console.print()
     console.print(foreseen(prepared), highlight=False)
-    for table in price_tables(prepared.plan, gpu, micro_batch) if price else ():
+    for table in price_tables(prepared.plan, device, micro_batch) if price else ():
         console.print()
         console.print(table, highlight=False)
     for note in prepared.notes:

@@ -4,15 +4,14 @@ from rich.table import Table
 
 from harness.plan import Plan
 from harness.price.estimate import ASSUMPTIONS, EvaluationPrice, TrainingPrice, evaluation_prices, training_prices
-from harness.price.hardware import GIB, Accelerator, accelerator
+from harness.price.hardware import GIB, Accelerator
 
 MARGIN = 0.9
 """Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
 
 
-def price_tables(plan: Plan, gpu: str, micro_batch: int | None) -> list[Table]:
-    """What training and testing will cost. Raises UserError where there is no such device."""
-    device = accelerator(gpu)
+def price_tables(plan: Plan, device: Accelerator, micro_batch: int | None) -> list[Table]:
+    """What training and testing will cost."""
     return [
         training_table(training_prices(plan, device, micro_batch), device),
         evaluation_table(evaluation_prices(plan)),
