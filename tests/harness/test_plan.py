@@ -229,7 +229,7 @@ def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(p
         USER_ERRORS, match=r"Task 'evol-codealpaca': .*`data: \{evol_codealpaca: \{revision: COMMIT\}\}`"
     ):
         planned(code)
-    monkeypatch.setattr("datasets.load_dataset", lambda name, config, **more: iter(()) if more["revision"] else None)
+    monkeypatch.setattr("datasets.load_dataset", lambda name, config, **more: [] if more["revision"] else None)
     with pytest.raises(USER_ERRORS, match="Split 'train' of data set 'evol_codealpaca' has no rows"):
         planned(code + "data: {evol_codealpaca: {revision: abc}}\n")
 

@@ -139,7 +139,7 @@ def test_suites_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
     a.write_text(f"extends: {b}\nname: a\n")
     b.write_text(f"extends: {a}\nname: b\n")
-    with pytest.raises(UserError, match=r"a\.yaml, extends: a, b extend each other"):
+    with pytest.raises(UserError, match=r"a\.yaml, extends: the suites a, b extend each other"):
         load(str(a))
 
 
