@@ -36,6 +36,7 @@ def _point(plan: Plan, cell: Cell, step: int, metric: str, value: float) -> Poin
         method=cell.method,
         method_title=plan.suite.title(cell.method),
         task=cell.task,
+        task_title=" + ".join(plan.tasks[task].title for task in cell.tasks),
         seed=cell.seed,
         step=step,
         metric=metric,

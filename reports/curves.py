@@ -14,7 +14,7 @@ class Point(BaseModel):
     """One point of a learning curve.
 
     Attributes:
-        method, method_title, task, seed: the cell.
+        method, method_title, task, task_title, seed: the cell.
         step: optimizer steps done, from 1.
         metric: `loss`, the mean loss over the supervised tokens of the step's batch; `validation_loss`, that over rows
             held out of the training data, where the suite measures it; or a benchmark's name, whose
@@ -26,6 +26,7 @@ class Point(BaseModel):
     method: str
     method_title: str
     task: str
+    task_title: str = ""
     seed: int
     step: int
     metric: str

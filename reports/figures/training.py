@@ -152,6 +152,7 @@ def _by_task(scores: Scores, points: Sequence[Point], name: str, title: str, cap
     names = [row.name for row in scores.rows]
     titles = {row.name: row.title for row in scores.rows}
     columns = {column.name: column.title for column in scores.columns("ability")}
+    columns |= {point.task: point.task_title for point in points if point.task_title}
     style = looks([*names, *(point.method for point in points)])
     tasks = [task for task in columns if any(point.task == task for point in points)]
     tasks += [task for task in dict.fromkeys(point.task for point in points) if task not in tasks]
