@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.figures.canvas import INK, Look, Missing, Picture, looks
+from reports.figures.canvas import Look, Missing, Picture, looks
 from reports.routing import Routing, Selection, TaskProfile
 
 if TYPE_CHECKING:
@@ -237,6 +237,10 @@ def shared_top(first: TaskProfile, second: TaskProfile, kind: str, k: int) -> fl
     return float(np.mean([len(_top(a, k) & _top(b, k)) for a, b in pairs]))
 
 
+ON_LIGHT, ON_DARK = "#101010", "#fefefe"
+"""Inks of numbers on greys, which stay what they are where a page turns a figure's ink and paper dark."""
+
+
 def heatmap(
     axes: "Axes",
     values: Array,
@@ -250,7 +254,7 @@ def heatmap(
     top = high or float(values.max()) or 1.0
     axes.imshow(values, cmap="Greys", vmin=0, vmax=top * 1.15, aspect="auto")
     for i, j in np.ndindex(values.shape):
-        ink = "white" if values[i, j] > 0.6 * top else INK
+        ink = ON_DARK if values[i, j] > 0.6 * top else ON_LIGHT
         axes.text(j, i, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=10)
     axes.grid(visible=False)
     tilt = 40 if sum(map(len, columns)) > 30 else 0
