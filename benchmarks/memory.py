@@ -8,6 +8,7 @@ should be is counted from the tensors themselves. The figures do not depend on w
 """
 
 import argparse
+import gc
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -85,9 +86,17 @@ def held(model: nn.Module) -> dict[int, int]:
 
 @contextmanager
 def allocations(changes: list[int]) -> Iterator[None]:
-    """Append the bytes of every allocation in the block, and minus those of every release of one of them."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
-        yield
+    """Append the bytes of every allocation in the block, and minus those of every release of one of them.
+
+    Python's collector rests meanwhile: it would release what was left over from before, and that would be counted too.
+    """
+    gc.collect()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+            yield
+    finally:
+        gc.enable()
     results = profiler.profiler.kineto_results  # type: ignore[union-attr]
     events = [event for event in results.events() if event.name() == "[memory]"]
     changes += [event.nbytes() for event in sorted(events, key=lambda event: event.start_ns())]
