@@ -220,8 +220,9 @@ def foreseen(prepared: Prepared) -> Table:
     table = Table(title="Smallest difference that can be resolved", title_justify="left", box=None, pad_edge=False)
     for name in ("benchmark", "items", "runs", "points", "given"):
         table.add_column(name, justify="right" if name in ("items", "runs", "points") else "left")
-    for benchmark in [*plan.suite.tasks, *plan.suite.general]:
-        runs = seeds if benchmark in plan.suite.tasks else seeds * tasks
+    own = [name for task in plan.suite.tasks for name in plan.tested_on(task)]
+    for benchmark in dict.fromkeys([*own, *plan.suite.general]):
+        runs = seeds if benchmark in own else seeds * tasks
         count, spread = plan.data[benchmark].count, seen.get(benchmark)
         points = f"{resolvable_by(count, runs, rows, spread):.1f}"
         given = "the spread seen in the run before" if spread else f"a spread of {ASSUMED:.0f} points over items"

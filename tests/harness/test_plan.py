@@ -223,6 +223,12 @@ def test_finished_steps_stay_when_data_go_bad(planned, math_data):
     assert made.folder.is_dir()
 
 
+def test_what_can_be_resolved_is_told_of_the_benchmarks_that_stand_for_training_data(math_data, tmp_path):
+    (tmp_path / "suite.yaml").write_text(REAL)
+    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs", data_dir=math_data)
+    assert list(commands.foreseen(prepared).columns[0].cells) == ["GSM8K", "MATH"]
+
+
 def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(planned, monkeypatch):
     code = REAL.replace("metamathqa", "evol-codealpaca")
     with pytest.raises(
