@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from harness.errors import USER_ERRORS
+from harness.price.hardware import DEFAULT, accelerator
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -97,12 +98,11 @@ def plan(
     backbone: BackboneName = None,
     steps: Steps = None,
     micro_batch: MicroBatch = None,
-    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = "A100-80GB",
+    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = DEFAULT,
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from harness.commands import describe, foreseen, prepare
-    from harness.price.hardware import accelerator
     from harness.price.show import price_tables
 
     device = accelerator(gpu)

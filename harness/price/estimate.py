@@ -100,10 +100,9 @@ def _step(
     training = plan.suite.training
     domain = _known(plan, stage.profiles) or (assumed[0] if assumed else None)
     general = _known(plan, stage.general_profiles) or (assumed[1] if assumed else None)
+    # A coarse model's routing is taken to be that of the fine one it is made of.
     context = Context(
-        seed=stage.seed,
-        profile=domain if stage.method.needs_profile else None,
-        general=general if stage.method.needs_general else None,
+        seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
     return stage, simulate(

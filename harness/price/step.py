@@ -11,6 +11,7 @@ how many tokens are supervised.
 import contextlib
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,7 +98,8 @@ def simulate(
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     alive = _Alive()
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation=attention)
+        # A copy: a method may change what the model's configuration says, its experts a token for one.
+        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
     method.prepare(model, context)
     _run_on_shapes(model, context.profile)
     with FakeTensorMode(allow_non_fake_inputs=True), alive:

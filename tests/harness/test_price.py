@@ -82,6 +82,17 @@ def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path:
     assert tested["Pronouns"].generated == 0
 
 
+def test_a_method_that_changes_the_configuration_changes_no_later_estimate() -> None:
+    config = build("deepseek-v2", **WIDE).config
+    seen = seen_by("deepseek-v2")
+    plain, grouped, again = (
+        simulate(config, method, Context(seed=0, profile=seen, general=seen), Batch(ROWS, LENGTH))
+        for method in (FullFineTuning(), FullFineTuning(group_size=2), FullFineTuning())
+    )
+    assert grouped.operations > plain.operations  # top 3 of 8 becomes 2 groups of 2
+    assert again == plain
+
+
 def test_a_device_that_is_not_known_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"--gpu H100: there are .*did you mean H100-80GB\?"):
         accelerator("H100")
