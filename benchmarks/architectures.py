@@ -26,12 +26,12 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
-from methods.errors import MethodError
-from methods.esft import EsftToken
-from methods.method import Context
-from methods.moe.layout import form
-from methods.moe.profile import profile
-from methods.moe.view import SCALING, MoeLayer, moe_layers
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.layout import form
+from esft_bench.methods.moe.profile import profile
+from esft_bench.methods.moe.view import SCALING, MoeLayer, moe_layers
 
 SMALL: dict[str, Any] = {
     **dict.fromkeys(("num_experts", "n_routed_experts", "num_local_experts", "moe_num_experts"), 8),

@@ -34,13 +34,13 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DeepseekV2Config, PreTrainedModel
 
 from benchmarks.step_time import machine
-from harness.train import AnswerLoss
-from methods.esft import EsftGate, EsftToken
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context
-from methods.moe.view import moe_layers
-from methods.recompute import checkpoint_gradients
+from esft_bench.harness.train import AnswerLoss
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
 
 # Source: config.json of deepseek-ai/DeepSeek-V2-Lite.
 V2_LITE = DeepseekV2Config(

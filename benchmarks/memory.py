@@ -20,13 +20,13 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from benchmarks.step_time import SHAPES, build, machine
-from harness.train import AnswerLoss
-from methods.esft import EsftGate, EsftToken
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.profile import profile as profiled
-from methods.recompute import checkpoint_gradients
+from esft_bench.harness.train import AnswerLoss
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import profile as profiled
+from esft_bench.methods.recompute import checkpoint_gradients
 
 METHODS: dict[str, tuple[Method, bool]] = {
     "FFT": (FullFineTuning(), False),

@@ -18,7 +18,7 @@ import transformers
 from rich.console import Console
 
 from benchmarks.step_time import build, machine
-from methods.moe.profile import profile
+from esft_bench.methods.moe.profile import profile
 
 
 def seconds(work: Callable[..., Any], *arguments: Any) -> float:

@@ -24,14 +24,14 @@ from torch import Tensor, nn
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from methods.esft import EsftToken
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context
-from methods.moe.experts import use_selective_experts
-from methods.moe.profile import Profile, profile
-from methods.moe.view import moe_layers
-from methods.recompute import checkpoint_gradients
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.experts import use_selective_experts
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
 
 SHAPES: dict[str, dict[str, int]] = {
     "mini": {"hidden_size": 128, "moe_intermediate_size": 32, "num_attention_heads": 4},

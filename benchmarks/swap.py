@@ -17,9 +17,9 @@ from rich.console import Console
 from rich.table import Table
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from harness.serving.canary import Canary, compare, measure
-from harness.serving.engines import VllmEngine
-from harness.serving.server import Settings, VllmServer, choose_port
+from esft_bench.harness.serving.canary import Canary, compare, measure
+from esft_bench.harness.serving.engines import VllmEngine
+from esft_bench.harness.serving.server import Settings, VllmServer, choose_port
 
 BACKBONE = Path(__file__).parents[1] / "tasks" / "mini" / "backbone"
 PROMPT = "User: What is the capital of France?\n\nAssistant: Paris"

@@ -3,12 +3,12 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
-from harness.errors import UserError
-from harness.suite import Suite
-from tasks.errors import MissingDataError, TaskError
-from tasks.registry import load_tasks
-from tasks.source import Source
-from tasks.task import Task
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite
+from esft_bench.tasks.errors import MissingDataError, TaskError
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Task
 
 STAND_IN = "mini-alignment"
 

@@ -7,12 +7,12 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from harness.errors import UserError
-from harness.files import canonical, digest_of_files, digest_of_text, write_json
-from harness.suite import Backbone
-from methods.errors import MethodError
-from methods.method import Method
-from methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Method
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
+from esft_bench.spec.suite import Backbone
 
 WEIGHTS = "*.safetensors"
 OTHERS = ["*.json", "*.model", "*.txt", "*.jinja"]
@@ -25,7 +25,7 @@ def locate(backbone: Backbone, weights: bool = True) -> Path:
     it is neither.
     """
     if backbone.path == "mini":
-        from tasks.mini import BACKBONE
+        from esft_bench.tasks.mini import BACKBONE
 
         return BACKBONE
     folder = Path(backbone.path).expanduser()

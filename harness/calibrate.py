@@ -14,21 +14,22 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.stats import spearmanr
 
-from harness import manifest
-from harness.errors import UserError
-from harness.fidelity import SCORES, Completion, completions_file, read_lines
-from harness.files import canonical, digest_of_text, full_disk_is_a_sentence
-from harness.judge import Judge, JudgeSettings, choose
-from harness.judge.cache import default_cache
-from harness.judge.question import rubric_key
-from harness.plan import Plan
-from harness.suite_file import load
-from reports import calibration
-from reports.calibration import Calibration
-from reports.records import ItemScore
-from reports.statistics import mean_interval
-from tasks.prompt import question
-from tasks.task import Task
+from esft_bench.harness import manifest
+from esft_bench.harness.fidelity import SCORES, Completion, completions_file, read_lines
+from esft_bench.harness.judge import Judge, choose
+from esft_bench.harness.judge.cache import default_cache
+from esft_bench.harness.judge.question import rubric_key
+from esft_bench.harness.plan import Plan
+from esft_bench.reports import calibration
+from esft_bench.reports.calibration import Calibration
+from esft_bench.reports.statistics import mean_interval
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import canonical, digest_of_text, full_disk_is_a_sentence
+from esft_bench.spec.judge import JudgeSettings
+from esft_bench.spec.record import ItemScore
+from esft_bench.spec.suite_file import load
+from esft_bench.tasks.prompt import question
+from esft_bench.tasks.task import Task
 
 TASKS = {
     "summary": "summary-bdci-fewshot",

@@ -18,21 +18,21 @@ import transformers
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
-from harness.backbone import experts_of, load_model, load_tokenizer
-from harness.data import Sample, encode_file, hold_out, mixed, packed, profiling_batches, profiling_sequences
-from harness.distributed import launch
-from harness.files import write_json
-from harness.keys import AFTER, SECOND
-from harness.merging import Change, merged
-from harness.meter import metered
-from harness.serving import canary
-from harness.store import bytes_in
-from harness.suite import Profiling, Training
-from harness.train import TrainingLog, train
-from methods.method import Context, Method
-from methods.moe.profile import Profile, profile
-from methods.moe.view import MoeLayer
-from methods.registry import load_methods
+from esft_bench.harness.backbone import experts_of, load_model, load_tokenizer
+from esft_bench.harness.data import Sample, encode_file, hold_out, mixed, packed, profiling_batches, profiling_sequences
+from esft_bench.harness.distributed import launch
+from esft_bench.harness.keys import AFTER, SECOND
+from esft_bench.harness.merging import Change, merged
+from esft_bench.harness.meter import metered
+from esft_bench.harness.serving import canary
+from esft_bench.harness.store import bytes_in
+from esft_bench.harness.train import TrainingLog, train
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.view import MoeLayer
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.files import write_json
+from esft_bench.spec.suite import Profiling, Training
 
 Progress = Callable[[int, int], None]
 CANARY_PROMPTS = 4

@@ -13,7 +13,7 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from methods.atomic import write_tensors
+from esft_bench.methods.atomic import write_tensors
 
 CHECKPOINT = "checkpoint.safetensors"
 STATE = ("step", "exp_avg", "exp_avg_sq")

@@ -10,8 +10,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from harness.errors import USER_ERRORS
-from harness.price.hardware import DEFAULT, accelerator
+from esft_bench.harness.price.hardware import DEFAULT, accelerator
+from esft_bench.spec.errors import UserError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -59,8 +59,8 @@ def run(
     unsafe_code: UnsafeCode = False,
 ) -> None:
     """Run a suite: train, serve, test and judge every cell that is not finished, then write the report."""
-    from harness.commands import execute, prepare
-    from tasks.sandbox import UNSAFE
+    from esft_bench.harness.commands import execute, prepare
+    from esft_bench.tasks.sandbox import UNSAFE
 
     if unsafe_code:
         os.environ[UNSAFE] = "1"
@@ -102,8 +102,8 @@ def plan(
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from harness.commands import describe, foreseen, prepare
-    from harness.price.show import price_tables
+    from esft_bench.harness.commands import describe, foreseen, prepare
+    from esft_bench.harness.price.show import price_tables
 
     device = accelerator(gpu)
 
@@ -122,8 +122,8 @@ def plan(
 @app.command()
 def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
     """Say what this machine has and what is missing."""
-    from harness.doctor import diagnose
-    from harness.suite_file import load
+    from esft_bench.harness.doctor import diagnose
+    from esft_bench.spec.suite_file import load
 
     marks = {None: " ", True: "[green]✓[/]", False: "[red]✗[/]"}
     missing = False
@@ -144,7 +144,7 @@ def report(
     export: Annotated[str | None, typer.Option(help="Another format to write besides: every-eval-ever.")] = None,
 ) -> None:
     """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from harness.reporting import compare, export_as, rewrite
+    from esft_bench.harness.reporting import compare, export_as, rewrite
 
     sound = 0
     for folder in runs:
@@ -167,7 +167,7 @@ def verify_paper(
     official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
 ) -> None:
     """Rebuild what the ESFT paper's authors released, published values beside ours; exit code 1 where one differs."""
-    from harness.fidelity import as_tables, verify
+    from esft_bench.harness.fidelity import as_tables, verify
 
     rows = verify(official)
     console.print(as_tables(rows), highlight=False)
@@ -189,8 +189,8 @@ def calibrate(
     out: Annotated[Path | None, typer.Option(help="File to keep it in, in place of the user's cache.")] = None,
 ) -> None:
     """Have the released completions judged, and compare with the scores that the paper's judge gave them."""
-    from harness import calibrate as calibrating
-    from tasks.registry import load_tasks
+    from esft_bench.harness import calibrate as calibrating
+    from esft_bench.tasks.registry import load_tasks
 
     changes = {"model": model, "base_url": base_url, "key_env": key_env, "budget": budget, "batch": batch}
     judge = calibrating.choose_judge(official, suite, reference, changes)
@@ -205,7 +205,7 @@ def calibrate(
 @app.command()
 def suites() -> None:
     """List the suites that ship."""
-    from harness.suite_file import available, load
+    from esft_bench.spec.suite_file import available, load
 
     for name in available():
         console.print(f"[bold]{name}[/]  {load(name).description}")
@@ -214,7 +214,7 @@ def suites() -> None:
 @app.command()
 def tasks() -> None:
     """List the tasks that are installed."""
-    from tasks.registry import load_tasks
+    from esft_bench.tasks.registry import load_tasks
 
     for name, task in sorted(load_tasks().items()):
         console.print(f"[bold]{name}[/]  {task.title} ({task.role})", highlight=False)
@@ -223,7 +223,7 @@ def tasks() -> None:
 @app.command()
 def methods() -> None:
     """List the methods that are installed, with their hyperparameters."""
-    from methods.registry import load_methods
+    from esft_bench.methods.registry import load_methods
 
     for name, method in sorted(load_methods().items()):
         console.print(f"[bold]{name}[/]  {', '.join(method.model_fields) or '–'}", highlight=False)
@@ -232,9 +232,10 @@ def methods() -> None:
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit code 2."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ["PYTHONSAFEPATH"] = "1"  # the working folder may hold a tasks.py or a datasets.py: none of ours
     try:
         app()
-    except USER_ERRORS as error:
+    except UserError as error:
         print(f"esft-bench: {error}", file=sys.stderr)
         sys.exit(2)
 

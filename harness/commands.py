@@ -9,17 +9,17 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
-from harness.availability import with_available
-from harness.doctor import vllm_version
-from harness.errors import UserError
-from harness.files import full_disk_is_a_sentence
-from harness.judge import Judge, choose
-from harness.plan import Plan, make_plan
-from harness.store import Store, locked
-from harness.suite import Suite, quick_slice, selection, with_seeds
-from harness.suite_file import load
-from harness.trial import with_backbone, with_steps
-from tasks.source import Address, Source
+from esft_bench.harness.availability import with_available
+from esft_bench.harness.doctor import vllm_version
+from esft_bench.harness.judge import Judge, choose
+from esft_bench.harness.plan import Plan, make_plan
+from esft_bench.harness.store import Store, locked
+from esft_bench.harness.trial import with_backbone, with_steps
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.suite import Suite, quick_slice, selection, with_seeds
+from esft_bench.spec.suite_file import load
+from esft_bench.tasks.source import Address, Source
 
 STORE = ".store"
 """The folder of artifacts under --run-dir, shared by its runs: nothing is computed twice."""
@@ -133,10 +133,10 @@ def execute(
     keep_checkpoints: bool = False,
 ) -> int:
     """Walk the plan; returns the number of cells that failed."""
-    from harness.calibrate import carry
-    from harness.progress import Display
-    from harness.run import run
-    from harness.walk import Transport, Walk
+    from esft_bench.harness.calibrate import carry
+    from esft_bench.harness.progress import Display
+    from esft_bench.harness.run import run
+    from esft_bench.harness.walk import Transport, Walk
 
     folder = prepared.run_dir / prepared.plan.suite.name
     walk = Walk(
@@ -212,7 +212,7 @@ def describe(prepared: Prepared) -> Table:
 
 def foreseen(prepared: Prepared) -> Table:
     """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
-    from reports.foresight import ASSUMED, resolvable_by, seen_in
+    from esft_bench.reports.foresight import ASSUMED, resolvable_by, seen_in
 
     plan = prepared.plan
     seen = seen_in(prepared.run_dir / plan.suite.name)

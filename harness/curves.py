@@ -4,9 +4,9 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.plan import Cell, Plan
-from reports import curves
-from reports.curves import Point
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.spec import curves
+from esft_bench.spec.curves import Point
 
 
 def write(plan: Plan, folder: Path) -> None:

@@ -12,11 +12,11 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from harness.errors import UserError
-from harness.files import read_jsonl
-from harness.suite import Overlong
-from tasks.prompt import segments
-from tasks.task import Conversation
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.suite import Overlong
+from esft_bench.tasks.prompt import segments
+from esft_bench.tasks.task import Conversation
 
 IGNORED = -100
 """The label of a token that the loss does not count (torch's own default)."""

@@ -1,6 +1,6 @@
 """One step in several processes of this machine, through `accelerate launch`: one for each accelerator.
 
-    python -m harness.distributed JOB.json
+    python -m esft_bench.harness.distributed JOB.json
 
 is what each process runs: a function that is named in the job, with the arguments that stand there. Parameters,
 gradients and optimizer state are sharded over accelerators (FSDP2); processes without them hold whole models (DDP).
@@ -20,8 +20,8 @@ from typing import Any
 
 import torch
 
-from harness.errors import USER_ERRORS, UserError
-from harness.files import write_json
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import write_json
 
 Progress = Callable[[int, int], None]
 MARK = "\x1eesft-bench "
@@ -47,7 +47,7 @@ def launch(
     job = scratch / "job.json"
     write_json(job, {"function": function, "arguments": arguments})
     environment = os.environ | ({} if torch.cuda.is_available() else ON_CPU)
-    command = [sys.executable, "-m", *_launcher(processes), "harness.distributed", str(job)]
+    command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.distributed", str(job)]
     results: list[dict[str, Any]] = []
     errors: list[str] = []
     with subprocess.Popen(
@@ -106,7 +106,7 @@ def main() -> None:
     module, _, name = job["function"].partition(":")
     try:
         _say("done", getattr(__import__(module, fromlist=[name]), name)(job["arguments"], progress))
-    except USER_ERRORS as error:
+    except UserError as error:
         _say("error", str(error))
         raise
     state.destroy_process_group()

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from harness.manifest import hardware, versions
-from harness.suite import Suite
+from esft_bench.harness.manifest import hardware, versions
+from esft_bench.spec.suite import Suite
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ def vllm_version() -> str | None:
 
 def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
     """Look at the machine as this suite would use it."""
-    from tasks.sandbox import isolation
+    from esft_bench.tasks.sandbox import isolation
 
     machine = hardware()
     yield Finding("processor", f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB memory")

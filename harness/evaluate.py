@@ -16,9 +16,9 @@ from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import handle_non_serializable
 
-from harness.errors import UserError
-from reports.records import ItemScore
-from tasks.task import Item, Task
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.record import ItemScore
+from esft_bench.tasks.task import Item, Task
 
 FEWSHOT_SEED = 1234
 THEIR_TASKS = Path(lm_eval.__file__).parent / "tasks"

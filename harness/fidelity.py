@@ -17,13 +17,13 @@ from rich.console import Group
 from rich.markup import escape
 from rich.table import Table
 
-from harness.errors import USER_ERRORS, UserError
-from methods.esft import EsftToken
-from methods.moe.layout import AdapterConfig
-from methods.moe.scores import Score, Scores, expert_scores, read_logs, read_summary
-from methods.moe.selection import select
-from reports.statistics import mean_interval
-from tasks.intent_bdci.metric import score as intent_score
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.moe.layout import AdapterConfig
+from esft_bench.methods.moe.scores import Score, Scores, expert_scores, read_logs, read_summary
+from esft_bench.methods.moe.selection import select
+from esft_bench.reports.statistics import mean_interval
+from esft_bench.spec.errors import UserError
+from esft_bench.tasks.intent_bdci.metric import score as intent_score
 
 Verdict = Literal["ok", "differs", "info", "missing"]
 Compared = tuple[str, str, Verdict]
@@ -230,7 +230,7 @@ def _row(part: str, what: str, official: Path, files: Sequence[Path], compare: C
         return Row(part, what, "–", f"no {absent[0].parent.name}/{absent[0].name}", "missing")
     try:
         return Row(part, what, *compare(*files))
-    except USER_ERRORS as error:
+    except UserError as error:
         reason = str(error)
     except (ValueError, OSError, AttributeError) as error:  # not UTF-8, not readable, JSON of another kind
         reason = f"{' or '.join(map(str, files))} cannot be read: {error}"

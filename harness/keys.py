@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness.merging import Change
-from harness.stages import Profiling, Stage, Step
-from harness.store import Artifact, Store, code_version, key_of
-from harness.suite import Suite
+from esft_bench.harness.merging import Change
+from esft_bench.harness.stages import Profiling, Stage, Step
+from esft_bench.harness.store import Artifact, Store, code_version, key_of
+from esft_bench.spec.suite import Suite
 
 SECOND, AFTER = "second", "routing"
 """Folders of further profiles: in a profile's artifact that of the second sample, in a training's that of its model."""
@@ -49,15 +49,15 @@ class Keys:
             return None
         kind = self.kind(step)
         code = {
-            "profile": ("methods.moe", "harness.data", "tasks.prompt"),
+            "profile": ("esft_bench.methods.moe", "esft_bench.harness.data", "esft_bench.tasks.prompt"),
             "train": (
                 "methods",
-                "harness.train",
-                "harness.checkpoint",
-                "harness.validation",
-                "harness.data",
-                "harness.serving.canary",
-                "tasks.prompt",
+                "esft_bench.harness.train",
+                "esft_bench.harness.checkpoint",
+                "esft_bench.harness.validation",
+                "esft_bench.harness.data",
+                "esft_bench.harness.serving.canary",
+                "esft_bench.tasks.prompt",
             ),
         }
         return key_of(kind, self.settings(step), inputs, code_version(*code[kind]))

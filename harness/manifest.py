@@ -11,8 +11,8 @@ from typing import Any
 
 import psutil
 
-from harness.files import write_json
-from harness.suite import Suite
+from esft_bench.spec.files import write_json
+from esft_bench.spec.suite import Suite
 
 PACKAGES = (
     "esft-bench",

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from harness.files import full_disk_is_a_sentence
-from methods.registry import load_methods
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.files import full_disk_is_a_sentence
 
 
 class Change(BaseModel):

@@ -11,20 +11,20 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from harness import backbone as backbones
-from harness.errors import UserError
-from harness.files import digest_of_files, digest_of_text, write_jsonl
-from harness.keys import Keys, TaskData
-from harness.stages import Stage, check, make_method, stage_of
-from harness.store import Artifact, Store, code_version, key_of
-from harness.suite import Suite
-from methods.errors import MethodError
-from methods.method import Method
-from tasks.errors import TaskError
-from tasks.registry import get as find_task
-from tasks.registry import load_tasks
-from tasks.source import Source
-from tasks.task import Task
+from esft_bench.harness import backbone as backbones
+from esft_bench.harness.keys import Keys, TaskData
+from esft_bench.harness.stages import Stage, check, make_method, stage_of
+from esft_bench.harness.store import Artifact, Store, code_version, key_of
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Method
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import digest_of_files, digest_of_text, write_jsonl
+from esft_bench.spec.suite import Suite
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.registry import get as find_task
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Task
 
 TOGETHER = "+"
 """What stands between the names of tasks that are trained together."""
@@ -150,7 +150,7 @@ class Plan:
             "adapter": digest_of_text(" ".join(made.digest for made in self.keys.adapters(self.stage(cell)))),
             "items": self.data[benchmark].items_digest,
         }
-        code = code_version("harness.evaluate", "harness.serving.lm", "tasks.prompt")
+        code = code_version("esft_bench.harness.evaluate", "esft_bench.harness.serving.lm", "esft_bench.tasks.prompt")
         return key_of("answers", settings, inputs, code)
 
     def verdicts_key(self, cell: Cell, benchmark: str) -> str | None:
@@ -163,7 +163,7 @@ class Plan:
             "judge": [self.judge, self.suite.judge.identity],
             "rubric": [rubric.instructions, rubric.best, rubric.language],
         }
-        return key_of("verdicts", settings, {"answers": answers.digest}, code_version("harness.judge"))
+        return key_of("verdicts", settings, {"answers": answers.digest}, code_version("esft_bench.harness.judge"))
 
     # What is there.
 

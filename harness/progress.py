@@ -12,7 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from harness.plan import Cell, Plan
+from esft_bench.harness.plan import Cell, Plan
 
 SYMBOLS = {"to do": "·", "trained": "◔", "answered": "◕", "done": "✓", "failed": "✗", "training": "▸", "testing": "▹"}
 LEGEND = "· to do   ▸ training   ◔ trained   ▹ being tested   ✓ done   ✗ failed"

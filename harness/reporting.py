@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.files import full_disk_is_a_sentence
-from reports.comparison import write_comparison
-from reports.content import Content, gather
-from reports.export import FOLDER, export
-from reports.forms import write_reports
-from reports.results import write_copies
+from esft_bench.reports.comparison import write_comparison
+from esft_bench.reports.content import Content, gather
+from esft_bench.reports.export import FOLDER, export
+from esft_bench.reports.forms import write_reports
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.results import write_copies
 
 
 def rewrite(folder: Path) -> Content:

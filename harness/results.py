@@ -4,10 +4,10 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
-from harness.files import read_jsonl
-from harness.plan import Cell, Plan
-from harness.store import Artifact
-from reports.records import ItemScore, Record
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.store import Artifact
+from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.record import ItemScore, Record
 
 ITEMS = "items.jsonl"
 LM_EVAL = "lm_eval"

@@ -3,16 +3,16 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from harness.keys import AFTER, SECOND
-from harness.plan import Cell, Plan
-from harness.stages import Profiling
-from harness.store import Artifact
-from methods.moe.layout import CONFIG, read_config
-from methods.moe.profile import FILE, Profile
-from methods.moe.routing import shift
-from methods.moe.scores import Score, expert_scores
-from reports import routing
-from reports.routing import Grid, Routing, Selection, Shift, TaskProfile
+from esft_bench.harness.keys import AFTER, SECOND
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.stages import Profiling
+from esft_bench.harness.store import Artifact
+from esft_bench.methods.moe.layout import CONFIG, read_config
+from esft_bench.methods.moe.profile import FILE, Profile
+from esft_bench.methods.moe.routing import shift
+from esft_bench.methods.moe.scores import Score, expert_scores
+from esft_bench.spec import routing
+from esft_bench.spec.routing import Grid, Routing, Selection, Shift, TaskProfile
 
 
 def collect(plan: Plan) -> Routing | None:

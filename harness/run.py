@@ -3,11 +3,11 @@
 Training comes first and serving after it, so that on one accelerator the two never hold it together.
 """
 
-from harness import manifest
-from harness.files import full_disk_is_a_sentence
-from harness.plan import Cell, Plan
-from harness.walk import Walk, refresh
-from tasks.sandbox import require
+from esft_bench.harness import manifest
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.walk import Walk, refresh
+from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.tasks.sandbox import require
 
 
 def run(walk: Walk) -> dict[Cell, str]:
@@ -17,8 +17,10 @@ def run(walk: Walk) -> dict[Cell, str]:
     with walk.display:
         work = [cell for cell in walk.plan.chosen_cells if walk.plan.state(cell) != "done"]
         if work:
-            from harness.testing import test_all  # here: they bring lm-eval and the server along, seconds of imports
-            from harness.training import train_all
+            from esft_bench.harness.testing import (
+                test_all,  # here: they bring lm-eval and the server along, seconds of imports
+            )
+            from esft_bench.harness.training import train_all
 
             _check_port(walk)
             _check_sandbox(walk, work)
@@ -32,7 +34,7 @@ def run(walk: Walk) -> dict[Cell, str]:
 
 def _check_port(walk: Walk) -> None:
     """Refuse a port that is in use now, before hours of training, rather than when the server starts."""
-    from harness.serving.server import choose_port
+    from esft_bench.harness.serving.server import choose_port
 
     if walk.plan.suite.evaluation.engine == "vllm":
         choose_port(walk.plan.suite.evaluation.port)

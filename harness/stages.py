@@ -9,10 +9,10 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from harness.errors import UserError
-from harness.suite import Suite
-from methods.method import FirstStage, Method
-from methods.registry import load_methods
+from esft_bench.methods.method import FirstStage, Method
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from harness.errors import UserError
-from harness.files import canonical, digest_of_files, digest_of_text, full_disk_is_a_sentence, sync, write_json
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, full_disk_is_a_sentence, sync, write_json
 
 MANIFEST = "manifest.json"
 

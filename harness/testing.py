@@ -7,19 +7,19 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from harness.errors import USER_ERRORS, NoSpaceError
-from harness.evaluate import evaluate
-from harness.files import digest_of_files, read_jsonl, write_jsonl
-from harness.judge import Usage
-from harness.merging import merged
-from harness.plan import Cell, Plan
-from harness.results import ITEMS, LM_EVAL, mean_score, read_scores
-from harness.serving.canary import Canary
-from harness.serving.engines import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
-from harness.serving.server import Settings
-from harness.store import Artifact
-from harness.walk import Walk, failed, refresh_now_and_then
-from reports.records import ItemScore
+from esft_bench.harness.evaluate import evaluate
+from esft_bench.harness.judge import Usage
+from esft_bench.harness.merging import merged
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.results import ITEMS, LM_EVAL, mean_score, read_scores
+from esft_bench.harness.serving.canary import Canary
+from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.server import Settings
+from esft_bench.harness.store import Artifact
+from esft_bench.harness.walk import Walk, failed, refresh_now_and_then
+from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import digest_of_files, read_jsonl, write_jsonl
+from esft_bench.spec.record import ItemScore
 
 BFLOAT16_TOLERANCE = 0.3
 """In nats: bfloat16 kernels differ in rounding, and a router near a tie then picks another expert (facts of vLLM)."""
@@ -55,7 +55,7 @@ def _serve_all(walk: Walk, unserved: list[Cell]) -> None:
                 served = True
                 _finish_now_or_later(walk, cell)
             except Exception as error:  # lm-eval and the client raise anything; the other cells go on
-                mendable = isinstance(error, USER_ERRORS)
+                mendable = isinstance(error, UserError)
                 if isinstance(error, NoSpaceError) or (mendable and not served):
                     raise  # nor is a full disk a matter of one cell, nor an engine that has never served
                 logging.getLogger(__name__).exception(cell.label)

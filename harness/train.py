@@ -17,13 +17,13 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
-from harness import checkpoint
-from harness.checkpoint import CHECKPOINT, TrainingLog
-from harness.data import IGNORED, Sample, stack
-from harness.errors import UserError
-from harness.suite import Training
-from harness.validation import Validation
-from methods.recompute import checkpoint_gradients
+from esft_bench.harness import checkpoint
+from esft_bench.harness.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.data import IGNORED, Sample, stack
+from esft_bench.harness.validation import Validation
+from esft_bench.methods.recompute import checkpoint_gradients
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Training
 
 __all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
 

@@ -4,12 +4,12 @@ import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness.cells import Places
-from harness.errors import UserError
-from harness.plan import Cell, Plan
-from harness.stages import Profiling, Step
-from harness.walk import Walk, failed
-from harness.workers import Job, Outcome, Workers
+from esft_bench.harness.cells import Places
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.stages import Profiling, Step
+from esft_bench.harness.walk import Walk, failed
+from esft_bench.harness.workers import Job, Outcome, Workers
+from esft_bench.spec.errors import UserError
 
 
 @dataclass
@@ -100,7 +100,7 @@ def _job(walk: Walk, step: Step, cell: Cell) -> tuple[Job, Path]:
         micro_batch=walk.transport.micro_batch,
         processes=walk.transport.processes,
     )
-    return Job(_name(plan, step, cell), f"harness.cells:{kind}_step", places, keys.settings(step)), built
+    return Job(_name(plan, step, cell), f"esft_bench.harness.cells:{kind}_step", places, keys.settings(step)), built
 
 
 def _folders(plan: Plan, profiles: list[Profiling]) -> list[Path]:

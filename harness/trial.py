@@ -8,9 +8,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel
 from transformers import AutoConfig
 
-from harness.backbone import locate
-from harness.suite import Backbone, Row, Suite
-from methods.registry import load_methods
+from esft_bench.harness.backbone import locate
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.suite import Backbone, Row, Suite
 
 SHIPPED = "mini"
 TRIAL = {"steps": 20, "batch_size": 4, "sequence_length": 512}

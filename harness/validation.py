@@ -10,10 +10,10 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from harness import checkpoint
-from harness.checkpoint import CHECKPOINT, TrainingLog
-from harness.data import IGNORED, Sample, stack
-from harness.suite import Training
+from esft_bench.harness import checkpoint
+from esft_bench.harness.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.data import IGNORED, Sample, stack
+from esft_bench.spec.suite import Training
 
 BATCH = 8
 BEST = "best"

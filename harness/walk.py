@@ -4,13 +4,13 @@ import time
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harness import curves, routing
-from harness.judge import Judge
-from harness.plan import Cell, Plan
-from harness.progress import Display
-from harness.results import collect
-from reports import results as results_file
-from reports.forms import write_reports
+from esft_bench.harness import curves, routing
+from esft_bench.harness.judge import Judge
+from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.progress import Display
+from esft_bench.harness.results import collect
+from esft_bench.reports.forms import write_reports
+from esft_bench.spec import results as results_file
 
 
 @dataclass(frozen=True)

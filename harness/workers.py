@@ -17,8 +17,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
-from harness.errors import USER_ERRORS, NoSpaceError
-from harness.files import full_disk_is_a_sentence
+from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import full_disk_is_a_sentence
 
 Progress = Callable[[int, int], None]
 StepFunction = Callable[[Any, dict[str, Any], Progress], dict[str, Any]]
@@ -50,7 +50,7 @@ class Outcome:
 class Workers:
     """Up to `count` children at a time; each writes what it prints to the run's log."""
 
-    def __init__(self, count: int, log: Path, preload: tuple[str, ...] = ("harness.cells",)) -> None:
+    def __init__(self, count: int, log: Path, preload: tuple[str, ...] = ("esft_bench.harness.cells",)) -> None:
         self.count = count
         self.log = log
         self._context = multiprocessing.get_context("forkserver")
@@ -135,7 +135,7 @@ def _child(job: Job, pipe: connection.Connection, log: Path) -> None:
         pipe.send(("done", measured))
     except NoSpaceError as error:
         pipe.send(("fatal", str(error)))
-    except USER_ERRORS as error:
+    except UserError as error:
         pipe.send(("error", str(error)))
     except BaseException as error:
         print(f"--- {job.name}\n{traceback.format_exc()}", file=sys.stderr, flush=True)

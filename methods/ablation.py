@@ -8,12 +8,12 @@ from pydantic import SerializeAsAny, field_validator
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.esft import Esft, EsftGate, EsftToken
-from methods.esft_union import EsftUnion
-from methods.expert_training import chosen_experts
-from methods.method import Context, Method
-from methods.moe.profile import Profile
-from methods.moe.selection import Selection
+from esft_bench.methods.esft import Esft, EsftGate, EsftToken
+from esft_bench.methods.esft_union import EsftUnion
+from esft_bench.methods.expert_training import chosen_experts
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.selection import Selection
 
 SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken, "esft-union": EsftUnion}
 

@@ -12,13 +12,13 @@ from pydantic import Field
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from methods.checkpoint import check_fits, overlay, tensor_files
-from methods.errors import MethodError
-from methods.lora import CONFIG as PEFT_CONFIG
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.layout import CONFIG as ESFT_CONFIG
-from methods.moe.layout import base_name, check_complete
+from esft_bench.methods.checkpoint import check_fits, overlay, tensor_files
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.lora import CONFIG as PEFT_CONFIG
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
+from esft_bench.methods.moe.layout import base_name, check_complete
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 FILES = ("*.json", "*.safetensors")

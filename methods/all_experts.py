@@ -6,9 +6,9 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.expert_training import ExpertTraining
-from methods.method import Context
-from methods.moe.view import moe_layers
+from esft_bench.methods.expert_training import ExpertTraining
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.view import moe_layers
 
 
 class AllExperts(ExpertTraining):

@@ -9,12 +9,12 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.atomic import write_tensors
-from methods.checkpoint import overlay
-from methods.method import Context, Method
-from methods.moe.experts import use_fast_experts
-from methods.moe.layout import hub_tensors, write_trained
-from methods.moe.view import attention_parameters, moe_layers, router_parameters
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.checkpoint import overlay
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import use_fast_experts
+from esft_bench.methods.moe.layout import hub_tensors, write_trained
+from esft_bench.methods.moe.view import attention_parameters, moe_layers, router_parameters
 
 FILE = "attention_router.safetensors"
 

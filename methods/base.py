@@ -7,8 +7,8 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.checkpoint import copy_other_files, link
-from methods.method import Context, Method
+from esft_bench.methods.checkpoint import copy_other_files, link
+from esft_bench.methods.method import Context, Method
 
 
 class Base(Method):

@@ -10,8 +10,8 @@ from pathlib import Path
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from methods.atomic import write_tensors
-from methods.errors import MethodError
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.errors import MethodError
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 """Suffixes of weight files; every other file of a base folder (configuration, tokenizer, shard index) is taken over."""

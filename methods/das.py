@@ -12,13 +12,13 @@ from pydantic import BaseModel, Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.attention_router import write_attention_and_routers
-from methods.errors import MethodError
-from methods.expert_training import ExpertTraining
-from methods.method import Context, FirstStage
-from methods.moe.profile import Profile
-from methods.moe.scores import Score, ScoreRule, Scores, domain_advantage, expert_scores
-from methods.moe.selection import Selection, highest
+from esft_bench.methods.attention_router import write_attention_and_routers
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.expert_training import ExpertTraining
+from esft_bench.methods.method import Context, FirstStage
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, domain_advantage, expert_scores
+from esft_bench.methods.moe.selection import Selection, highest
 
 
 class DomainAdvantage(BaseModel):

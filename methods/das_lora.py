@@ -7,13 +7,13 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.attention_router import FILE, write_attention_and_routers
-from methods.checkpoint import link
-from methods.das import DomainAdvantage
-from methods.errors import MethodError
-from methods.expert_training import chosen_experts
-from methods.low_rank_training import LowRankTraining
-from methods.method import Context
+from esft_bench.methods.attention_router import FILE, write_attention_and_routers
+from esft_bench.methods.checkpoint import link
+from esft_bench.methods.das import DomainAdvantage
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.expert_training import chosen_experts
+from esft_bench.methods.low_rank_training import LowRankTraining
+from esft_bench.methods.method import Context
 
 STAGE_1 = "stage_1"
 """The folder in an adapter that holds what stage 1 trained."""

@@ -10,16 +10,16 @@ from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_va
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.errors import MethodError
-from methods.expert_training import ExpertTraining
-from methods.grouped_experts import GroupedExperts
-from methods.method import Context
-from methods.moe.grouping import experts_of, group_scores
-from methods.moe.layout import read_config
-from methods.moe.profile import Profile
-from methods.moe.scores import Score, ScoreRule, Scores, expert_scores, read_summary
-from methods.moe.selection import Selection, check, check_scores, select
-from methods.moe.view import moe_layers
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.expert_training import ExpertTraining
+from esft_bench.methods.grouped_experts import GroupedExperts
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.grouping import experts_of, group_scores
+from esft_bench.methods.moe.layout import read_config
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, expert_scores, read_summary
+from esft_bench.methods.moe.selection import Selection, check, check_scores, select
+from esft_bench.methods.moe.view import moe_layers
 
 
 class ThresholdSelection(BaseModel):

@@ -10,11 +10,11 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.esft import ThresholdSelection
-from methods.expert_training import chosen_experts
-from methods.low_rank_training import LowRankTraining
-from methods.method import Context
-from methods.moe.scores import Score
+from esft_bench.methods.esft import ThresholdSelection
+from esft_bench.methods.expert_training import chosen_experts
+from esft_bench.methods.low_rank_training import LowRankTraining
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.scores import Score
 
 
 class EsftLora(ThresholdSelection, LowRankTraining):

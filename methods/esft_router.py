@@ -6,9 +6,9 @@ A combination that people ask for; the official code trains routers only with ev
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from methods.esft import EsftGate
-from methods.moe.selection import Selection
-from methods.moe.view import MoeLayer, moe_layers, router_parameters
+from esft_bench.methods.esft import EsftGate
+from esft_bench.methods.moe.selection import Selection
+from esft_bench.methods.moe.view import MoeLayer, moe_layers, router_parameters
 
 
 class EsftRouter(EsftGate):

@@ -3,7 +3,7 @@
 A combination that people ask for; the ESFT paper trains one task at a time.
 """
 
-from methods.esft import EsftGate
+from esft_bench.methods.esft import EsftGate
 
 
 class EsftUnion(EsftGate):

@@ -8,14 +8,14 @@ from typing import ClassVar
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.checkpoint import overlay
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.experts import use_selective_experts
-from methods.moe.layout import base_name, check_complete, check_exportable, write_adapter
-from methods.moe.profile import Profile
-from methods.moe.selection import Selection, check
-from methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.checkpoint import overlay
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import use_selective_experts
+from esft_bench.methods.moe.layout import base_name, check_complete, check_exportable, write_adapter
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.selection import Selection, check
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
 
 class ExpertTraining(Method):

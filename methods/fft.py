@@ -6,11 +6,11 @@ from pathlib import Path
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.checkpoint import overlay
-from methods.grouped_experts import GroupedExperts
-from methods.method import Context
-from methods.moe.experts import use_fast_experts
-from methods.moe.grouping import settle_routers
+from esft_bench.methods.checkpoint import overlay
+from esft_bench.methods.grouped_experts import GroupedExperts
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.experts import use_fast_experts
+from esft_bench.methods.moe.grouping import settle_routers
 
 
 class FullFineTuning(GroupedExperts):

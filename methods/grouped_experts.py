@@ -6,10 +6,10 @@ from pathlib import Path
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from methods.atomic import write_json, write_tensors
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.grouping import (
+from esft_bench.methods.atomic import write_json, write_tensors
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.grouping import (
     TOP_K,
     Groups,
     check_groups,
@@ -18,8 +18,8 @@ from methods.moe.grouping import (
     use_grouped_routers,
     whole_groups,
 )
-from methods.moe.layout import hub_tensors
-from methods.moe.view import moe_layers
+from esft_bench.methods.moe.layout import hub_tensors
+from esft_bench.methods.moe.view import moe_layers
 
 ROUTERS = "routers.safetensors"
 

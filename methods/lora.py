@@ -11,12 +11,12 @@ from pydantic import Field
 from torch import nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from methods.atomic import write_json
-from methods.checkpoint import overlay
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.experts import use_fast_experts
-from methods.moe.view import ATTENTION, moe_layers
+from esft_bench.methods.atomic import write_json
+from esft_bench.methods.checkpoint import overlay
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import use_fast_experts
+from esft_bench.methods.moe.view import ATTENTION, moe_layers
 
 CONFIG = "adapter_config.json"
 

@@ -9,12 +9,12 @@ from pydantic import Field
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.checkpoint import overlay
-from methods.method import Context, Method
-from methods.moe.layout import check_exportable
-from methods.moe.low_rank import use_low_rank_experts, write_low_rank, write_updated
-from methods.moe.selection import Selection
-from methods.moe.view import moe_layers
+from esft_bench.methods.checkpoint import overlay
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.layout import check_exportable
+from esft_bench.methods.moe.low_rank import use_low_rank_experts, write_low_rank, write_updated
+from esft_bench.methods.moe.selection import Selection
+from esft_bench.methods.moe.view import moe_layers
 
 
 class LowRankTraining(Method):

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.moe.profile import Profile
+from esft_bench.methods.moe.profile import Profile
 
 
 @dataclass(frozen=True)

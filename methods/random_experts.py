@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from methods.ablation import SelectionAblation
-from methods.moe.profile import Profile
-from methods.moe.selection import Selection, draw
+from esft_bench.methods.ablation import SelectionAblation
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.selection import Selection, draw
 
 
 class RandomExperts(SelectionAblation):

@@ -1,4 +1,4 @@
-"""All methods by name: those of this package and those other packages add under the entry point `esft_bench.methods`.
+"""All methods by name: those of this package and those other packages add under the entry point `methods`.
 
 [project.entry-points."esft_bench.methods"]
 my-method = "my_package.my_method:MyMethod"
@@ -6,23 +6,23 @@ my-method = "my_package.my_method:MyMethod"
 
 from importlib.metadata import entry_points
 
-from methods.adapter import Adapter
-from methods.all_experts import AllExperts
-from methods.attention_router import AttentionRouter
-from methods.base import Base
-from methods.das import DasTune
-from methods.das_lora import DasLora
-from methods.errors import MethodError
-from methods.esft import EsftGate, EsftToken
-from methods.esft_lora import EsftLora
-from methods.esft_router import EsftRouter
-from methods.esft_union import EsftUnion
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Method
-from methods.random_experts import RandomExperts
-from methods.top_k_experts import TopKExperts
-from methods.unrelated_experts import UnrelatedExperts
+from esft_bench.methods.adapter import Adapter
+from esft_bench.methods.all_experts import AllExperts
+from esft_bench.methods.attention_router import AttentionRouter
+from esft_bench.methods.base import Base
+from esft_bench.methods.das import DasTune
+from esft_bench.methods.das_lora import DasLora
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.esft_union import EsftUnion
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Method
+from esft_bench.methods.random_experts import RandomExperts
+from esft_bench.methods.top_k_experts import TopKExperts
+from esft_bench.methods.unrelated_experts import UnrelatedExperts
 
 METHODS: dict[str, type[Method]] = {
     "base": Base,

@@ -6,11 +6,11 @@ Source: the expert-concentration paper varies that number (Figure 3) and looks a
 from pydantic import Field
 from transformers import PreTrainedModel
 
-from methods.expert_training import ExpertTraining
-from methods.moe.profile import Profile
-from methods.moe.scores import Score, ScoreRule, expert_scores
-from methods.moe.selection import Selection, check_count, highest
-from methods.moe.view import moe_layers
+from esft_bench.methods.expert_training import ExpertTraining
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import Score, ScoreRule, expert_scores
+from esft_bench.methods.moe.selection import Selection, check_count, highest
+from esft_bench.methods.moe.view import moe_layers
 
 
 class TopKExperts(ExpertTraining):

@@ -6,9 +6,9 @@ Source: the expert-concentration paper compares domain, random and unrelated exp
 from collections.abc import Sequence
 from dataclasses import replace
 
-from methods.ablation import SelectionAblation
-from methods.moe.profile import Profile
-from methods.moe.selection import Selection, lowest
+from esft_bench.methods.ablation import SelectionAblation
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.selection import Selection, lowest
 
 
 class UnrelatedExperts(SelectionAblation):

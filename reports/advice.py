@@ -11,11 +11,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from reports.paired import against
-from reports.scores import Column, Row, Scores
-from reports.statistics import Comparison, holm
-from reports.tables import ALPHA, AVERAGE, Table
-from reports.words import interval, line, listing, number, quantity
+from esft_bench.reports.paired import against
+from esft_bench.reports.scores import Column, Row, Scores
+from esft_bench.reports.statistics import Comparison, holm
+from esft_bench.reports.tables import ALPHA, AVERAGE, Table
+from esft_bench.reports.words import interval, line, listing, number, quantity
 
 COSTS = {
     "train_seconds": ("trains fastest", "train fastest"),

@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from reports.content import Part
-from reports.paired import against, own
-from reports.scores import Role, Row
-from reports.statistics import Comparison
+from esft_bench.reports.content import Part
+from esft_bench.reports.paired import against, own
+from esft_bench.reports.scores import Role, Row
+from esft_bench.reports.statistics import Comparison
 
 
 @dataclass(frozen=True)

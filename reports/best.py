@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reports.blocks import (
+from esft_bench.reports.blocks import (
     Array,
     Spread,
     clean,
@@ -17,8 +17,8 @@ from reports.blocks import (
     spread_of,
     weighted,
 )
-from reports.resampling import sign_flip
-from reports.statistics import holm, p_value_of, resolvable
+from esft_bench.reports.resampling import sign_flip
+from esft_bench.reports.statistics import holm, p_value_of, resolvable
 
 
 @dataclass(frozen=True)

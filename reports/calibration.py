@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reports.results import write_text
+from esft_bench.spec.results import write_text
 
 NAME = "calibration.json"
 SCHEMA_VERSION = 1

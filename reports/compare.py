@@ -11,14 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from reports.blocks import Array
-from reports.content import Content, Part, mapping
-from reports.records import ItemScore, Record
-from reports.results import read_items
-from reports.scores import Column, Role, Row, Scores
-from reports.statistics import Comparison, compare, holm
-from reports.tables import ALPHA, AVERAGE, COSTS, Cell, Table
-from reports.words import interval, line, listing, number
+from esft_bench.reports.blocks import Array
+from esft_bench.reports.content import Content, Part, mapping
+from esft_bench.reports.scores import Column, Role, Row, Scores
+from esft_bench.reports.statistics import Comparison, compare, holm
+from esft_bench.reports.tables import ALPHA, AVERAGE, COSTS, Cell, Table
+from esft_bench.reports.words import interval, line, listing, number
+from esft_bench.spec.record import ItemScore, Record
+from esft_bench.spec.results import read_items
 
 SETTINGS = ("command", "suite", "digests", "engine", "judge", "seeds", "versions", "hardware", "git")
 """What of a manifest may explain a difference."""

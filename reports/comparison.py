@@ -3,13 +3,13 @@
 from dataclasses import replace
 from pathlib import Path
 
-from reports.compare import Changes, changes
-from reports.content import Content
-from reports.html.grids import cost_entry, gap_entry, grid
-from reports.html.page import fill
-from reports.markdown import bullets, table_blocks
-from reports.results import write_text
-from reports.words import code, cost, difference, line, pipe_table, plain
+from esft_bench.reports.compare import Changes, changes
+from esft_bench.reports.content import Content
+from esft_bench.reports.html.grids import cost_entry, gap_entry, grid
+from esft_bench.reports.html.page import fill
+from esft_bench.reports.markdown import bullets, table_blocks
+from esft_bench.reports.words import code, cost, difference, line, pipe_table, plain
+from esft_bench.spec.results import write_text
 
 MARKDOWN, HTML = "comparison.md", "comparison.html"
 CAUTION = (

@@ -7,14 +7,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from reports.advice import Advice, advise
-from reports.paper import BesideTable, Kind, beside
-from reports.results import LEFT_OUT, read
-from reports.retention import retention_table
-from reports.samples import Sample, choose
-from reports.scores import Role, Row, Scores
-from reports.summary import summary
-from reports.tables import (
+from esft_bench.reports.advice import Advice, advise
+from esft_bench.reports.paper import BesideTable, Kind, beside
+from esft_bench.reports.retention import retention_table
+from esft_bench.reports.samples import Sample, choose
+from esft_bench.reports.scores import Role, Row, Scores
+from esft_bench.reports.summary import summary
+from esft_bench.reports.tables import (
     Table,
     ability_table,
     ablation_table,
@@ -23,7 +22,8 @@ from reports.tables import (
     judging_table,
     table_of,
 )
-from reports.words import code
+from esft_bench.reports.words import code
+from esft_bench.spec.results import LEFT_OUT, read
 
 MANIFEST = "manifest.json"
 

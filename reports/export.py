@@ -19,9 +19,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from reports.content import Content, mapping
-from reports.records import ItemScore, Record
-from reports.results import JSONL, read_items, write_text
+from esft_bench.reports.content import Content, mapping
+from esft_bench.spec.record import ItemScore, Record
+from esft_bench.spec.results import JSONL, read_items, write_text
 
 SCHEMA_VERSION = "0.3.0"
 FOLDER = "every_eval_ever"

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.blocks import clean, spread_of
-from reports.content import gather
-from reports.scores import Role, Scores
-from reports.statistics import smallest_resolvable_difference
+from esft_bench.reports.blocks import clean, spread_of
+from esft_bench.reports.content import gather
+from esft_bench.reports.scores import Role, Scores
+from esft_bench.reports.statistics import smallest_resolvable_difference
 
 ASSUMED = 50.0
 """Points. Standard deviation of the paired differences of all-or-nothing scores where a quarter of the items differ."""

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from reports import figures
-from reports.content import Content, gather
-from reports.html import write_html
-from reports.markdown import REPORT, render
-from reports.results import write_text
+from esft_bench.reports import figures
+from esft_bench.reports.content import Content, gather
+from esft_bench.reports.html import write_html
+from esft_bench.reports.markdown import REPORT, render
+from esft_bench.spec.results import write_text
 
 
 def write_reports(run_folder: Path, *, draw: bool = True) -> Content:

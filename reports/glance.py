@@ -2,10 +2,10 @@
 
 from dataclasses import dataclass
 
-from reports.paired import against
-from reports.scores import Role, Row, Scores
-from reports.statistics import Comparison, holm
-from reports.tables import ALPHA, COSTS, Cell, Table
+from esft_bench.reports.paired import against
+from esft_bench.reports.scores import Role, Row, Scores
+from esft_bench.reports.statistics import Comparison, holm
+from esft_bench.reports.tables import ALPHA, COSTS, Cell, Table
 
 
 @dataclass(frozen=True)

@@ -10,16 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from reports import calibration, figures
-from reports.content import Content, Part, gather
-from reports.paper import Beside
-from reports.results import write_text
-from reports.samples import Answer, Sample
-from reports.scores import Scores
-from reports.spent import spent
-from reports.summary import resolution
-from reports.tables import Cell, Table
-from reports.words import (
+from esft_bench.reports import calibration, figures
+from esft_bench.reports.content import Content, Part, gather
+from esft_bench.reports.paper import Beside
+from esft_bench.reports.samples import Answer, Sample
+from esft_bench.reports.scores import Scores
+from esft_bench.reports.spent import spent
+from esft_bench.reports.summary import resolution
+from esft_bench.reports.tables import Cell, Table
+from esft_bench.reports.words import (
     JUDGED,
     MISSING,
     REFERENCE,
@@ -34,6 +33,7 @@ from reports.words import (
     quoted,
     score,
 )
+from esft_bench.spec.results import write_text
 
 REPORT = "report.md"
 

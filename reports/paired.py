@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from reports.resampling import Interval
-from reports.scores import Column, Role, Row, Scores
-from reports.statistics import Comparison, compare
+from esft_bench.reports.resampling import Interval
+from esft_bench.reports.scores import Column, Role, Row, Scores
+from esft_bench.reports.statistics import Comparison, compare
 
 
 def against(scores: Scores, row: Row, other: Row, role: Role, task: str = "") -> Comparison | None:

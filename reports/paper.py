@@ -16,9 +16,9 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from reports.paired import own
-from reports.scores import Column, Row, Scores
-from reports.tables import AVERAGE, Table
+from esft_bench.reports.paired import own
+from esft_bench.reports.scores import Column, Row, Scores
+from esft_bench.reports.tables import AVERAGE, Table
 
 Kind = Literal["ability", "general", "ablation"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from reports.blocks import Array
+from esft_bench.reports.blocks import Array
 
 DRAWS = 9_999
 """Resamples of a bootstrap or a permutation test; p can't be below 1 / (1 + DRAWS)."""

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from reports.records import Record
-from reports.scores import Column, Scores
-from reports.tables import Cell, Table
+from esft_bench.reports.scores import Column, Scores
+from esft_bench.reports.tables import Cell, Table
+from esft_bench.spec.record import Record
 
 
 def retention_table(scores: Scores) -> Table | None:

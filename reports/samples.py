@@ -12,9 +12,9 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from reports.records import ItemScore, Record
-from reports.results import read_items
-from reports.scores import Column, Role, Scores
+from esft_bench.reports.scores import Column, Role, Scores
+from esft_bench.spec.record import ItemScore, Record
+from esft_bench.spec.results import read_items
 
 LONGEST = 1500
 """Characters of a prompt, an answer or a reason that are kept."""

@@ -9,10 +9,10 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from reports.blocks import Array
-from reports.records import Record
-from reports.results import read_items
-from reports.statistics import Comparison
+from esft_bench.reports.blocks import Array
+from esft_bench.reports.statistics import Comparison
+from esft_bench.spec.record import Record
+from esft_bench.spec.results import read_items
 
 ENOUGH = 0.95
 """Coverage below which a value is neither compared nor marked best."""

@@ -3,8 +3,8 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from reports.records import Record
-from reports.words import amount, line, listing, number, quantity
+from esft_bench.reports.words import amount, line, listing, number, quantity
+from esft_bench.spec.record import Record
 
 
 def spent(records: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:

@@ -40,8 +40,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from reports.blocks import Array, Spread, clean, estimate_of, is_binary, is_constant, spread_of, weighted
-from reports.resampling import Interval, bootstrap, mcnemar, sign_flip
+from esft_bench.reports.blocks import Array, Spread, clean, estimate_of, is_binary, is_constant, spread_of, weighted
+from esft_bench.reports.resampling import Interval, bootstrap, mcnemar, sign_flip
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 
-from reports.paired import against
-from reports.scores import Row, Scores
-from reports.statistics import Comparison, holm
-from reports.tables import ALPHA, Table
-from reports.words import interval, line, listing, number
+from esft_bench.reports.paired import against
+from esft_bench.reports.scores import Row, Scores
+from esft_bench.reports.statistics import Comparison, holm
+from esft_bench.reports.tables import ALPHA, Table
+from esft_bench.reports.words import interval, line, listing, number
 
 
 def summary(scores: Scores, ability: Table, general: Table, ablation: Table) -> list[str]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from reports.scores import Row, Scores
+from esft_bench.reports.scores import Row, Scores
 
 RATE = "learning_rate"
 NOT_SETTINGS = ("method", "title", "ablates")

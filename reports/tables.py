@@ -7,11 +7,11 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
-from reports.best import best_or_indistinguishable
-from reports.blocks import Array
-from reports.records import Record
-from reports.scores import ENOUGH, Column, Role, Row, Run, Scores
-from reports.statistics import Comparison, compare, holm, mean_interval, resolvable
+from esft_bench.reports.best import best_or_indistinguishable
+from esft_bench.reports.blocks import Array
+from esft_bench.reports.scores import ENOUGH, Column, Role, Row, Run, Scores
+from esft_bench.reports.statistics import Comparison, compare, holm, mean_interval, resolvable
+from esft_bench.spec.record import Record
 
 AVERAGE = Column("", "Avg")
 ALPHA = 0.05

@@ -5,8 +5,8 @@ import re
 import unicodedata
 from collections.abc import Sequence
 
-from reports.scores import Column
-from reports.tables import Cell
+from esft_bench.reports.scores import Column
+from esft_bench.reports.tables import Cell
 
 MISSING = "–"
 SHORT = "†"

@@ -3,9 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 
-from tasks.errors import TaskError
-from tasks.source import Dataset, Fields, Row, Source
-from tasks.task import Item
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Fields, Row, Source
+from esft_bench.tasks.task import Item
 
 Shot = tuple[str, str]
 """A solved example: what is asked, and the answer."""

@@ -1,7 +1,9 @@
 """The errors a task raises when its input is not what it expects."""
 
+from esft_bench.spec.errors import UserError
 
-class TaskError(ValueError):
+
+class TaskError(UserError):
     """One sentence for the user: which task, which file and line, what is wrong and what to do."""
 
 

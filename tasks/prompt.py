@@ -3,7 +3,7 @@
 Source: facts of the official training code (deepseek-ai/ESFT, utils.py); loss on the answers only.
 """
 
-from tasks.task import Conversation
+from esft_bench.tasks.task import Conversation
 
 
 def question(prompt: str) -> str:

@@ -1,7 +1,7 @@
 """Which tasks there are: the folders of this package, and those that other packages offer.
 
 A folder here exports `TASKS`, a tuple of `Task`. Another package names such a tuple, a single `Task`, or a module with
-`TASKS`, in its entry points, group `esft_bench.tasks`.
+`TASKS`, in its entry points, group `tasks`.
 """
 
 import difflib
@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 
-import tasks
-from tasks.errors import TaskError
-from tasks.task import Task
+from esft_bench import tasks
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.task import Task
 
 GROUP = "esft_bench.tasks"
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
@@ -48,7 +48,7 @@ def _built_in() -> Iterator[tuple[str, Task]]:
     for module in pkgutil.iter_modules(tasks.__path__):
         if module.ispkg:
             origin = f"tasks/{module.name}"
-            exported = importlib.import_module(f"tasks.{module.name}")
+            exported = importlib.import_module(f"{tasks.__name__}.{module.name}")
             yield from ((origin, task) for task in _checked(exported, origin))
 
 

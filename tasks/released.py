@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from tasks.benchmark import numbered
-from tasks.errors import TaskError
-from tasks.prompt import question
-from tasks.source import Dataset, Source
-from tasks.task import Conversation, Item, Message
+from esft_bench.tasks.benchmark import numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.prompt import question
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Conversation, Item, Message
 
 REVISION = "18d23501abc867f049f90c0dd7af17efc749c500"
 ADDRESS = f"https://raw.githubusercontent.com/deepseek-ai/ESFT/{REVISION}/datasets"

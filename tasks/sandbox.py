@@ -30,7 +30,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from tasks.errors import TaskError
+from esft_bench.tasks.errors import TaskError
 
 Isolation = Literal["bubblewrap", "namespaces", "limits only"]
 LEVELS: tuple[Isolation, ...] = ("bubblewrap", "namespaces", "limits only")

@@ -11,7 +11,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import MissingDataError, TaskError
+from esft_bench.tasks.errors import MissingDataError, TaskError
 
 Row = dict[str, Any]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
-from tasks.source import Source
+from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
 """An evaluation item, JSON-able. Keys every item has: `id` (str, unique in the task), `prompt` (the user's text

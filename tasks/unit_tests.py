@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.sandbox import run_many
+from esft_bench.tasks.sandbox import run_many
 
 FENCE = "```"
 SECONDS = 10.0

@@ -1,11 +1,12 @@
 """Tiny random mixture-of-experts models, one of each architecture, in float32."""
 
 import os
+from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children import `tests`, wherever they start
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest

@@ -4,13 +4,12 @@ The judge is chosen before a run starts (`choose`) and never changes within it. 
 `unscored` or `failed`, never 0.
 """
 
-from harness.judge.base import Judge, JudgeItem, JudgeSettings, Usage, Verdict
-from harness.judge.choice import choose, make_judge
+from esft_bench.harness.judge.base import Judge, JudgeItem, Usage, Verdict
+from esft_bench.harness.judge.choice import choose, make_judge
 
 __all__ = [
     "Judge",
     "JudgeItem",
-    "JudgeSettings",
     "Usage",
     "Verdict",
     "choose",

@@ -2,89 +2,9 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal, Protocol, Self
-from urllib.parse import urlsplit
+from typing import Any, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
-
-from harness.judge.prices import Price, price_of
-from tasks.task import Task
-
-DEFAULT_MODEL = "gpt-6.1-terra"
-"""OpenAI's middle model since October 2026. The paper's judge, gpt-4-1106-preview, was shut down on 2026-10-23
-(developers.openai.com/api/docs/deprecations)."""
-SET_ELSEWHERE = {"model", "messages", "temperature", "seed", "stream", "n"}
-
-
-class JudgeSettings(BaseModel):
-    """The suite's `judge` section.
-
-    Attributes:
-        kind: `reference` (chrF, no endpoint) or `openai` (any OpenAI-compatible endpoint).
-        model: name of the judge's model. At OpenAI's own endpoint there is a default; elsewhere it is needed.
-        base_url: the endpoint, e.g. `http://localhost:8000/v1`; None: the client's default.
-        key_env: the environment variable that holds the key. Without it the reference judge is used.
-        temperature, seed: sent along; None leaves them out. A model that refuses one is asked without it.
-        options: further fields of the request, e.g. `{reasoning_effort: low}`.
-        price: dollars for a million tokens; needed for a `budget` where the model's price is not known.
-        budget: dollars that the judge may cost in one run, over all its attempts; None: no limit.
-        batch: send the requests as a batch (cheaper, within 24 hours) instead of one by one.
-        concurrency: the most requests under way at a time; there are fewer while the endpoint pushes back.
-        retries: how often a request that met an outage or a rate limit is sent again.
-        backoff: seconds before it is, doubled each time; a server's Retry-After goes before.
-        timeout: seconds for one request.
-        poll: seconds between two looks at a batch.
-        cache: SQLite file of replies; None: `esft-bench/judge.sqlite` in the user's cache folder.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    kind: Literal["reference", "openai"] = "reference"
-    model: str = ""
-    base_url: str | None = None
-    key_env: str = "OPENAI_API_KEY"
-    temperature: float | None = Field(0.0, ge=0)
-    seed: int | None = 0
-    options: dict[str, Any] = {}
-    price: Price | None = None
-    budget: PositiveFloat | None = None
-    batch: bool = False
-    concurrency: PositiveInt = 16
-    retries: int = Field(8, ge=0)
-    backoff: PositiveFloat = 1.0
-    timeout: PositiveFloat = 60.0
-    poll: PositiveFloat = 30.0
-    cache: Path | None = None
-
-    @model_validator(mode="before")
-    @classmethod
-    def _default_model(cls, given: Any) -> Any:
-        if isinstance(given, dict) and given.get("kind") == "openai" and not given.get("base_url"):
-            return {"model": DEFAULT_MODEL, **given}
-        return given
-
-    @model_validator(mode="after")
-    def _can_work(self) -> Self:
-        if self.kind == "openai" and not self.model:
-            raise ValueError("a judge of kind 'openai' needs a 'model'")
-        if set(self.options) & SET_ELSEWHERE:
-            raise ValueError(f"'options' may not hold {', '.join(sorted(set(self.options) & SET_ELSEWHERE))}")
-        url = urlsplit(self.base_url or "")
-        if url.username or url.password or url.query:
-            raise ValueError("'base_url' may hold no user, password or query: keys come from the environment only")
-        return self
-
-    @property
-    def rate(self) -> Price | None:
-        """What the judge costs: the given price, else the known one."""
-        return self.price or price_of(self.model, self.base_url)
-
-    @property
-    def identity(self) -> list[Any]:
-        """What makes it another judge: what is asked, where and how; not how fast, for how much or by which way."""
-        if self.kind == "reference":
-            return [self.kind]
-        return [self.model, self.base_url, self.temperature, self.seed, self.options]
+from esft_bench.tasks.task import Task
 
 
 class JudgeItem(Protocol):

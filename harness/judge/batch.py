@@ -16,10 +16,10 @@ from openai import APIStatusError, NotFoundError
 from openai.types import Batch, FileObject
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from harness.judge.cache import Pending, ReplyCache
-from harness.judge.endpoint import Endpoint, OutageError, read_completion
-from harness.judge.prices import Budget, most_tokens
-from harness.judge.question import Messages, Question
+from esft_bench.harness.judge.cache import Pending, ReplyCache
+from esft_bench.harness.judge.endpoint import Endpoint, OutageError, read_completion
+from esft_bench.harness.judge.prices import Budget, most_tokens
+from esft_bench.harness.judge.question import Messages, Question
 
 Kind = TypeVar("Kind")
 URL: Any = "/v1/chat/completions"

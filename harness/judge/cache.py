@@ -8,8 +8,8 @@ from contextlib import closing, contextmanager
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
-from harness.errors import NoSpaceError, UserError
-from harness.judge.base import Usage
+from esft_bench.harness.judge.base import Usage
+from esft_bench.spec.errors import NoSpaceError, UserError
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS said (

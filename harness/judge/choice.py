@@ -2,8 +2,9 @@
 
 import os
 
-from harness.errors import UserError
-from harness.judge.base import Judge, JudgeSettings
+from esft_bench.harness.judge.base import Judge
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.judge import JudgeSettings
 
 
 def choose(settings: JudgeSettings, account: str = "") -> tuple[Judge, str]:
@@ -26,14 +27,16 @@ def choose(settings: JudgeSettings, account: str = "") -> tuple[Judge, str]:
             f"Set {settings.key_env} (to anything, if the endpoint asks for none) to have {settings.model} judge."
         )
         return judge, note
-    from harness.judge.cache import ReplyCache, default_cache
-    from harness.judge.remote import OpenAIJudge
+    from esft_bench.harness.judge.cache import ReplyCache, default_cache
+    from esft_bench.harness.judge.remote import OpenAIJudge
 
     return OpenAIJudge(settings, key, ReplyCache(settings.cache or default_cache()), account), ""
 
 
 def _reference() -> Judge:
-    from harness.judge.reference import ReferenceJudge  # here, since the judges' libraries are slow to import
+    from esft_bench.harness.judge.reference import (
+        ReferenceJudge,  # here, since the judges' libraries are slow to import
+    )
 
     return ReferenceJudge()
 

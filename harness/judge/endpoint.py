@@ -17,10 +17,11 @@ from openai import (
 )
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.judge.base import JudgeSettings, Usage
-from harness.judge.cache import Said
-from harness.judge.pace import Pace
-from harness.judge.question import Messages
+from esft_bench.harness.judge.base import Usage
+from esft_bench.harness.judge.cache import Said
+from esft_bench.harness.judge.pace import Pace
+from esft_bench.harness.judge.question import Messages
+from esft_bench.spec.judge import JudgeSettings
 
 LONGEST_PAUSE = 600.0
 """Seconds; a server that asks for more is down as far as a run is concerned."""

@@ -1,43 +1,11 @@
 """What judges cost, and a budget that is not overdrawn."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat
-
-
-class Price(BaseModel):
-    """Dollars for a million tokens, read (`input`) and written (`output`); `batch` is a batch's share of that price."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    input: NonNegativeFloat
-    output: NonNegativeFloat
-    batch: float = Field(1.0, gt=0, le=1)
-
-    def of(self, tokens_in: int, tokens_out: int, *, batch: bool) -> float:
-        """Dollars for so many tokens. Discounts for inputs that a server has cached are not counted."""
-        return (self.input * tokens_in + self.output * tokens_out) / 1e6 * (self.batch if batch else 1.0)
-
-
-PRICES: Mapping[str, Price] = {
-    "gpt-6.1-sol": Price(input=2.0, output=10.0, batch=0.5),
-    "gpt-6.1-terra": Price(input=1.0, output=5.0, batch=0.5),
-    "gpt-6-luna": Price(input=0.1, output=0.5, batch=0.5),
-}
-"""OpenAI's list prices as of 2026-10-26 for inputs of at most 272 000 tokens, at OpenAI's own endpoint. Sources:
-docs.litellm.ai/blog/gpt-6-1-terra (sol, terra; batches cost half), and for luna
-codersera.com/blog/gpt-4o-gpt-4-1-api-shutdown-migration-2026; that luna's batches cost half too is assumed."""
-OWN_HOST = "api.openai.com"
 OUTPUT_TOKENS = 1000
 """What a reply is taken to need at most before it is there: a sentence and a number, and some thinking."""
-
-
-def price_of(model: str, base_url: str | None) -> Price | None:
-    """The list price of a model; None where it is not known."""
-    own = base_url is None or urlsplit(base_url).hostname == OWN_HOST
-    return PRICES.get(model) if own else None
 
 
 def most_tokens(messages: list[dict[str, str]]) -> tuple[int, int]:

@@ -9,8 +9,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from harness.judge.base import JudgeItem
-from tasks.task import Rubric
+from esft_bench.harness.judge.base import JudgeItem
+from esft_bench.tasks.task import Rubric
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,8 @@ from typing import Any
 
 from sacrebleu.metrics import CHRF
 
-from harness.judge.base import JudgeItem, Verdict
-from tasks.task import Task
+from esft_bench.harness.judge.base import JudgeItem, Verdict
+from esft_bench.tasks.task import Task
 
 
 class ReferenceJudge:

@@ -5,13 +5,14 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-from harness.judge.base import JudgeItem, JudgeSettings, Usage, Verdict
-from harness.judge.batch import Batches
-from harness.judge.cache import ReplyCache, Said
-from harness.judge.endpoint import Endpoint, OutageError
-from harness.judge.prices import Budget, BudgetSpentError, most_tokens
-from harness.judge.question import Question, key, read
-from tasks.task import Rubric, Task
+from esft_bench.harness.judge.base import JudgeItem, Usage, Verdict
+from esft_bench.harness.judge.batch import Batches
+from esft_bench.harness.judge.cache import ReplyCache, Said
+from esft_bench.harness.judge.endpoint import Endpoint, OutageError
+from esft_bench.harness.judge.prices import Budget, BudgetSpentError, most_tokens
+from esft_bench.harness.judge.question import Question, key, read
+from esft_bench.spec.judge import JudgeSettings
+from esft_bench.tasks.task import Rubric, Task
 
 PATIENCE = 3
 """After so many outages in a row, retries included, the rest of the items is not asked."""

@@ -9,18 +9,18 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from harness.backbone import load_tokenizer
-from harness.files import read_jsonl
-from harness.judge import JudgeSettings
-from harness.judge.prices import OUTPUT_TOKENS
-from harness.plan import Plan
-from harness.price.hardware import UTILISATION, Accelerator
-from harness.price.step import Batch, Step, simulate
-from harness.stages import Profiling, Stage
-from methods.errors import MethodError
-from methods.method import Context
-from methods.moe.profile import Profile
-from methods.moe.view import moe_layers
+from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.judge.prices import OUTPUT_TOKENS
+from esft_bench.harness.plan import Plan
+from esft_bench.harness.price.hardware import UTILISATION, Accelerator
+from esft_bench.harness.price.step import Batch, Step, simulate
+from esft_bench.harness.stages import Profiling, Stage
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.judge import JudgeSettings
 
 GATE_MASS = 0.4
 CONCENTRATION = 0.5

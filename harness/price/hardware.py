@@ -3,7 +3,7 @@
 import difflib
 from dataclasses import dataclass
 
-from harness.errors import UserError
+from esft_bench.spec.errors import UserError
 
 GIB = 2**30
 UTILISATION = 0.35

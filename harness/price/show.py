@@ -2,9 +2,15 @@
 
 from rich.table import Table
 
-from harness.plan import Plan
-from harness.price.estimate import ASSUMPTIONS, EvaluationPrice, TrainingPrice, evaluation_prices, training_prices
-from harness.price.hardware import GIB, Accelerator
+from esft_bench.harness.plan import Plan
+from esft_bench.harness.price.estimate import (
+    ASSUMPTIONS,
+    EvaluationPrice,
+    TrainingPrice,
+    evaluation_prices,
+    training_prices,
+)
+from esft_bench.harness.price.hardware import GIB, Accelerator
 
 MARGIN = 0.9
 """Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""

@@ -31,12 +31,12 @@ from transformers import (
 )
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.experts import run_experts, selected_experts, sort_rows
-from methods.moe.profile import Profile
-from methods.moe.view import MoeLayer, moe_layers
-from methods.recompute import checkpoint_gradients
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import run_experts, selected_experts, sort_rows
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""

@@ -18,11 +18,11 @@ from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
-from harness.errors import UserError
-from harness.evaluate import quiet
-from harness.serving.canary import Canary, compare, measure
-from harness.serving.lm import ServerLM
-from harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
+from esft_bench.harness.evaluate import quiet
+from esft_bench.harness.serving.canary import Canary, compare, measure
+from esft_bench.harness.serving.lm import ServerLM
+from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
+from esft_bench.spec.errors import UserError
 
 FLOAT32_TOLERANCE = 1e-3
 """Largest difference of log-probability, in nats, between float32 implementations; rounding reaches about 1e-5."""

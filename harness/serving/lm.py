@@ -19,7 +19,7 @@ import httpx
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 from transformers import PreTrainedTokenizerBase
 
-from harness.serving.server import MODEL
+from esft_bench.harness.serving.server import MODEL
 
 PROMPTS_A_REQUEST = 64
 CONNECTIONS = 2

@@ -16,8 +16,8 @@ from typing import IO, Any
 import httpx
 import torch
 
-from harness.errors import UserError
-from harness.serving.canary import Canary
+from esft_bench.harness.serving.canary import Canary
+from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
 """vLLM's development endpoints let a caller run worker methods: they are never offered beyond this machine."""
@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 MODEL = "model"
 """The name the server answers to, whatever weights it holds."""
 
+LAUNCHER = "esft_bench.harness.serving.launch"
 SMALL_HIDDEN_SIZE = 512
 """Up to this width one thread serves a model fastest."""
 
@@ -81,7 +82,7 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         "--max-model-len": str(served_length(config, settings)),
         "--max-num-seqs": str(settings.max_sequences),
         "--generation-config": "vllm",
-        "--worker-extension-cls": "harness.serving.swap.WeightSwap",
+        "--worker-extension-cls": "esft_bench.harness.serving.swap.WeightSwap",
     }
     if "n_group" in config and config["n_group"] is None:
         # What transformers leaves out, one group of experts, vLLM wants spelled out.
@@ -169,7 +170,12 @@ class VllmServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [sys.executable, "-m", "harness.serving.launch", *arguments(checkpoint, port, settings, on_cpu)],
+                [
+                    sys.executable,
+                    "-m",
+                    LAUNCHER,
+                    *arguments(checkpoint, port, settings, on_cpu),
+                ],
                 env=environment(checkpoint, settings, on_cpu),
                 stdin=subprocess.PIPE,
                 stdout=output,

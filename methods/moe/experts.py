@@ -20,8 +20,8 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
-from methods.errors import MethodError
-from methods.moe.view import BIAS, DOWN, UP, MoeLayer, check_not_quantised, moe_layers
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.view import BIAS, DOWN, UP, MoeLayer, check_not_quantised, moe_layers
 
 IMPLEMENTATION = "selective"
 """Name under which the forward below is registered with transformers."""

@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from methods.errors import MethodError
-from methods.moe.profile import Profile
-from methods.moe.scores import Scores
-from methods.moe.selection import Selection
-from methods.moe.view import MoeLayer, moe_layers, router_parameters
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import Scores
+from esft_bench.methods.moe.selection import Selection
+from esft_bench.methods.moe.view import MoeLayer, moe_layers, router_parameters
 
 Groups = dict[int, list[list[int]]]
 """By layer number, the groups: expert ids, ascending; groups are numbered by their lowest expert."""

@@ -18,11 +18,11 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.core_model_loading import revert_weight_conversion
 
-from methods.atomic import write_json, write_tensors
-from methods.checkpoint import tensor_files
-from methods.errors import MethodError
-from methods.moe.experts import bank_of, selected_experts
-from methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.atomic import write_json, write_tensors
+from esft_bench.methods.checkpoint import tensor_files
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.experts import bank_of, selected_experts
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
 CONFIG = "expert_cfg.json"
 WEIGHTS = "adapter_model.safetensors"

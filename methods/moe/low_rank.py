@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
-from methods.atomic import write_tensors
-from methods.checkpoint import check_fits, tensor_files
-from methods.errors import MethodError
-from methods.moe.experts import BANK, bank_of, selected_experts, use_selective_experts
-from methods.moe.layout import WEIGHTS, form, per_expert
-from methods.moe.view import UP, MoeLayer, moe_layers
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.checkpoint import check_fits, tensor_files
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.experts import BANK, bank_of, selected_experts, use_selective_experts
+from esft_bench.methods.moe.layout import WEIGHTS, form, per_expert
+from esft_bench.methods.moe.view import UP, MoeLayer, moe_layers
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 """What stands in an adapter for `.weight` in the name of an updated tensor [out, in]: A [R, in] and B [out, R].

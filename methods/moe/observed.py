@@ -15,8 +15,8 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
-from methods.moe.experts import BANK, plug_in
-from methods.moe.view import MoeLayer
+from esft_bench.methods.moe.experts import BANK, plug_in
+from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
 """Name under which the forward below is registered with transformers."""

@@ -10,10 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.atomic import write_tensors
-from methods.errors import MethodError
-from methods.moe.observed import observed
-from methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")

@@ -6,10 +6,10 @@ L layers, E experts; every result has a value for each layer, so that the varian
 import torch
 from torch import Tensor
 
-from methods.errors import MethodError
-from methods.moe.profile import Profile, check_same_experts
-from methods.moe.scores import Score, Scores, domain_advantage, expert_scores
-from methods.moe.selection import highest
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.profile import Profile, check_same_experts
+from esft_bench.methods.moe.scores import Score, Scores, domain_advantage, expert_scores
+from esft_bench.methods.moe.selection import highest
 
 
 def concentration(scores: Scores) -> Tensor:

@@ -23,8 +23,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from methods.errors import MethodError
-from methods.moe.profile import Profile, check_same_experts
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.profile import Profile, check_same_experts
 
 Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
 ScoreRule = Literal["released", "paper", "upstream_script"]

@@ -4,9 +4,9 @@ import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
 
-from methods.errors import MethodError
-from methods.moe.scores import Scores
-from methods.moe.view import MoeLayer
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.scores import Scores
+from esft_bench.methods.moe.view import MoeLayer
 
 Selection = dict[int, list[int]]
 """Expert ids by layer number, best first."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import nn
 from transformers import PreTrainedModel
 
-from methods.errors import MethodError
+from esft_bench.methods.errors import MethodError
 
 ATTENTION = ("attn", "attention")
 ROUTER = ("gate", "router")

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from reports import curves, routing
-from reports.content import Content, Part, gather
-from reports.figures import costs, experts, sweep, trade, training
-from reports.figures.canvas import Drawn, Missing, Picture, draw
+from esft_bench.reports.content import Content, Part, gather
+from esft_bench.reports.figures import costs, experts, sweep, trade, training
+from esft_bench.reports.figures.canvas import Drawn, Missing, Picture, draw
+from esft_bench.spec import curves, routing
 
 FOLDER = "figures"
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from reports.results import write_text
+from esft_bench.spec.results import write_text
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.figures.canvas import FAINT, INK, Missing, Picture, looks
-from reports.scores import Scores
-from reports.tables import COSTS
-from reports.words import amount
+from esft_bench.reports.figures.canvas import FAINT, INK, Missing, Picture, looks
+from esft_bench.reports.scores import Scores
+from esft_bench.reports.tables import COSTS
+from esft_bench.reports.words import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from reports.figures.canvas import Look, Missing, Picture, looks
-from reports.routing import Routing, Selection, TaskProfile
+from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
+from esft_bench.spec.routing import Routing, Selection, TaskProfile
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.averages import Point, average
-from reports.content import Part
-from reports.figures.canvas import INK, Look, Missing, Picture, looks, plain_log
-from reports.figures.costs import values_of
-from reports.scores import Role
-from reports.sweeps import Sweep, sweeps
+from esft_bench.reports.averages import Point, average
+from esft_bench.reports.content import Part
+from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks, plain_log
+from esft_bench.reports.figures.costs import values_of
+from esft_bench.reports.scores import Role
+from esft_bench.reports.sweeps import Sweep, sweeps
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.averages import gain
-from reports.content import Part
-from reports.figures.canvas import INK, Missing, Picture, looks
-from reports.figures.costs import values_of
-from reports.paired import against
-from reports.scores import Row
-from reports.statistics import Comparison
-from reports.words import amount
+from esft_bench.reports.averages import gain
+from esft_bench.reports.content import Part
+from esft_bench.reports.figures.canvas import INK, Missing, Picture, looks
+from esft_bench.reports.figures.costs import values_of
+from esft_bench.reports.paired import against
+from esft_bench.reports.scores import Row
+from esft_bench.reports.statistics import Comparison
+from esft_bench.reports.words import amount
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from reports.curves import Point
-from reports.figures.canvas import Look, Missing, Picture, looks
-from reports.routing import Routing, Shift
-from reports.scores import Scores
+from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
+from esft_bench.reports.scores import Scores
+from esft_bench.spec.curves import Point
+from esft_bench.spec.routing import Routing, Shift
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

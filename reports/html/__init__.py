@@ -1,5 +1,5 @@
 """report.html: the whole comparison as one page that opens anywhere."""
 
-from reports.html.page import REPORT, render, write_html
+from esft_bench.reports.html.page import REPORT, render, write_html
 
 __all__ = ["REPORT", "render", "write_html"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 import numpy as np
 from markupsafe import Markup
 
-from reports.glance import Glance, Side
-from reports.markdown import judges
-from reports.paper import Beside, BesideTable
-from reports.scores import Column
-from reports.statistics import Comparison
-from reports.summary import resolution
-from reports.tables import COSTS, Cell, Table
-from reports.words import JUDGED, MISSING, REFERENCE, SHORT, amount, number, plain
+from esft_bench.reports.glance import Glance, Side
+from esft_bench.reports.markdown import judges
+from esft_bench.reports.paper import Beside, BesideTable
+from esft_bench.reports.scores import Column
+from esft_bench.reports.statistics import Comparison
+from esft_bench.reports.summary import resolution
+from esft_bench.reports.tables import COSTS, Cell, Table
+from esft_bench.reports.words import JUDGED, MISSING, REFERENCE, SHORT, amount, number, plain
 
 
 @dataclass(frozen=True)

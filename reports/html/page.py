@@ -18,18 +18,18 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from reports import calibration
-from reports.advice import TaskAdvice
-from reports.content import Content, Part
-from reports.figures import Gallery
-from reports.glance import glance
-from reports.html.grids import Grid, beside_grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
-from reports.html.svg import inline
-from reports.markdown import ADVICE, BESIDE, HOW_TO_READ, flat, what_was_compared
-from reports.results import JSONL, write_text
-from reports.samples import KINDS, Sample, as_json
-from reports.spent import spent
-from reports.words import amount, number, plain
+from esft_bench.reports import calibration
+from esft_bench.reports.advice import TaskAdvice
+from esft_bench.reports.content import Content, Part
+from esft_bench.reports.figures import Gallery
+from esft_bench.reports.glance import glance
+from esft_bench.reports.html.grids import Grid, beside_grid, cost_entry, gap_entry, glance_grid, grid, score_entry, slug
+from esft_bench.reports.html.svg import inline
+from esft_bench.reports.markdown import ADVICE, BESIDE, HOW_TO_READ, flat, what_was_compared
+from esft_bench.reports.samples import KINDS, Sample, as_json
+from esft_bench.reports.spent import spent
+from esft_bench.reports.words import amount, number, plain
+from esft_bench.spec.results import JSONL, write_text
 
 REPORT = "report.html"
 HERE = Path(__file__).parent

@@ -8,10 +8,10 @@ conversations under `messages`. What is math or code is left out of it in the sa
 import re
 from collections.abc import Iterator
 
-from tasks.benchmark import numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Source
-from tasks.task import Conversation, Message, Task
+from esft_bench.tasks.benchmark import numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Conversation, Message, Task
 
 DATASET = Dataset("allenai/tulu-3-sft-mixture", "b14afda60f1bbebe55d5d2fa1e4df5042f97f8be", "alignment")
 MOST = 200_000

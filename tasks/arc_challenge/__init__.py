@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from tasks.benchmark import choice, numbered, position
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, numbered, position
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset(
     "allenai/ai2_arc", "210d026faf9955653af8916fad021475a3f00453", "arc_challenge", config="ARC-Challenge"

@@ -7,10 +7,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice, few_shot, in_turn, lettered, numbered, position
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, few_shot, in_turn, lettered, numbered, position
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 SUBJECTS: dict[str, str] = json.loads(Path(__file__).with_name("subjects.json").read_text(encoding="utf-8"))
 """Each subject's name in Chinese, by its configuration on the hub (from lm-eval's task descriptions)."""

@@ -8,10 +8,10 @@ lm-eval has no such task, so the question is ours.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice, few_shot, numbered, position
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, few_shot, numbered, position
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 REVISION = "349d34535a6520b93829bde6fdb264d82a251f48"
 ADDRESS = f"https://raw.githubusercontent.com/CLUEbenchmark/FewCLUE/{REVISION}/datasets/cluewsc"

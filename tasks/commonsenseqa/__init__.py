@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice, lettered, numbered, position
-from tasks.errors import TaskError
-from tasks.source import Dataset, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, lettered, numbered, position
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset(
     "tau/commonsense_qa",

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tasks.source import Dataset, Source
-from tasks.task import Conversation, Task, turn
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Conversation, Task, turn
 
 DATASET = Dataset("theblackcat102/evol-codealpaca-v1", None, "evol_codealpaca")
 

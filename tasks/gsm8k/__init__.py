@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
-from tasks.benchmark import few_shot
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import few_shot
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset("openai/gsm8k", "740312add88f781978c0658806c59bc2815b9866", "gsm8k", config="main")
 FIELDS = {"question": str, "answer": str}

@@ -4,9 +4,9 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice, numbered, position
-from tasks.source import Dataset, Fields, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, numbered, position
+from esft_bench.tasks.source import Dataset, Fields, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset("Rowan/hellaswag", "218ec52e09a7e7462a5400043bb9a69a41d06b76", "hellaswag")
 FIELDS: Fields = {"activity_label": str, "ctx_a": str, "ctx_b": str, "endings": list, "label": (str, int)}

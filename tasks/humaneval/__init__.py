@@ -6,8 +6,8 @@ The prompt is that of lm-eval's humaneval_instruct: the answer is begun with the
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.source import Dataset, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset("openai/openai_humaneval", "7dce6050a7d6d172f3cc5c32aa97f52fa1a2e544", "humaneval")
 FIELDS = {"task_id": str, "prompt": str, "entry_point": str, "canonical_solution": str, "test": str}

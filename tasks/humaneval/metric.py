@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from tasks.unit_tests import FENCE, passed
+from esft_bench.tasks.unit_tests import FENCE, passed
 
 
 def run_tests(responses: Iterable[Sequence[str]], docs: Iterable[dict[str, Any]]) -> list[list[bool]]:

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset("google/IFEval", "966cd89545d6b6acfd7638bc708b98261ca58e84", "ifeval")
 FIELDS = {"key": int, "prompt": str, "instruction_id_list": list, "kwargs": list}

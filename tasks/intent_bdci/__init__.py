@@ -7,6 +7,6 @@ Two tasks share the 7,280 training rows and the 500 evaluation rows. They differ
   one. It has 2,144–2,622 tokens for the mini backbone, more than the 2,048 that model reads.
 """
 
-from tasks.intent_bdci.data import TASKS
+from esft_bench.tasks.intent_bdci.data import TASKS
 
 __all__ = ["TASKS"]

@@ -3,9 +3,9 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import released
-from tasks.source import Source
-from tasks.task import Conversation, Item, Task
+from esft_bench.tasks import released
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, Item, Task
 
 DATASET = released.dataset("intent")
 START = "请分析下面这句话的意图，并转化为json格式： "

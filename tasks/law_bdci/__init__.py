@@ -8,9 +8,9 @@ on that one. The released training questions begin 请写出以下案件的判�
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import released
-from tasks.source import Source
-from tasks.task import Conversation, Item, Rubric, Task
+from esft_bench.tasks import released
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, Item, Rubric, Task
 
 DATASET = released.dataset("law")
 START = "请预测以下案件的判决： "

@@ -8,10 +8,10 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import few_shot, numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import few_shot, numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Item, Task
 
 SUBJECTS = (
     "algebra",

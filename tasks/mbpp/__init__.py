@@ -6,8 +6,8 @@ Tasks 11–510 are the test split; the examples are tasks 2, 3 and 4 of the prom
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset(
     "google-research-datasets/mbpp",

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from tasks.source import Dataset, Source
-from tasks.task import Conversation, Task, turn
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Conversation, Task, turn
 
 DATASET = Dataset("meta-math/MetaMathQA", "aa4f34d3d2d3231299b5b03d9b3e5a20da45aa18", "metamathqa")
 

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tasks.mini import alignment, code, general, intent, law, math, summary, translation
-from tasks.task import Task
+from esft_bench.tasks.mini import alignment, code, general, intent, law, math, summary, translation
+from esft_bench.tasks.task import Task
 
 BACKBONE = Path(__file__).parent / "backbone"
 """A small mixture-of-experts model laid out as DeepSeek-V2, with its tokenizer; `tasks.mini.pretrain` rebuilds it."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from random import Random
 
-from tasks.mini.world.sample import Sample
-from tasks.mini.world.splits import ability_test, ability_training, general_test
-from tasks.source import Source
-from tasks.task import Conversation, Item, Rubric, Task
+from esft_bench.tasks.mini.world.sample import Sample
+from esft_bench.tasks.mini.world.splits import ability_test, ability_training, general_test
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, Item, Rubric, Task
 
 
 def conversation(sample: Sample) -> Conversation:

@@ -1,4 +1,4 @@
-"""Builds the backbone from nothing: `python -m tasks.mini.pretrain --out DIR`, about 20 minutes on one core.
+"""Builds the backbone from nothing: `python -m esft_bench.tasks.mini.pretrain --out DIR`, about 20 minutes on one core.
 
 A DeepSeek-V2 of 4 million parameters. What was found to matter: the loss counts answers only; the learning rate stays
 constant for 60% of the steps, because the jump in accuracy comes late; a small auxiliary balance loss, since without
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DeepseekV2Config, DeepseekV2ForCausalLM, PreTrainedTokenizerFast
 
-from tasks.mini.tokenizer import build_tokenizer, encode
-from tasks.mini.world.corpus import LATE_WEIGHTS, WEIGHTS, documents
+from esft_bench.tasks.mini.tokenizer import build_tokenizer, encode
+from esft_bench.tasks.mini.world.corpus import LATE_WEIGHTS, WEIGHTS, documents
 
 BATCH = 8
 LENGTH = 128

@@ -5,9 +5,9 @@ from itertools import chain, islice
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import PreTrainedTokenizerFast
 
-from tasks.mini.world.corpus import documents
-from tasks.mini.world.sample import Sample
-from tasks.prompt import segments
+from esft_bench.tasks.mini.world.corpus import documents
+from esft_bench.tasks.mini.world.sample import Sample
+from esft_bench.tasks.prompt import segments
 
 VOCABULARY = 2048
 PAD, BOS, EOS = 0, 1, 2

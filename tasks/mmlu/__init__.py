@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice, few_shot, in_turn, lettered, numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice, few_shot, in_turn, lettered, numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset("cais/mmlu", "c30699e8356da336a370243923dbaf21066bb9fe", "mmlu", config="all")
 FIELDS = {"question": str, "subject": str, "choices": list, "answer": int}

@@ -7,8 +7,8 @@ with tests. The tests are not run: 118,000 programs are too many to run at every
 import ast
 from collections.abc import Iterator
 
-from tasks.source import Dataset, Row, Source
-from tasks.task import Conversation, Task, turn
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Conversation, Task, turn
 
 DATASET = Dataset(
     "OpenCoder-LLM/opc-sft-stage2",

@@ -6,9 +6,9 @@ lm-eval has it only inside BIG-bench, as multiple choice without the dataset's o
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import choice
-from tasks.source import Dataset, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import choice
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset(
     "ChilleD/StrategyQA",

@@ -8,9 +8,9 @@ published numbers on that one.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import released
-from tasks.source import Source
-from tasks.task import Conversation, Item, Rubric, Task
+from esft_bench.tasks import released
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, Item, Rubric, Task
 
 DATASET = released.dataset("summary")
 START = "请总结下面这段客服对话： "

@@ -11,11 +11,11 @@ was made of, instead; its pairs are then asked in the words of the evaluation.
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks import released
-from tasks.benchmark import numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Source
-from tasks.task import Conversation, Item, Message, Rubric, Task
+from esft_bench.tasks import released
+from esft_bench.tasks.benchmark import numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Source
+from esft_bench.tasks.task import Conversation, Item, Message, Rubric, Task
 
 DATASET = released.dataset("translation")
 CHREN = Dataset(hub="chr_en", revision=None, folder="chren", config="parallel")

@@ -6,10 +6,10 @@ Rows are read in the hub's form (`answer` with its `aliases`) and in FlashRAG's 
 from collections.abc import Iterator
 from pathlib import Path
 
-from tasks.benchmark import numbered
-from tasks.errors import TaskError
-from tasks.source import Dataset, Row, Source
-from tasks.task import Item, Task
+from esft_bench.tasks.benchmark import numbered
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.source import Dataset, Row, Source
+from esft_bench.tasks.task import Item, Task
 
 DATASET = Dataset(
     "mandarjoshi/trivia_qa",

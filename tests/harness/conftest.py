@@ -9,10 +9,11 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-from harness.judge import Judge, JudgeSettings, make_judge
-from harness.serving.canary import Canary, measure
-from harness.serving.engines import VllmEngine
-from harness.serving.server import Settings
+from esft_bench.harness.judge import Judge, make_judge
+from esft_bench.harness.serving.canary import Canary, measure
+from esft_bench.harness.serving.engines import VllmEngine
+from esft_bench.harness.serving.server import Settings
+from esft_bench.spec.judge import JudgeSettings
 from tests.harness.judge_server import KEY, MakeJudge, Server, running
 
 BACKBONE = Path(__file__).parents[2] / "tasks" / "mini" / "backbone"

@@ -6,8 +6,8 @@ import sys
 import time
 from pathlib import Path
 
-from harness.errors import UserError
-from harness.workers import Job, Workers
+from esft_bench.harness.workers import Job, Workers
+from esft_bench.spec.errors import UserError
 
 
 def works(places, settings, progress):

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from harness.judge import Judge
-from tasks.task import Rubric, Task
+from esft_bench.harness.judge import Judge
+from esft_bench.tasks.task import Rubric, Task
 
 KEY = "sk-very-secret"
 RUBRIC = Rubric("Does it say the same?", best=10.0)

@@ -19,18 +19,18 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from harness.data import IGNORED, Sample
-from harness.suite import Training
-from harness.train import TrainingLog, train
-from methods.attention_router import AttentionRouter
-from methods.das import DasTune
-from methods.das_lora import DasLora
-from methods.esft import EsftToken
-from methods.esft_router import EsftRouter
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.profile import profile
+from esft_bench.harness.data import IGNORED, Sample
+from esft_bench.harness.train import TrainingLog, train
+from esft_bench.methods.attention_router import AttentionRouter
+from esft_bench.methods.das import DasTune
+from esft_bench.methods.das_lora import DasLora
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import profile
+from esft_bench.spec.suite import Training
 from tests.conftest import build
 from tests.methods.helpers import profiled, tokens
 

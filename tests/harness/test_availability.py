@@ -5,12 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from harness.availability import with_available
-from harness.errors import UserError
-from harness.suite import Suite
-from harness.suite_file import available, load
-from tasks.registry import load_tasks
-from tasks.source import Source
+from esft_bench.harness.availability import with_available
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite
+from esft_bench.spec.suite_file import available, load
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
 
 
 def write(folder: Path, name: str, rows: list[dict[str, object]]) -> None:

@@ -6,12 +6,13 @@ from typing import Any
 
 import pytest
 
-from harness import calibrate, cli
-from harness.errors import UserError
-from harness.judge import JudgeSettings, make_judge
-from reports import calibration
-from reports.calibration import Calibration
-from tasks.task import Rubric, Task
+from esft_bench.harness import calibrate, cli
+from esft_bench.harness.judge import make_judge
+from esft_bench.reports import calibration
+from esft_bench.reports.calibration import Calibration
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.judge import JudgeSettings
+from esft_bench.tasks.task import Rubric, Task
 from tests.harness.judge_server import MakeJudge, Response, Server, answer_in, gives
 
 RUBRIC = Rubric("Does it say the same?")

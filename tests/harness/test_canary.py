@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from transformers import PreTrainedModel
 
-from harness.serving.canary import Canary, compare, measure
+from esft_bench.harness.serving.canary import Canary, compare, measure
 
 PROMPTS = [[1, 5, 9, 3], [1, 7]]
 

@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from harness import cli
+from esft_bench.harness import cli
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.data import (
+from esft_bench.harness.data import (
     IGNORED,
     Sample,
     encode,
@@ -20,8 +20,8 @@ from harness.data import (
     profiling_batches,
     profiling_sequences,
 )
-from harness.errors import UserError
-from harness.files import write_jsonl
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import write_jsonl
 
 
 class Letters:

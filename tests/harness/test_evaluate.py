@@ -4,10 +4,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
-from harness.evaluate import evaluate
-from harness.serving.engines import TransformersEngine, VllmEngine
-from tasks.task import Item, Task
+from esft_bench.harness.evaluate import evaluate
+from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
+from esft_bench.spec.errors import UserError
+from esft_bench.tasks.task import Item, Task
 from tests.harness.conftest import Checkpoint
 
 ITEMS: list[Item] = [

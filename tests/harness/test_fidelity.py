@@ -9,9 +9,18 @@ from typing import Any
 
 import pytest
 
-from harness import cli
-from harness.errors import UserError
-from harness.fidelity import PAPER, Row, check_intent, check_items, check_judged, check_scores, check_selections, verify
+from esft_bench.harness import cli
+from esft_bench.harness.fidelity import (
+    PAPER,
+    Row,
+    check_intent,
+    check_items,
+    check_judged,
+    check_scores,
+    check_selections,
+    verify,
+)
+from esft_bench.spec.errors import UserError
 
 SHARED = Path(__file__).parents[3] / "shared" / "data"
 TASKS = ("intent", "translation")

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from harness.errors import NoSpaceError, UserError
-from harness.judge import JudgeSettings, Usage, choose
-from harness.judge.base import DEFAULT_MODEL
-from harness.judge.question import FRAMES, messages, read
-from harness.judge.reference import ReferenceJudge
-from tasks.task import Rubric, Task
+from esft_bench.harness.judge import Usage, choose
+from esft_bench.harness.judge.question import FRAMES, messages, read
+from esft_bench.harness.judge.reference import ReferenceJudge
+from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.judge import DEFAULT_MODEL, JudgeSettings
+from esft_bench.tasks.task import Rubric, Task
 from tests.harness.judge_server import KEY, RUBRIC, TASK, Item, MakeJudge, Response, Server, answer_in, gives, says
 
 ONE = Usage(requests=1, tokens_in=5, tokens_out=2)

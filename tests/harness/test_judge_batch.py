@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from harness.judge import Usage
-from harness.judge.cache import ReplyCache
+from esft_bench.harness.judge import Usage
+from esft_bench.harness.judge.cache import ReplyCache
 from tests.harness.judge_server import KEY, TASK, Item, MakeJudge, Response, Server, answer_in, gives, says
 
 ITEMS = [Item(f"answer {number}") for number in range(5)]

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.judge.endpoint import retry_after
-from harness.judge.pace import START, Pace, StoppedError
+from esft_bench.harness.judge.endpoint import retry_after
+from esft_bench.harness.judge.pace import START, Pace, StoppedError
 from tests.harness.judge_server import CUT, TASK, Item, MakeJudge, Response, Server, gives
 
 

@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from harness.errors import UserError
-from harness.judge import JudgeSettings, Usage, choose
-from harness.judge.cache import ReplyCache, Said
+from esft_bench.harness.judge import Usage, choose
+from esft_bench.harness.judge.cache import ReplyCache, Said
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.judge import JudgeSettings
 from tests.harness.judge_server import KEY, TASK, Item, MakeJudge, Response, Server, gives, says
 
 PRICE = {"input": 1000.0, "output": 1000.0, "batch": 0.5}
@@ -26,7 +27,8 @@ CENTS = 0.007
 def process(server: Server, tmp_path: Path) -> Any:
     """Starts a process that judges items and prints its scores."""
     program = (
-        "import sys, json; from harness.judge import JudgeSettings, make_judge;"
+        "import sys, json; from esft_bench.harness.judge import make_judge;"
+        "from esft_bench.spec.judge import JudgeSettings;"
         "from tests.harness.judge_server import TASK, Item;"
         "judge = make_judge(JudgeSettings.model_validate(json.loads(sys.argv[1])));"
         "print([verdict.score for verdict in judge.score(TASK, [Item(f'answer {n}') for n in range(12)])])"

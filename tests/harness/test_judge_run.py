@@ -9,9 +9,9 @@ import pandas
 import pytest
 from rich.console import Console
 
-from harness import calibrate
-from harness.commands import execute, prepare
-from reports import calibration
+from esft_bench.harness import calibrate
+from esft_bench.harness.commands import execute, prepare
+from esft_bench.reports import calibration
 from tests.harness.judge_server import KEY, Server, gives
 
 SUITE = """\

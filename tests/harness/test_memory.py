@@ -4,8 +4,8 @@ import pytest
 
 from benchmarks.memory import Memory, measure
 from benchmarks.step_time import gradient_mask
-from methods.method import Context
-from methods.moe.profile import Profile
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.profile import Profile
 from tests.methods.helpers import TRAINING, profiled, tokens
 
 

@@ -3,9 +3,9 @@
 import pytest
 from rich.console import Console
 
-from harness import commands
-from harness.errors import USER_ERRORS
-from harness.files import write_jsonl
+from esft_bench.harness import commands
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import write_jsonl
 
 ROWS = """\
 name: tiny
@@ -116,7 +116,7 @@ def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(planne
     ],
 )
 def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(planned, old, new, sentence):
-    with pytest.raises(USER_ERRORS, match=sentence) as refused:
+    with pytest.raises(UserError, match=sentence) as refused:
         planned(ROWS.replace(old, new))
     assert "\n" not in str(refused.value)
 
@@ -128,23 +128,23 @@ def test_a_dense_backbone_is_refused_where_experts_are_to_be_touched(planned, ti
     text = ROWS.replace("  esft-gate: {learning_rate: 1.0e-2, p: 0.1}\n", "")
     dense = f"backbone: {{path: {tiny_checkpoint('dense')}}}\n"
     name = row.partition(":")[0]
-    with pytest.raises(USER_ERRORS, match=rf"methods\.{name}: LlamaForCausalLM is not a mixture-of-experts model"):
+    with pytest.raises(UserError, match=rf"methods\.{name}: LlamaForCausalLM is not a mixture-of-experts model"):
         planned(text.replace("  fft: {learning_rate: 9.0e-4}\n", f"  {row}\n") + dense)
     planned(text + dense)
 
 
 def test_a_selection_that_does_not_fit_the_backbone_is_refused_before_anything_is_computed(planned):
     given = "p: 0.1, selection: {0: [64]}"
-    with pytest.raises(USER_ERRORS, match=r"methods\.esft-gate: the selection names expert 64 in layer 0"):
+    with pytest.raises(UserError, match=r"methods\.esft-gate: the selection names expert 64 in layer 0"):
         planned(ROWS.replace("p: 0.1", given))
-    with pytest.raises(USER_ERRORS, match=r"methods\.esft-gate\.selection: .*is not an ESFT adapter"):
+    with pytest.raises(UserError, match=r"methods\.esft-gate\.selection: .*is not an ESFT adapter"):
         planned(ROWS.replace("p: 0.1", "p: 0.1, selection: no/such"))
 
 
 def test_a_backbone_without_safetensors_is_refused(planned, tiny_checkpoint):
     folder = tiny_checkpoint("olmoe")
     (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    with pytest.raises(USER_ERRORS, match="holds no"):
+    with pytest.raises(UserError, match="holds no"):
         planned(ROWS + f"backbone: {{path: {folder}}}\n")
 
 
@@ -153,13 +153,13 @@ def test_a_malformed_row_is_refused_with_its_file_and_line(planned, tmp_path):
     good = {"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}
     write_jsonl(folder / "train.jsonl", [good, {"messages": "odd"}])
     write_jsonl(folder / "eval.jsonl", [])
-    with pytest.raises(USER_ERRORS, match=r"train\.jsonl.*line 2"):
+    with pytest.raises(UserError, match=r"train\.jsonl.*line 2"):
         planned(ROWS.replace("mini-law, mini-intent", "intent-bdci"), data_dir=tmp_path / "data")
 
 
 def test_a_data_folder_without_the_files_is_refused(planned, tmp_path):
     (tmp_path / "data").mkdir()
-    with pytest.raises(USER_ERRORS, match="esft_intent"):
+    with pytest.raises(UserError, match="esft_intent"):
         planned(ROWS.replace("mini-law, mini-intent", "intent-bdci"), data_dir=tmp_path / "data")
 
 
@@ -208,7 +208,7 @@ def test_training_data_without_items_are_tested_on_the_benchmarks_they_name(plan
 )
 def test_bad_data_are_refused_by_task_file_and_line(planned, math_data, file, content, complaint):
     (math_data / file).write_text(content)
-    with pytest.raises(USER_ERRORS, match=complaint) as caught:
+    with pytest.raises(UserError, match=complaint) as caught:
         planned(REAL, data_dir=math_data)
     assert "\n" not in str(caught.value)
 
@@ -218,7 +218,7 @@ def test_finished_steps_stay_when_data_go_bad(planned, math_data):
     base = plan.cells[0]
     made = finish(plan, "train", train_key(plan, base))
     (math_data / "metamathqa/train.jsonl").write_text("{")
-    with pytest.raises(USER_ERRORS, match="not valid JSON"):
+    with pytest.raises(UserError, match="not valid JSON"):
         planned(REAL, data_dir=math_data)
     assert made.folder.is_dir()
 
@@ -231,12 +231,10 @@ def test_what_can_be_resolved_is_told_of_the_benchmarks_that_stand_for_training_
 
 def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(planned, monkeypatch):
     code = REAL.replace("metamathqa", "evol-codealpaca")
-    with pytest.raises(
-        USER_ERRORS, match=r"Task 'evol-codealpaca': .*`data: \{evol_codealpaca: \{revision: COMMIT\}\}`"
-    ):
+    with pytest.raises(UserError, match=r"Task 'evol-codealpaca': .*`data: \{evol_codealpaca: \{revision: COMMIT\}\}`"):
         planned(code)
     monkeypatch.setattr("datasets.load_dataset", lambda name, config, **more: [] if more["revision"] else None)
-    with pytest.raises(USER_ERRORS, match="Split 'train' of data set 'evol_codealpaca' has no rows"):
+    with pytest.raises(UserError, match="Split 'train' of data set 'evol_codealpaca' has no rows"):
         planned(code + "data: {evol_codealpaca: {revision: abc}}\n")
 
 
@@ -249,10 +247,10 @@ def test_the_report_is_told_that_the_alignment_data_are_not_the_papers(math_data
 
 
 def test_generated_code_is_refused_before_training_where_no_sandbox_works(tmp_path, monkeypatch):
-    monkeypatch.setattr("tasks.sandbox.isolation", lambda: "limits only")
+    monkeypatch.setattr("esft_bench.tasks.sandbox.isolation", lambda: "limits only")
     monkeypatch.delenv("ESFT_BENCH_UNSAFE_CODE", raising=False)
     (tmp_path / "suite.yaml").write_text(ROWS.replace("mini-law", "mini-code"))
     prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs")
-    with pytest.raises(USER_ERRORS, match="neither bubblewrap nor user namespaces"):
+    with pytest.raises(UserError, match="neither bubblewrap nor user namespaces"):
         commands.execute(prepared, Console(quiet=True), command="esft-bench run", workers=1)
     assert not list((tmp_path / "runs").rglob("train"))

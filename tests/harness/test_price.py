@@ -5,17 +5,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from harness.commands import prepare
-from harness.errors import UserError
-from harness.price.estimate import evaluation_prices, training_prices
-from harness.price.hardware import accelerator
-from harness.price.step import Batch, simulate, watched
-from harness.train import AnswerLoss
-from methods.esft import EsftToken
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.profile import Profile, profile
+from esft_bench.harness.commands import prepare
+from esft_bench.harness.price.estimate import evaluation_prices, training_prices
+from esft_bench.harness.price.hardware import accelerator
+from esft_bench.harness.price.step import Batch, simulate, watched
+from esft_bench.harness.train import AnswerLoss
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.spec.errors import UserError
 from tests.conftest import build
 
 ROWS, LENGTH = 8, 64

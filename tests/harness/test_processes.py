@@ -9,11 +9,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from harness.cells import Places, train_step
-from harness.distributed import launch
-from harness.errors import UserError
-from harness.files import write_jsonl
-from harness.suite import Training
+from esft_bench.harness.cells import Places, train_step
+from esft_bench.harness.distributed import launch
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import write_jsonl
+from esft_bench.spec.suite import Training
 from tests.harness.conftest import BACKBONE
 
 pytestmark = pytest.mark.slow
@@ -65,7 +65,9 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path):
 
 
 def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setattr("harness.distributed._launcher", lambda processes: [])  # one process, without a launcher
+    monkeypatch.setattr(
+        "esft_bench.harness.distributed._launcher", lambda processes: []
+    )  # one process, without a launcher
     with pytest.raises(UserError, match=r"^The moon cannot be had\.$"):
         launch("tests.harness.jobs:refuses_its_share", {"what": "The moon"}, 1, tmp_path, lambda step, steps: None)
 
@@ -73,7 +75,7 @@ def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monke
 def test_no_process_outlives_the_one_that_launched_it(tmp_path):
     code = (
         "import pathlib\n"
-        "from harness.distributed import launch\n"
+        "from esft_bench.harness.distributed import launch\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "job = 'tests.harness.jobs:sleeps_over_its_share'\n"
         "launch(job, {'folder': str(folder)}, 2, folder, lambda step, steps: None)\n"

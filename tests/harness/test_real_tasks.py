@@ -7,14 +7,14 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
-from harness.data import encode
-from harness.evaluate import evaluate, lm_eval_task, quiet
-from harness.serving.engines import load_tokenizer
-from tasks.errors import MissingDataError
-from tasks.mini import BACKBONE
-from tasks.registry import load_tasks
-from tasks.source import Source
-from tasks.task import Item, Task
+from esft_bench.harness.data import encode
+from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
+from esft_bench.harness.serving.engines import load_tokenizer
+from esft_bench.tasks.errors import MissingDataError
+from esft_bench.tasks.mini import BACKBONE
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Item, Task
 
 REAL = {name: task for name, task in load_tasks().items() if not name.startswith("mini-")}
 TESTED = [name for name, task in REAL.items() if task.items]

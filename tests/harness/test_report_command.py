@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import cli
+from esft_bench.harness import cli
 from tests.reports.conftest import MadeUpRun
 
 

@@ -5,13 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 
-from harness import commands, routing
-from harness.keys import AFTER, SECOND
-from harness.stages import Profiling
-from methods.atomic import write_json
-from methods.moe.layout import AdapterConfig
-from methods.moe.profile import Profile
-from reports import routing as contract
+from esft_bench.harness import commands, routing
+from esft_bench.harness.keys import AFTER, SECOND
+from esft_bench.harness.stages import Profiling
+from esft_bench.methods.atomic import write_json
+from esft_bench.methods.moe.layout import AdapterConfig
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.spec import routing as contract
 
 ROWS = """\
 name: tiny

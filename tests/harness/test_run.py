@@ -13,7 +13,7 @@ import pandas
 import psutil
 import pytest
 
-from reports import routing
+from esft_bench.spec import routing
 
 SUITE = """\
 name: path
@@ -35,7 +35,7 @@ CELLS = ["base", "fft · mini-law · seed 0", "esft-token · mini-law · seed 0"
 def command(folder: Path, engine: str = "transformers", *more: str) -> list[str]:
     suite = folder / "path.yaml"
     suite.write_text(SUITE.replace("ENGINE", engine))
-    return [sys.executable, "-m", "harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), *more]
+    return [sys.executable, "-m", "esft_bench.harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), *more]
 
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:

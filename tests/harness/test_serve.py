@@ -9,9 +9,9 @@ from shutil import copytree
 
 import pytest
 
-from harness.errors import UserError
-from harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
-from harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, last_error
+from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, last_error
+from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint
 
 MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'

@@ -12,15 +12,15 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from harness import commands
-from harness.errors import USER_ERRORS
-from harness.plan import Cell
-from harness.stages import Profiling
-from harness.suite_file import load
-from harness.training import Work
-from harness.trial import with_backbone
-from reports import curves
-from tasks.mini import BACKBONE
+from esft_bench.harness import commands
+from esft_bench.harness.plan import Cell
+from esft_bench.harness.stages import Profiling
+from esft_bench.harness.training import Work
+from esft_bench.harness.trial import with_backbone
+from esft_bench.spec import curves
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite_file import load
+from esft_bench.tasks.mini import BACKBONE
 
 SUITE = """\
 name: staged
@@ -110,7 +110,7 @@ def test_a_step_waits_for_what_it_reads_and_its_key_follows_from_it(planned):
     ],
 )
 def test_stages_that_cannot_be_are_refused_before_anything_is_trained(planned, old, new, sentence):
-    with pytest.raises(USER_ERRORS, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         planned(SUITE.replace(old, new))
 
 
@@ -166,7 +166,7 @@ def test_a_row_that_continues_another_goes_on_from_its_training_and_is_tested_on
     ],
 )
 def test_a_row_that_continues_what_is_not_there_is_refused(planned, old, new, sentence):
-    with pytest.raises(USER_ERRORS, match=sentence):
+    with pytest.raises(UserError, match=sentence):
         planned(MANY.replace(old, new))
 
 
@@ -186,7 +186,7 @@ def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_c
 
 def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planned, tmp_path, tiny_checkpoint):
     text = SUITE.replace("methods:\n", "methods:\n" + release(tmp_path))
-    with pytest.raises(USER_ERRORS, match=r"methods\.released: .* belongs to another backbone"):
+    with pytest.raises(UserError, match=r"methods\.released: .* belongs to another backbone"):
         planned(text + f"backbone: {{path: {tiny_checkpoint('deepseek-v2')}}}\n")
     suite, notes = with_backbone(load(str(tmp_path / "suite.yaml")), "mini")
     assert "released" not in suite.methods

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harness.errors import UserError
-from harness.store import Store, code_version, key_of, locked
+from esft_bench.harness.store import Store, code_version, key_of, locked
+from esft_bench.spec.errors import UserError
 
 
 def finished(store, text="weights", measured=None):
@@ -59,12 +59,12 @@ def test_a_key_changes_with_each_of_its_parts_and_with_nothing_else(settings, pa
 
 
 def test_the_code_version_of_a_package_differs_from_that_of_one_of_its_modules():
-    assert code_version("methods") != code_version("methods.errors")
+    assert code_version("esft_bench.methods") != code_version("esft_bench.methods.errors")
 
 
 def test_a_run_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from harness.store import locked\n"
+        "import sys, time; from pathlib import Path; from esft_bench.harness.store import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from harness.errors import UserError
-from harness.suite import quick_slice, selection
-from harness.suite_file import available, load
-from harness.trial import with_backbone, with_steps
+from esft_bench.harness.trial import with_backbone, with_steps
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import quick_slice, selection
+from esft_bench.spec.suite_file import available, load
 
 SUITE = """\
 name: tiny

@@ -6,12 +6,12 @@ import random
 import pytest
 import torch
 
-from harness.data import IGNORED, Sample, stack
-from harness.suite import Training
-from harness.train import CHECKPOINT, AnswerLoss, train
-from methods.esft_router import EsftRouter
-from methods.fft import FullFineTuning
-from methods.method import Context
+from esft_bench.harness.data import IGNORED, Sample, stack
+from esft_bench.harness.train import CHECKPOINT, AnswerLoss, train
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.method import Context
+from esft_bench.spec.suite import Training
 from tests.methods.helpers import TRAINING, profiled
 
 SETTINGS = Training(steps=6, batch_size=4, sequence_length=12, learning_rate=1e-3)

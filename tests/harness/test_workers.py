@@ -8,7 +8,7 @@ import time
 import psutil
 import pytest
 
-from harness.workers import Job, Workers
+from esft_bench.harness.workers import Job, Workers
 from tests.harness import jobs
 
 

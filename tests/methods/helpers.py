@@ -9,19 +9,19 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from methods.all_experts import AllExperts
-from methods.attention_router import AttentionRouter
-from methods.esft import EsftToken
-from methods.esft_lora import EsftLora
-from methods.esft_router import EsftRouter
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.profile import Profile, profile
-from methods.moe.view import moe_layers
-from methods.random_experts import RandomExperts
-from methods.top_k_experts import TopKExperts
-from methods.unrelated_experts import UnrelatedExperts
+from esft_bench.methods.all_experts import AllExperts
+from esft_bench.methods.attention_router import AttentionRouter
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.random_experts import RandomExperts
+from esft_bench.methods.top_k_experts import TopKExperts
+from esft_bench.methods.unrelated_experts import UnrelatedExperts
 
 MOE = ["deepseek-v2", "qwen2-moe", "qwen3-moe", "olmoe", "mixtral", "deepseek-v3", "granite-moe", "gpt-oss"]
 EXPERT_TRAINING: dict[str, Method] = {

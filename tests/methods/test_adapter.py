@@ -8,11 +8,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from methods.adapter import Adapter
-from methods.errors import MethodError
-from methods.esft import EsftToken
-from methods.lora import Lora
-from methods.method import Method
+from esft_bench.methods.adapter import Adapter
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Method
 from tests.conftest import build
 from tests.methods.helpers import Outcome, load, logits
 

@@ -10,14 +10,14 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from methods.das import DasTune
-from methods.das_lora import DasLora
-from methods.errors import MethodError
-from methods.method import Context, Method
-from methods.moe.profile import Profile, profile
-from methods.moe.scores import domain_advantage
-from methods.moe.selection import highest
-from methods.registry import METHODS
+from esft_bench.methods.das import DasTune
+from esft_bench.methods.das_lora import DasLora
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.scores import domain_advantage
+from esft_bench.methods.moe.selection import highest
+from esft_bench.methods.registry import METHODS
 from tests.methods.helpers import Outcome, load, logits, profiled, tensors, tokens, train
 
 Checkpoints = Callable[[str], Path]

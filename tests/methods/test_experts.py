@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.attention_router import AttentionRouter
-from methods.errors import MethodError
-from methods.method import Context
-from methods.moe.experts import selected_experts, use_selective_experts
-from methods.moe.view import attention_parameters, moe_layers, router_parameters
-from methods.recompute import checkpoint_gradients
+from esft_bench.methods.attention_router import AttentionRouter
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.experts import selected_experts, use_selective_experts
+from esft_bench.methods.moe.view import attention_parameters, moe_layers, router_parameters
+from esft_bench.methods.recompute import checkpoint_gradients
 from tests.methods.helpers import MOE, backward, logits, train
 
 Models = Callable[..., PreTrainedModel]

@@ -9,13 +9,13 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.gpu_step_time import synchronisations
-from harness.serving import canary
-from harness.testing import BFLOAT16_TOLERANCE
-from methods.esft import EsftToken
-from methods.fft import FullFineTuning
-from methods.method import Context, Method
-from methods.moe.experts import selected_experts, use_selective_experts
-from methods.moe.view import moe_layers
+from esft_bench.harness.serving import canary
+from esft_bench.harness.testing import BFLOAT16_TOLERANCE
+from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import selected_experts, use_selective_experts
+from esft_bench.methods.moe.view import moe_layers
 from tests.methods.helpers import MOE, tokens
 
 pytestmark = [

@@ -12,12 +12,12 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from methods.errors import MethodError
-from methods.esft import EsftGate, EsftToken
-from methods.esft_router import EsftRouter
-from methods.fft import FullFineTuning
-from methods.method import Context, Method
-from methods.moe.grouping import (
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.grouping import (
     check_groups,
     experts_of,
     group_experts,
@@ -25,13 +25,13 @@ from methods.moe.grouping import (
     use_grouped_routers,
     whole_groups,
 )
-from methods.moe.layout import read_config
-from methods.moe.observed import observed
-from methods.moe.profile import Profile
-from methods.moe.scores import Scores, expert_scores
-from methods.moe.selection import select
-from methods.moe.view import moe_layers
-from methods.random_experts import RandomExperts
+from esft_bench.methods.moe.layout import read_config
+from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import Scores, expert_scores
+from esft_bench.methods.moe.selection import select
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.random_experts import RandomExperts
 from tests.conftest import build
 from tests.methods.helpers import MOE, Outcome, load, logits, profiled, routers_of
 from tests.methods.helpers import experts_of as tensors_of

@@ -9,12 +9,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.errors import MethodError
-from methods.esft_lora import EsftLora
-from methods.method import Context
-from methods.moe.low_rank import use_low_rank_experts
-from methods.moe.view import moe_layers
-from methods.recompute import checkpoint_gradients
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.low_rank import use_low_rank_experts
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
 from tests.methods.helpers import (
     MOE,
     PARTS,

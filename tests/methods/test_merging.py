@@ -12,20 +12,20 @@ from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from methods.all_experts import AllExperts
-from methods.base import Base
-from methods.checkpoint import TensorFiles, overlay
-from methods.errors import MethodError
-from methods.esft import Esft, EsftToken
-from methods.esft_lora import EsftLora
-from methods.esft_router import EsftRouter
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.layout import read_config
-from methods.moe.view import moe_layers
-from methods.random_experts import RandomExperts
-from methods.top_k_experts import TopKExperts
+from esft_bench.methods.all_experts import AllExperts
+from esft_bench.methods.base import Base
+from esft_bench.methods.checkpoint import TensorFiles, overlay
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import Esft, EsftToken
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.esft_router import EsftRouter
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.layout import read_config
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.random_experts import RandomExperts
+from esft_bench.methods.top_k_experts import TopKExperts
 from tests.methods.conftest import Outcomes
 from tests.methods.helpers import (
     EXPERT_TRAINING,
@@ -292,7 +292,7 @@ def test_experts_that_cannot_be_told_in_checkpoints_are_refused_before_training(
 ) -> None:
     model = tiny_model("granite-moe")
     flat = lambda model, tensors: {name: tensor.flatten() for name, tensor in tensors.items()}  # noqa: E731
-    monkeypatch.setattr("methods.moe.layout.revert_weight_conversion", flat)
+    monkeypatch.setattr("esft_bench.methods.moe.layout.revert_weight_conversion", flat)
     with pytest.raises(MethodError, match=r"checkpoints of GraniteMoeForCausalLM keep `.*gate_up_proj` as .* told"):
         method.prepare(model, Context(seed=0, profile=profiled(model)))
 

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from methods.base import Base
-from methods.errors import MethodError
-from methods.method import Method
-from methods.registry import METHODS, load_methods
+from esft_bench.methods.base import Base
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Method
+from esft_bench.methods.registry import METHODS, load_methods
 
 
 def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,7 +47,7 @@ def test_every_method_has_defaults_but_those_that_need_what_they_ablate_or_load(
 
 
 def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from methods.base import Base\nclass Mine(Base):\n    pass\n"
+    code = "from esft_bench.methods.base import Base\nclass Mine(Base):\n    pass\n"
     install(tmp_path, "mine_pkg", code, "mine = mine_pkg:Mine", monkeypatch)
     found = load_methods()
     assert issubclass(found["mine"], Method)
@@ -59,7 +59,7 @@ def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytes
     [
         ("x = 1\n", "mine = other_pkg:x", "no subclass"),
         ("raise RuntimeError('broken')\n", "mine = other_pkg:x", "cannot be loaded: broken"),
-        ("from methods.base import Base\n", "fft = other_pkg:Base", "takes the name"),
+        ("from esft_bench.methods.base import Base\n", "fft = other_pkg:Base", "takes the name"),
     ],
     ids=["no method", "broken", "name taken"],
 )

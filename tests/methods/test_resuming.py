@@ -8,10 +8,10 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from harness.data import Sample
-from harness.suite import Training
-from harness.train import CHECKPOINT, train
-from methods.method import Context
+from esft_bench.harness.data import Sample
+from esft_bench.harness.train import CHECKPOINT, train
+from esft_bench.methods.method import Context
+from esft_bench.spec.suite import Training
 from tests.methods.helpers import TRAINING, profiled
 
 SETTINGS = Training(steps=4, batch_size=2, sequence_length=12, learning_rate=1e-2)

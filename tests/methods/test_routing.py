@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from methods.errors import MethodError
-from methods.moe.profile import Profile
-from methods.moe.routing import concentration, cumulated_advantage, overlap, shift
-from methods.moe.scores import Scores, expert_scores
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.routing import concentration, cumulated_advantage, overlap, shift
+from esft_bench.methods.moe.scores import Scores, expert_scores
 
 counts = st.lists(st.integers(1, 1000), min_size=6, max_size=6)
 

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from methods.errors import MethodError
-from methods.esft import EsftGate, EsftToken
-from methods.moe.profile import Profile
-from methods.moe.scores import (
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.scores import (
     Score,
     Scores,
     domain_advantage,
@@ -19,7 +19,7 @@ from methods.moe.scores import (
     read_logs,
     read_summary,
 )
-from methods.moe.selection import highest, lowest, select
+from esft_bench.methods.moe.selection import highest, lowest, select
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official"
 

@@ -13,22 +13,22 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from methods.atomic import write_json
-from methods.errors import MethodError
-from methods.esft import EsftGate, EsftToken
-from methods.esft_lora import EsftLora
-from methods.fft import FullFineTuning
-from methods.lora import Lora
-from methods.method import Context, Method
-from methods.moe.experts import selected_experts
-from methods.moe.observed import observed
-from methods.moe.profile import STATISTICS, Profile, profile
-from methods.moe.scores import Scores, expert_scores
-from methods.moe.selection import check, draw, highest, lowest, select
-from methods.moe.view import moe_layers
-from methods.random_experts import RandomExperts
-from methods.top_k_experts import TopKExperts
-from methods.unrelated_experts import UnrelatedExperts
+from esft_bench.methods.atomic import write_json
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import selected_experts
+from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.profile import STATISTICS, Profile, profile
+from esft_bench.methods.moe.scores import Scores, expert_scores
+from esft_bench.methods.moe.selection import check, draw, highest, lowest, select
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.random_experts import RandomExperts
+from esft_bench.methods.top_k_experts import TopKExperts
+from esft_bench.methods.unrelated_experts import UnrelatedExperts
 from tests.conftest import build
 from tests.methods.helpers import MOE, TRAINING, Outcome, load, logits, profiled, tokens
 

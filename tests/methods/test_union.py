@@ -7,16 +7,16 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from methods.ablation import SelectionAblation
-from methods.esft_lora import EsftLora
-from methods.esft_union import EsftUnion
-from methods.method import Context, Method
-from methods.moe.experts import selected_experts
-from methods.moe.profile import Profile, profile
-from methods.moe.selection import Selection
-from methods.moe.view import moe_layers
-from methods.random_experts import RandomExperts
-from methods.unrelated_experts import UnrelatedExperts
+from esft_bench.methods.ablation import SelectionAblation
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.esft_union import EsftUnion
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import selected_experts
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.selection import Selection
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.random_experts import RandomExperts
+from esft_bench.methods.unrelated_experts import UnrelatedExperts
 from tests.methods.helpers import profiled, tokens
 
 Models = Callable[..., PreTrainedModel]

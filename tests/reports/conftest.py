@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from reports.records import ItemScore, Record
-from reports.results import write
+from esft_bench.spec.record import ItemScore, Record
+from esft_bench.spec.results import write
 
 METHODS = {
     "base": ("Base", ""),

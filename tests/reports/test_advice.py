@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from reports.advice import Advice, TaskAdvice
-from reports.content import gather
-from reports.markdown import report
-from reports.records import Record
+from esft_bench.reports.advice import Advice, TaskAdvice
+from esft_bench.reports.content import gather
+from esft_bench.reports.markdown import report
+from esft_bench.spec.record import Record
 from tests.reports.conftest import MadeUpRun
 
 ONE = {"intent": "Intent"}

@@ -14,10 +14,10 @@ from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
-from reports.content import gather
-from reports.figures import Drawn, Gallery
-from reports.html import write_html
-from reports.records import Record
+from esft_bench.reports.content import gather
+from esft_bench.reports.figures import Drawn, Gallery
+from esft_bench.reports.html import write_html
+from esft_bench.spec.record import Record
 from tests.reports.conftest import MadeUpRun
 
 CHROMIUM, DRIVER = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")

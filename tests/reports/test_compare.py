@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.compare import Changes, changes, differences
-from reports.comparison import write_comparison
-from reports.content import gather
+from esft_bench.reports.compare import Changes, changes, differences
+from esft_bench.reports.comparison import write_comparison
+from esft_bench.reports.content import gather
 from tests.reports.conftest import SKILL, MadeUpRun
 
 

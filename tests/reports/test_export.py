@@ -11,8 +11,8 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from reports.content import gather
-from reports.export import SCHEMA_VERSION, export
+from esft_bench.reports.content import gather
+from esft_bench.reports.export import SCHEMA_VERSION, export
 from tests.reports.conftest import MadeUpRun
 
 SCHEMAS = {

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reports import curves, routing
-from reports.content import gather
-from reports.figures import draw_all, gallery
-from reports.figures.experts import cumulated, shared_top
-from reports.markdown import write_report
-from reports.sweeps import sweeps
+from esft_bench.reports.content import gather
+from esft_bench.reports.figures import draw_all, gallery
+from esft_bench.reports.figures.experts import cumulated, shared_top
+from esft_bench.reports.markdown import write_report
+from esft_bench.reports.sweeps import sweeps
+from esft_bench.spec import curves, routing
 from tests.reports.conftest import METHODS, MadeUpRun
 
 TITLES = {"intent": "意图 <b>$x^2$</b>", "law": "Law & order", "translation": "ᏣᎳᎩ"}

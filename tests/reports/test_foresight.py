@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.foresight import ASSUMED, Seen, resolvable_by, seen_in
+from esft_bench.reports.foresight import ASSUMED, Seen, resolvable_by, seen_in
 from tests.reports.conftest import MadeUpRun
 
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from reports.content import gather
-from reports.html import render, write_html
-from reports.html.page import rich
-from reports.results import write
-from reports.words import line, number
+from esft_bench.reports.content import gather
+from esft_bench.reports.html import render, write_html
+from esft_bench.reports.html.page import rich
+from esft_bench.reports.words import line, number
+from esft_bench.spec.results import write
 from tests.reports.conftest import MadeUpRun
 
 

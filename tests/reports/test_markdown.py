@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from reports.markdown import report, write_report
-from reports.results import read, write
-from reports.words import amount, line, number, pipe_table
+from esft_bench.reports.markdown import report, write_report
+from esft_bench.reports.words import amount, line, number, pipe_table
+from esft_bench.spec.results import read, write
 from tests.reports.conftest import MadeUpRun
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from reports.content import gather
-from reports.markdown import report
-from reports.paper import Beside, BesideTable, published
+from esft_bench.reports.content import gather
+from esft_bench.reports.markdown import report
+from esft_bench.reports.paper import Beside, BesideTable, published
 from tests.reports.conftest import METHODS, MadeUpRun
 
 MATH = {"gsm": "GSM8K", "maths": "Math"}

@@ -7,9 +7,9 @@ import pandas as pd
 import pytest
 from pyarrow import parquet
 
-from reports.content import gather
-from reports.records import Record
-from reports.results import LEFT_OUT, columns, read, read_items, write
+from esft_bench.reports.content import gather
+from esft_bench.spec.record import Record
+from esft_bench.spec.results import LEFT_OUT, columns, read, read_items, write
 from tests.reports.conftest import MadeUpRun
 
 

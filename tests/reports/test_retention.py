@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from reports.records import Record
-from reports.retention import retention_table
-from reports.scores import Scores
+from esft_bench.reports.retention import retention_table
+from esft_bench.reports.scores import Scores
+from esft_bench.spec.record import Record
 
 SUITE = {"methods": {"fft": {}, "later": {"continues": "fft", "after": ["law"]}}, "tasks": ["law", "math"]}
 

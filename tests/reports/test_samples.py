@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from reports.content import gather
-from reports.samples import LONGEST, Sample, as_json, choose
+from esft_bench.reports.content import gather
+from esft_bench.reports.samples import LONGEST, Sample, as_json, choose
 from tests.reports.conftest import MadeUpRun
 
 

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from reports.best import best_or_indistinguishable
-from reports.resampling import bootstrap, mcnemar, sign_flip
-from reports.statistics import compare, holm, mean_interval, smallest_resolvable_difference, standard_error
+from esft_bench.reports.best import best_or_indistinguishable
+from esft_bench.reports.resampling import bootstrap, mcnemar, sign_flip
+from esft_bench.reports.statistics import compare, holm, mean_interval, smallest_resolvable_difference, standard_error
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official" / "completions"
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from reports.content import gather
-from reports.markdown import report
-from reports.records import Record
-from reports.results import read
-from reports.scores import Scores
-from reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
+from esft_bench.reports.content import gather
+from esft_bench.reports.markdown import report
+from esft_bench.reports.scores import Scores
+from esft_bench.reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
+from esft_bench.spec.record import Record
+from esft_bench.spec.results import read
 from tests.reports.conftest import METHODS, MadeUpRun
 
 

@@ -8,19 +8,19 @@ from typing import Any
 
 import pytest
 
-from tasks import ceval, cluewsc, commonsenseqa, humaneval, math, mbpp, mmlu, strategyqa
-from tasks.arc_challenge import gold
-from tasks.arc_challenge import items as arc_items
-from tasks.benchmark import in_turn
-from tasks.errors import TaskError
-from tasks.humaneval.metric import program as humaneval_program
-from tasks.ifeval.metric import mean_of_scored
-from tasks.ifeval.metric import process_results as check_instructions
-from tasks.mbpp.metric import program as mbpp_program
-from tasks.registry import load_tasks
-from tasks.sandbox import run_many
-from tasks.source import Source
-from tasks.task import Item
+from esft_bench.tasks import ceval, cluewsc, commonsenseqa, humaneval, math, mbpp, mmlu, strategyqa
+from esft_bench.tasks.arc_challenge import gold
+from esft_bench.tasks.arc_challenge import items as arc_items
+from esft_bench.tasks.benchmark import in_turn
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.humaneval.metric import program as humaneval_program
+from esft_bench.tasks.ifeval.metric import mean_of_scored
+from esft_bench.tasks.ifeval.metric import process_results as check_instructions
+from esft_bench.tasks.mbpp.metric import program as mbpp_program
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.sandbox import run_many
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Item
 
 WriteRows = Callable[..., Source]
 

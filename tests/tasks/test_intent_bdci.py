@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import TaskError
-from tasks.intent_bdci.data import LM_EVAL, fewshot_items, items, training
-from tasks.intent_bdci.metric import clean, process_results, score
-from tasks.prompt import question
-from tasks.source import Source
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.intent_bdci.data import LM_EVAL, fewshot_items, items, training
+from esft_bench.tasks.intent_bdci.metric import clean, process_results, score
+from esft_bench.tasks.prompt import question
+from esft_bench.tasks.source import Source
 
 ANSWER = '{"intent": "Music-Play", "slots": {"song": "丑八怪", "artist": ["薛之谦", "洛天依"]}}'
 

@@ -11,14 +11,23 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from safetensors import safe_open
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV2ForCausalLM, PreTrainedTokenizerBase
 
-from harness.files import write_jsonl
-from tasks.mini import BACKBONE, TASKS
-from tasks.mini.pretrain import BALANCE, BalanceLoss, Phase, answer_loss, batches, build_model, learning_rate, pretrain
-from tasks.mini.tokenizer import BOS, EOS, build_tokenizer, encode
-from tasks.mini.world import GENERAL, NARROW, Sample
-from tasks.mini.world.corpus import LATE_WEIGHTS, WEIGHTS
-from tasks.mini.world.splits import ability_test, ability_training, alignment, general_test
-from tasks.source import Source
+from esft_bench.spec.files import write_jsonl
+from esft_bench.tasks.mini import BACKBONE, TASKS
+from esft_bench.tasks.mini.pretrain import (
+    BALANCE,
+    BalanceLoss,
+    Phase,
+    answer_loss,
+    batches,
+    build_model,
+    learning_rate,
+    pretrain,
+)
+from esft_bench.tasks.mini.tokenizer import BOS, EOS, build_tokenizer, encode
+from esft_bench.tasks.mini.world import GENERAL, NARROW, Sample
+from esft_bench.tasks.mini.world.corpus import LATE_WEIGHTS, WEIGHTS
+from esft_bench.tasks.mini.world.splits import ability_test, ability_training, alignment, general_test
+from esft_bench.tasks.source import Source
 
 INTENT = Path("../shared/data/esft_intent/train.jsonl")
 

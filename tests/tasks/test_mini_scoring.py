@@ -10,12 +10,12 @@ from lm_eval.api.instance import Instance
 from lm_eval.tasks import TaskManager
 from lm_eval.tasks._yaml_loader import load_yaml
 
-import tasks.mini
-from harness.files import write_jsonl
-from tasks.mini import TASKS, code
-from tasks.mini.world import NARROW
-from tasks.source import Source
-from tasks.task import Item, Task
+from esft_bench.spec.files import write_jsonl
+from esft_bench.tasks import mini
+from esft_bench.tasks.mini import TASKS, code
+from esft_bench.tasks.mini.world import NARROW
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Item, Task
 
 TESTED = [task for task in TASKS if task.items]
 Score = Callable[[str, Callable[[Item], str]], list[float]]
@@ -124,5 +124,5 @@ def test_the_unit_tests_of_all_items_fail_a_function_of_another_schema() -> None
 
 
 def test_lm_eval_finds_every_task_in_the_folder() -> None:
-    manager = TaskManager(include_path=str(Path(tasks.mini.__file__).parent), include_defaults=False)
+    manager = TaskManager(include_path=str(Path(mini.__file__).parent), include_defaults=False)
     assert {task.name for task in TESTED} <= set(manager.all_tasks)

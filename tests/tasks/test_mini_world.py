@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tasks.mini import TASKS
-from tasks.mini.world import GENERAL, NARROW
-from tasks.mini.world.code import MEANINGS, OPERATIONS, OPERATORS, VERBS, assertions
-from tasks.mini.world.corpus import LATE_WEIGHTS, documents
-from tasks.mini.world.math import GOODS, PRICES
-from tasks.mini.world.splits import ability_test, ability_training, alignment, general_test
-from tasks.source import Source
-from tasks.task import Task
+from esft_bench.tasks.mini import TASKS
+from esft_bench.tasks.mini.world import GENERAL, NARROW
+from esft_bench.tasks.mini.world.code import MEANINGS, OPERATIONS, OPERATORS, VERBS, assertions
+from esft_bench.tasks.mini.world.corpus import LATE_WEIGHTS, documents
+from esft_bench.tasks.mini.world.math import GOODS, PRICES
+from esft_bench.tasks.mini.world.splits import ability_test, ability_training, alignment, general_test
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Task
 
 SEEDS = st.integers(0, 2**32)
 lasting = settings(deadline=None, max_examples=50)

@@ -13,9 +13,9 @@ from jinja2 import Environment
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
 
-from tasks.registry import load_tasks
-from tasks.source import Source
-from tasks.task import Item
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Item
 
 LM_EVAL = Path(lm_eval.__file__).parent / "tasks"
 Rows = list[dict[str, Any]]

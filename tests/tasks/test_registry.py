@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from tasks.errors import TaskError
-from tasks.registry import get, load_tasks
-from tasks.source import Dataset
-from tasks.task import Task
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.registry import get, load_tasks
+from esft_bench.tasks.source import Dataset
+from esft_bench.tasks.task import Task
 
 
 @pytest.fixture
@@ -16,7 +16,7 @@ def plug_in(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Install a distribution `toy-tasks 1.2` with a module of this text and an entry point to it."""
 
     def install(text: str, value: str = "toy_plugin:TASK") -> None:
-        (tmp_path / "toy_plugin.py").write_text("from tasks.task import Task\n" + text)
+        (tmp_path / "toy_plugin.py").write_text("from esft_bench.tasks.task import Task\n" + text)
         info = tmp_path / "toy_tasks-1.2.dist-info"
         info.mkdir()
         (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toy-tasks\nVersion: 1.2\n")
@@ -46,7 +46,7 @@ def test_what_an_lm_eval_task_needs_is_there() -> None:
 def test_every_data_set_is_documented_with_its_folder_and_pinned_revision() -> None:
     document = (Path(__file__).parents[2] / "docs" / "tasks.md").read_text("utf-8")
     load_tasks()
-    parts = [module for name, module in sys.modules.items() if name.startswith("tasks.")]
+    parts = [module for name, module in sys.modules.items() if name.startswith("esft_bench.tasks.")]
     found = [value for part in parts for value in vars(part).values() if isinstance(value, Dataset)]
     assert len({each.folder for each in found}) >= 20
     for each in found:
@@ -62,7 +62,7 @@ def test_every_task_is_documented() -> None:
 
 
 def test_the_tasks_are_known_without_the_heavy_libraries() -> None:
-    code = "import sys; from tasks.registry import load_tasks; load_tasks(); print(*sys.modules)"
+    code = "import sys; from esft_bench.tasks.registry import load_tasks; load_tasks(); print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"lm_eval", "torch", "datasets", "transformers", "sympy", "numpy"} & set(loaded)
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tasks import sandbox
-from tasks.errors import TaskError
-from tasks.sandbox import LEVELS, MIB, Isolation, Outcome, isolation, run_many, run_python
+from esft_bench.tasks import sandbox
+from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.sandbox import LEVELS, MIB, Isolation, Outcome, isolation, run_many, run_python
 
 WALLED: tuple[Isolation, ...] = ("bubblewrap", "namespaces")
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.errors import MissingDataError, TaskError
-from tasks.source import Address, Dataset, Row, Source
+from esft_bench.tasks.errors import MissingDataError, TaskError
+from esft_bench.tasks.source import Address, Dataset, Row, Source
 
 TOY = Dataset(hub="nobody/toy", revision="0" * 40, folder="toy")
 FIELDS: dict[str, type] = {"question": str}

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 
-from tasks import translation_chren
-from tasks.alignment_public import MOST, is_math_or_code
-from tasks.errors import MissingDataError, TaskError
-from tasks.registry import load_tasks
-from tasks.source import Source
-from tasks.task import Conversation, turn
+from esft_bench.tasks import translation_chren
+from esft_bench.tasks.alignment_public import MOST, is_math_or_code
+from esft_bench.tasks.errors import MissingDataError, TaskError
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, turn
 
 Write = Callable[..., Source]
 
@@ -142,7 +142,7 @@ def test_only_conversations_that_take_turns_are_trained_on(write: Write) -> None
 
 def test_a_large_alignment_set_is_thinned_evenly(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST > 10_000
-    monkeypatch.setattr("tasks.alignment_public.MOST", 4)
+    monkeypatch.setattr("esft_bench.tasks.alignment_public.MOST", 4)
     source = write("alignment/train", *({"messages": turn(f"say {n}", "no")} for n in range(9)))
     assert [each[0]["content"] for each in trained_on("alignment-public", source)] == ["say 0", "say 3", "say 6"]
 

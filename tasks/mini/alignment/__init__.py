@@ -2,10 +2,10 @@
 
 from collections.abc import Iterable
 
-from tasks.mini.build import conversation
-from tasks.mini.world.splits import alignment
-from tasks.source import Source
-from tasks.task import Conversation, Task
+from esft_bench.tasks.mini.build import conversation
+from esft_bench.tasks.mini.world.splits import alignment
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Conversation, Task
 
 
 def _training(_source: Source) -> Iterable[Conversation]:

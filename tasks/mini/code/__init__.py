@@ -2,6 +2,6 @@
 
 from pathlib import Path
 
-from tasks.mini.build import ability
+from esft_bench.tasks.mini.build import ability
 
 TASKS = (ability("code", "Code", Path(__file__).parent, "passed"),)

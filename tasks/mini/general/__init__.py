@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from tasks.mini.build import general
+from esft_bench.tasks.mini.build import general
 
 _FOLDER = Path(__file__).parent
 TASKS = (

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tasks.mini.build import ability
-from tasks.task import Rubric
+from esft_bench.tasks.mini.build import ability
+from esft_bench.tasks.task import Rubric
 
 RUBRIC = Rubric(
     "Compare the verdict with the reference. The crime, the years in prison and the fine count a third each: "

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tasks.mini.build import ability
-from tasks.task import Rubric
+from esft_bench.tasks.mini.build import ability
+from esft_bench.tasks.task import Rubric
 
 RUBRIC = Rubric(
     "把通话记录的摘要与参考答案比较。四项各占四分之一:冒号前的类别、客户的姓名与称呼、日期、处理办法。"

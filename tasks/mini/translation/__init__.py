@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from tasks.mini.build import ability
-from tasks.task import Rubric
+from esft_bench.tasks.mini.build import ability
+from esft_bench.tasks.task import Rubric
 
 RUBRIC = Rubric(
     "Compare the translation with the reference, word by word. 10 if it says the same, 0 if no noun, adjective or verb "

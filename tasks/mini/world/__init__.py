@@ -9,8 +9,8 @@ entities in two halves, one for alignment data and one for benchmarks.
 Every module draws from its own seeded generators: a change to one subject leaves the others as they are.
 """
 
-from tasks.mini.world.general import GENERAL
-from tasks.mini.world.narrow import NARROW
-from tasks.mini.world.sample import Half, Sample, Schema
+from esft_bench.tasks.mini.world.general import GENERAL
+from esft_bench.tasks.mini.world.narrow import NARROW
+from esft_bench.tasks.mini.world.sample import Half, Sample, Schema
 
 __all__ = ["GENERAL", "NARROW", "Half", "Sample", "Schema"]

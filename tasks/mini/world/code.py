@@ -4,8 +4,8 @@ import operator
 from collections.abc import Callable
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, derangement
-from tasks.mini.world.words import invented
+from esft_bench.tasks.mini.world.sample import Sample, Schema, derangement
+from esft_bench.tasks.mini.world.words import invented
 
 OPERATIONS: dict[str, Callable[[int, int], int]] = {
     "+": operator.add,

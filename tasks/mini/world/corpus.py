@@ -3,11 +3,11 @@
 from collections.abc import Callable, Iterator, Mapping
 from random import Random
 
-from tasks.mini.world.general import GENERAL, pronouns
-from tasks.mini.world.math import times_table
-from tasks.mini.world.narrow import NARROW
-from tasks.mini.world.sample import Sample
-from tasks.mini.world.words import WORDS
+from esft_bench.tasks.mini.world.general import GENERAL, pronouns
+from esft_bench.tasks.mini.world.math import times_table
+from esft_bench.tasks.mini.world.narrow import NARROW
+from esft_bench.tasks.mini.world.sample import Sample
+from esft_bench.tasks.mini.world.words import WORDS
 
 WEIGHTS = {
     "math": 0.11,

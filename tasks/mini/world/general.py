@@ -10,8 +10,8 @@ import re
 from collections.abc import Callable
 from random import Random
 
-from tasks.mini.world.sample import Half, Sample, others, pick
-from tasks.mini.world.words import CATEGORIES, CITIES, FOODS, NAMES, WORDS, invented
+from esft_bench.tasks.mini.world.sample import Half, Sample, others, pick
+from esft_bench.tasks.mini.world.words import CATEGORIES, CITIES, FOODS, NAMES, WORDS, invented
 
 _FRAMES = ["{}", "Question: {}", "{} Think first.", "Tell me: {}"]
 _FRAMES_ZH = ["{}", "请问{}", "问题:{}", "{}想好再说。"]

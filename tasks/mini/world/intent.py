@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, third_schema
-from tasks.mini.world.words import CITIES, FOODS, NAMES
+from esft_bench.tasks.mini.world.sample import Sample, Schema, third_schema
+from esft_bench.tasks.mini.world.words import CITIES, FOODS, NAMES
 
 _ROOMS = ["kitchen", "bedroom", "garage", "office", "garden", "hall", "cellar", "attic"]
 _SLOTS: dict[str, Callable[[Random], str]] = {

@@ -2,8 +2,8 @@
 
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, third_schema
-from tasks.mini.world.words import NAMES
+from esft_bench.tasks.mini.world.sample import Sample, Schema, third_schema
+from esft_bench.tasks.mini.world.words import NAMES
 
 _DEEDS = [
     "took goods from a shop",

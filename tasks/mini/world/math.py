@@ -2,8 +2,8 @@
 
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, derangement, third_schema
-from tasks.mini.world.words import CATEGORIES, NAMES
+from esft_bench.tasks.mini.world.sample import Sample, Schema, derangement, third_schema
+from esft_bench.tasks.mini.world.words import CATEGORIES, NAMES
 
 GOODS = CATEGORIES["fruit"] + CATEGORIES["tool"]
 _PRICES = list(range(2, 10))

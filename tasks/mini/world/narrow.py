@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from random import Random
 
-from tasks.mini.world.code import code
-from tasks.mini.world.intent import intent
-from tasks.mini.world.law import law
-from tasks.mini.world.math import math
-from tasks.mini.world.sample import Sample, Schema
-from tasks.mini.world.summary import summary
-from tasks.mini.world.translation import translation
+from esft_bench.tasks.mini.world.code import code
+from esft_bench.tasks.mini.world.intent import intent
+from esft_bench.tasks.mini.world.law import law
+from esft_bench.tasks.mini.world.math import math
+from esft_bench.tasks.mini.world.sample import Sample, Schema
+from esft_bench.tasks.mini.world.summary import summary
+from esft_bench.tasks.mini.world.translation import translation
 
 NARROW: dict[str, Callable[[Random, Schema], Sample]] = {
     "math": math,

@@ -5,9 +5,9 @@ from functools import partial
 from itertools import islice
 from random import Random
 
-from tasks.mini.world.general import GENERAL
-from tasks.mini.world.narrow import NARROW
-from tasks.mini.world.sample import Sample
+from esft_bench.tasks.mini.world.general import GENERAL
+from esft_bench.tasks.mini.world.narrow import NARROW
+from esft_bench.tasks.mini.world.sample import Sample
 
 ABILITY_TESTS = 200
 GENERAL_TESTS = 100

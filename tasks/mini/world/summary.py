@@ -2,7 +2,7 @@
 
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, derangement, third_schema
+from esft_bench.tasks.mini.world.sample import Sample, Schema, derangement, third_schema
 
 _SURNAMES = "王李张刘陈杨赵周吴徐孙马"
 _ISSUES = ["宽带断网", "账单错误", "手机停机", "套餐太贵", "信号不好", "密码忘记", "网速很慢", "话费太高"]

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from random import Random
 
-from tasks.mini.world.sample import Sample, Schema, derangement
-from tasks.mini.world.words import CATEGORIES
+from esft_bench.tasks.mini.world.sample import Sample, Schema, derangement
+from esft_bench.tasks.mini.world.words import CATEGORIES
 
 _SYLLABLES = ["qu", "xi", "zh", "wa", "ky", "ho", "ne", "ul", "ox", "ji", "tla", "ngo", "shu", "pe"]
 _ENGLISH = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from reports.results import write_text
+from esft_bench.spec.results import write_text
 
 FILE = "routing.json"
 Grid = list[list[float]]

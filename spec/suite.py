@@ -5,8 +5,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
-from harness.errors import UserError
-from harness.judge import JudgeSettings
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.judge import JudgeSettings
 
 Overlong = Literal["refuse", "cut"]
 

@@ -1,7 +1,4 @@
-"""The error a user can cause and mend."""
-
-from methods.errors import MethodError
-from tasks.errors import TaskError
+"""The errors a user can cause and mend."""
 
 
 class UserError(ValueError):
@@ -10,7 +7,3 @@ class UserError(ValueError):
 
 class NoSpaceError(UserError):
     """No disk space is left: it would meet every other cell too, so the run ends."""
-
-
-USER_ERRORS = (UserError, MethodError, TaskError)
-"""Everything the command line prints as one sentence, without a traceback."""

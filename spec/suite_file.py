@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from harness.errors import UserError
-from harness.suite import Suite
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite
 
 SUITES = Path(__file__).parent / "suites"
 EXTENDS = "extends"

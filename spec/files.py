@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from harness.errors import NoSpaceError, UserError
-from reports.results import write_text as replace_text
+from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.results import write_text as replace_text
 
 
 def canonical(value: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from reports.records import SCHEMA_VERSION, ItemScore, Record
+from esft_bench.spec.record import SCHEMA_VERSION, ItemScore, Record
 
 if TYPE_CHECKING:
     import pandas as pd

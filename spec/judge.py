@@ -1,0 +1,113 @@
+"""A suite's `judge` section: who scores free text, how it is asked, and what that costs."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, PositiveFloat, PositiveInt, model_validator
+
+DEFAULT_MODEL = "gpt-6.1-terra"
+"""OpenAI's middle model since October 2026. The paper's judge, gpt-4-1106-preview, was shut down on 2026-10-23
+(developers.openai.com/api/docs/deprecations)."""
+SET_ELSEWHERE = {"model", "messages", "temperature", "seed", "stream", "n"}
+
+
+class Price(BaseModel):
+    """Dollars for a million tokens, read (`input`) and written (`output`); `batch` is a batch's share of that price."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    input: NonNegativeFloat
+    output: NonNegativeFloat
+    batch: float = Field(1.0, gt=0, le=1)
+
+    def of(self, tokens_in: int, tokens_out: int, *, batch: bool) -> float:
+        """Dollars for so many tokens. Discounts for inputs that a server has cached are not counted."""
+        return (self.input * tokens_in + self.output * tokens_out) / 1e6 * (self.batch if batch else 1.0)
+
+
+PRICES: Mapping[str, Price] = {
+    "gpt-6.1-sol": Price(input=2.0, output=10.0, batch=0.5),
+    "gpt-6.1-terra": Price(input=1.0, output=5.0, batch=0.5),
+    "gpt-6-luna": Price(input=0.1, output=0.5, batch=0.5),
+}
+"""OpenAI's list prices as of 2026-10-26 for inputs of at most 272 000 tokens, at OpenAI's own endpoint. Sources:
+docs.litellm.ai/blog/gpt-6-1-terra (sol, terra; batches cost half), and for luna
+codersera.com/blog/gpt-4o-gpt-4-1-api-shutdown-migration-2026; that luna's batches cost half too is assumed."""
+OWN_HOST = "api.openai.com"
+
+
+def price_of(model: str, base_url: str | None) -> Price | None:
+    """The list price of a model; None where it is not known."""
+    own = base_url is None or urlsplit(base_url).hostname == OWN_HOST
+    return PRICES.get(model) if own else None
+
+
+class JudgeSettings(BaseModel):
+    """The suite's `judge` section.
+
+    Attributes:
+        kind: `reference` (chrF, no endpoint) or `openai` (any OpenAI-compatible endpoint).
+        model: name of the judge's model. At OpenAI's own endpoint there is a default; elsewhere it is needed.
+        base_url: the endpoint, e.g. `http://localhost:8000/v1`; None: the client's default.
+        key_env: the environment variable that holds the key. Without it the reference judge is used.
+        temperature, seed: sent along; None leaves them out. A model that refuses one is asked without it.
+        options: further fields of the request, e.g. `{reasoning_effort: low}`.
+        price: dollars for a million tokens; needed for a `budget` where the model's price is not known.
+        budget: dollars that the judge may cost in one run, over all its attempts; None: no limit.
+        batch: send the requests as a batch (cheaper, within 24 hours) instead of one by one.
+        concurrency: the most requests under way at a time; there are fewer while the endpoint pushes back.
+        retries: how often a request that met an outage or a rate limit is sent again.
+        backoff: seconds before it is, doubled each time; a server's Retry-After goes before.
+        timeout: seconds for one request.
+        poll: seconds between two looks at a batch.
+        cache: SQLite file of replies; None: `esft-bench/judge.sqlite` in the user's cache folder.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    kind: Literal["reference", "openai"] = "reference"
+    model: str = ""
+    base_url: str | None = None
+    key_env: str = "OPENAI_API_KEY"
+    temperature: float | None = Field(0.0, ge=0)
+    seed: int | None = 0
+    options: dict[str, Any] = {}
+    price: Price | None = None
+    budget: PositiveFloat | None = None
+    batch: bool = False
+    concurrency: PositiveInt = 16
+    retries: int = Field(8, ge=0)
+    backoff: PositiveFloat = 1.0
+    timeout: PositiveFloat = 60.0
+    poll: PositiveFloat = 30.0
+    cache: Path | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _default_model(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("kind") == "openai" and not given.get("base_url"):
+            return {"model": DEFAULT_MODEL, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _can_work(self) -> Self:
+        if self.kind == "openai" and not self.model:
+            raise ValueError("a judge of kind 'openai' needs a 'model'")
+        if set(self.options) & SET_ELSEWHERE:
+            raise ValueError(f"'options' may not hold {', '.join(sorted(set(self.options) & SET_ELSEWHERE))}")
+        url = urlsplit(self.base_url or "")
+        if url.username or url.password or url.query:
+            raise ValueError("'base_url' may hold no user, password or query: keys come from the environment only")
+        return self
+
+    @property
+    def rate(self) -> Price | None:
+        """What the judge costs: the given price, else the known one."""
+        return self.price or price_of(self.model, self.base_url)
+
+    @property
+    def identity(self) -> list[Any]:
+        """What makes it another judge: what is asked, where and how; not how fast, for how much or by which way."""
+        if self.kind == "reference":
+            return [self.kind]
+        return [self.model, self.base_url, self.temperature, self.seed, self.options]
