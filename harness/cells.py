@@ -19,14 +19,22 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone import experts_of, load_model, load_tokenizer
-from esft_bench.harness.data import Sample, encode_file, hold_out, mixed, packed, profiling_batches, profiling_sequences
-from esft_bench.harness.distributed import launch
 from esft_bench.harness.keys import AFTER, SECOND
 from esft_bench.harness.merging import Change, merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store import bytes_in
-from esft_bench.harness.train import TrainingLog, train
+from esft_bench.harness.training.data import (
+    Sample,
+    encode_file,
+    hold_out,
+    mixed,
+    packed,
+    profiling_batches,
+    profiling_sequences,
+)
+from esft_bench.harness.training.loop import TrainingLog, train
+from esft_bench.harness.training.processes import launch
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import MoeLayer

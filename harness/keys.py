@@ -49,13 +49,13 @@ class Keys:
             return None
         kind = self.kind(step)
         code = {
-            "profile": ("esft_bench.methods.moe", "esft_bench.harness.data", "esft_bench.tasks.prompt"),
+            "profile": ("esft_bench.methods.moe", "esft_bench.harness.training.data", "esft_bench.tasks.prompt"),
             "train": (
                 "methods",
-                "esft_bench.harness.train",
-                "esft_bench.harness.checkpoint",
-                "esft_bench.harness.validation",
-                "esft_bench.harness.data",
+                "esft_bench.harness.training.loop",
+                "esft_bench.harness.training.checkpoint",
+                "esft_bench.harness.training.validation",
+                "esft_bench.harness.training.data",
                 "esft_bench.harness.serving.canary",
                 "esft_bench.tasks.prompt",
             ),

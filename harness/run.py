@@ -17,16 +17,16 @@ def run(walk: Walk) -> dict[Cell, str]:
     with walk.display:
         work = [cell for cell in walk.plan.chosen_cells if walk.plan.state(cell) != "done"]
         if work:
-            from esft_bench.harness.testing import (
-                test_all,  # here: they bring lm-eval and the server along, seconds of imports
+            from esft_bench.harness.answer_all import (
+                answer_all,  # here: they bring lm-eval and the server along, seconds of imports
             )
-            from esft_bench.harness.training import train_all
+            from esft_bench.harness.train_all import train_all
 
             _check_port(walk)
             _check_sandbox(walk, work)
             _write_manifest(walk, finished=False)
             train_all(walk, work)
-            test_all(walk, [cell for cell in work if cell not in walk.failures])
+            answer_all(walk, [cell for cell in work if cell not in walk.failures])
             _write_manifest(walk, finished=True)
         refresh(walk)
     return walk.failures

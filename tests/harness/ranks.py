@@ -19,8 +19,8 @@ from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
-from esft_bench.harness.data import IGNORED, Sample
-from esft_bench.harness.train import TrainingLog, train
+from esft_bench.harness.training.data import IGNORED, Sample
+from esft_bench.harness.training.loop import TrainingLog, train
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune
 from esft_bench.methods.das_lora import DasLora

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft_bench.harness.data import (
+from esft_bench.harness.training.data import (
     IGNORED,
     Sample,
     encode,

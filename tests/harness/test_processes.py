@@ -10,7 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from esft_bench.harness.cells import Places, train_step
-from esft_bench.harness.distributed import launch
+from esft_bench.harness.training.processes import launch
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.suite import Training
@@ -66,7 +66,7 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path):
 
 def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "esft_bench.harness.distributed._launcher", lambda processes: []
+        "esft_bench.harness.training.processes._launcher", lambda processes: []
     )  # one process, without a launcher
     with pytest.raises(UserError, match=r"^The moon cannot be had\.$"):
         launch("tests.harness.jobs:refuses_its_share", {"what": "The moon"}, 1, tmp_path, lambda step, steps: None)
@@ -75,7 +75,7 @@ def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monke
 def test_no_process_outlives_the_one_that_launched_it(tmp_path):
     code = (
         "import pathlib\n"
-        "from esft_bench.harness.distributed import launch\n"
+        "from esft_bench.harness.training.processes import launch\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "job = 'tests.harness.jobs:sleeps_over_its_share'\n"
         "launch(job, {'folder': str(folder)}, 2, folder, lambda step, steps: None)\n"

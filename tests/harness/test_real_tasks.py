@@ -7,9 +7,9 @@ import pytest
 from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
-from esft_bench.harness.data import encode
 from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
 from esft_bench.harness.serving.engines import load_tokenizer
+from esft_bench.harness.training.data import encode
 from esft_bench.tasks.errors import MissingDataError
 from esft_bench.tasks.mini import BACKBONE
 from esft_bench.tasks.registry import load_tasks

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from esft_bench.harness import commands
 from esft_bench.harness.plan import Cell
 from esft_bench.harness.stages import Profiling
-from esft_bench.harness.training import Work
+from esft_bench.harness.train_all import Work
 from esft_bench.harness.trial import with_backbone
 from esft_bench.spec import curves
 from esft_bench.spec.errors import UserError

@@ -6,8 +6,8 @@ import random
 import pytest
 import torch
 
-from esft_bench.harness.data import IGNORED, Sample, stack
-from esft_bench.harness.train import CHECKPOINT, AnswerLoss, train
+from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.loop import CHECKPOINT, AnswerLoss, train
 from esft_bench.methods.esft_router import EsftRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context

@@ -8,8 +8,8 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from esft_bench.harness.data import Sample
-from esft_bench.harness.train import CHECKPOINT, train
+from esft_bench.harness.training.data import Sample
+from esft_bench.harness.training.loop import CHECKPOINT, train
 from esft_bench.methods.method import Context
 from esft_bench.spec.suite import Training
 from tests.methods.helpers import TRAINING, profiled

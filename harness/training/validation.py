@@ -10,9 +10,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from esft_bench.harness import checkpoint
-from esft_bench.harness.checkpoint import CHECKPOINT, TrainingLog
-from esft_bench.harness.data import IGNORED, Sample, stack
+from esft_bench.harness.training import checkpoint
+from esft_bench.harness.training.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.spec.suite import Training
 
 BATCH = 8

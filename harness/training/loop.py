@@ -17,10 +17,10 @@ from torch import nn
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
-from esft_bench.harness import checkpoint
-from esft_bench.harness.checkpoint import CHECKPOINT, TrainingLog
-from esft_bench.harness.data import IGNORED, Sample, stack
-from esft_bench.harness.validation import Validation
+from esft_bench.harness.training import checkpoint
+from esft_bench.harness.training.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Training

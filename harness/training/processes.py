@@ -1,6 +1,6 @@
 """One step in several processes of this machine, through `accelerate launch`: one for each accelerator.
 
-    python -m esft_bench.harness.distributed JOB.json
+    python -m esft_bench.harness.training.processes JOB.json
 
 is what each process runs: a function that is named in the job, with the arguments that stand there. Parameters,
 gradients and optimizer state are sharded over accelerators (FSDP2); processes without them hold whole models (DDP).
@@ -47,7 +47,7 @@ def launch(
     job = scratch / "job.json"
     write_json(job, {"function": function, "arguments": arguments})
     environment = os.environ | ({} if torch.cuda.is_available() else ON_CPU)
-    command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.distributed", str(job)]
+    command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.training.processes", str(job)]
     results: list[dict[str, Any]] = []
     errors: list[str] = []
     with subprocess.Popen(

@@ -28,7 +28,7 @@ REASONS = 3
 """So many of the reasons why answers could not be judged are printed."""
 
 
-def test_all(walk: Walk, cells: list[Cell]) -> None:
+def answer_all(walk: Walk, cells: list[Cell]) -> None:
     """Serve and test each cell's merged checkpoint; the engine starts once, and only if something needs it."""
     unserved = [cell for cell in cells if _missing_answers(walk.plan, cell)]
     for cell in cells:

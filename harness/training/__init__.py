@@ -1,0 +1,1 @@
+"""Training: the one loop on accelerate, its data, loss, checkpoints, validation and processes."""
