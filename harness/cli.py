@@ -2,15 +2,17 @@
 
 import os
 import shlex
+import signal
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
-from esft_bench.harness.price.hardware import DEFAULT, accelerator
+from esft_bench.harness.commands.options import CalibrateOptions, RunOptions, SuiteOptions, grouped
+from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
 from esft_bench.spec.errors import UserError
 
 app = typer.Typer(
@@ -23,61 +25,20 @@ judge_app = typer.Typer(no_args_is_help=True, help="The judge of free-text answe
 app.add_typer(judge_app, name="judge")
 console = Console()
 
-SuiteName = Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")]
-Only = Annotated[str, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")]
-Seeds = Annotated[str, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")]
-Quick = Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")]
-DataDir = Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")]
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
-EngineName = Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")]
-UnsafeCode = Annotated[bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")]
-MicroBatch = Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")]
-Limit = Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")]
-BackboneName = Annotated[
-    str | None, typer.Option("--backbone", help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
-]
-Steps = Annotated[int | None, typer.Option(min=1, help="Training steps in place of the suite's.")]
 
 
 @app.command()
-def run(
-    suite: SuiteName = "mini",
-    only: Only = "",
-    seeds: Seeds = "",
-    quick: Quick = False,
-    data_dir: DataDir = None,
-    run_dir: RunDir = Path("runs"),
-    engine: EngineName = None,
-    limit: Limit = None,
-    backbone: BackboneName = None,
-    steps: Steps = None,
-    port: Annotated[int | None, typer.Option(help="Port for the vLLM server; a free one without it.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None,
-    micro_batch: MicroBatch = None,
-    processes: Annotated[int, typer.Option(min=1, help="Processes that train a cell together, one a GPU.")] = 1,
-    keep_checkpoints: Annotated[bool, typer.Option(help="Keep merged checkpoints in the run's folder.")] = False,
-    unsafe_code: UnsafeCode = False,
-) -> None:
+@grouped
+def run(suite: SuiteOptions, options: RunOptions) -> None:
     """Run a suite: train, serve, test and judge every cell that is not finished, then write the report."""
-    from esft_bench.harness.commands import execute, prepare
-    from esft_bench.tasks.sandbox import UNSAFE
+    from esft_bench.harness.commands.prepare import prepare
+    from esft_bench.harness.commands.run import execute
 
-    if unsafe_code:
-        os.environ[UNSAFE] = "1"
-
-    prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit, port=port, backbone=backbone, steps=steps)  # fmt: skip
-    command = shlex.join(["esft-bench", *sys.argv[1:]])
+    signal.signal(signal.SIGTERM, _stop)
+    prepared = prepare(suite)
     try:
-        failed = execute(
-            prepared,
-            console,
-            command=command,
-            workers=workers,
-            micro_batch=micro_batch,
-            processes=processes,
-            keep_checkpoints=keep_checkpoints,
-        )
+        failed = execute(prepared, options, console, shlex.join(["esft-bench", *sys.argv[1:]]))
     except KeyboardInterrupt:
         print("Stopped. The same command goes on where it was.", file=sys.stderr)
         raise typer.Exit(130) from None
@@ -85,42 +46,58 @@ def run(
         raise typer.Exit(1)
 
 
+def _stop(*_: object) -> NoReturn:
+    """SIGTERM is a stop like Ctrl-C."""
+    raise KeyboardInterrupt
+
+
 @app.command()
+@grouped
 def plan(
-    suite: SuiteName = "mini",
-    only: Only = "",
-    seeds: Seeds = "",
-    quick: Quick = False,
-    data_dir: DataDir = None,
-    run_dir: RunDir = Path("runs"),
-    engine: EngineName = None,
-    limit: Limit = None,
-    backbone: BackboneName = None,
-    steps: Steps = None,
-    micro_batch: MicroBatch = None,
+    suite: SuiteOptions,
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
     gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = DEFAULT,
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from esft_bench.harness.commands import describe, foreseen, prepare
-    from esft_bench.harness.price.show import price_tables
+    from esft_bench.harness.commands.plan import describe, foreseen
+    from esft_bench.harness.commands.prepare import prepare
 
     device = accelerator(gpu)
-
-    prepared = prepare(suite, only=only, seeds=seeds, quick=quick, data_dir=data_dir, run_dir=run_dir, engine=engine,
-                       limit=limit, backbone=backbone, steps=steps, weights=False)  # fmt: skip
-    console.print(describe(prepared))
+    prepared = prepare(suite, weights=False)
+    graph = prepared.plan.graph(prepared.store)
+    console.print(describe(prepared, graph))
     console.print()
     console.print(foreseen(prepared), highlight=False)
-    for table in price_tables(prepared.plan, device, micro_batch) if price else ():
-        console.print()
-        console.print(table, highlight=False)
+    if price:
+        from esft_bench.harness.plan.price.show import price_tables  # here: it brings torch along
+
+        for table in price_tables(prepared.plan, graph, device, micro_batch):
+            console.print()
+            console.print(table, highlight=False)
     for note in prepared.notes:
-        console.print(f"Note: {note}", highlight=False)
+        console.print(f"Note: {note}", highlight=False, markup=False)
 
 
 @app.command()
-def doctor(suite: SuiteName = "mini", run_dir: RunDir = Path("runs")) -> None:
+def where(
+    method: Annotated[str, typer.Argument(help="A row of the suite, e.g. esft-gate.")],
+    task: Annotated[str, typer.Argument(help="The task it was trained on, e.g. mini-law.")],
+    seed: Annotated[int | None, typer.Option(help="The training seed; without it all of them.")] = None,
+    run: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/mini"),
+) -> None:
+    """Print the way back from a table's number: to completions, adapter, selection, profile and data, as paths."""
+    from esft_bench.harness.commands.where import where as places
+
+    for place in places(run, method, task, seed):
+        console.print(f"{'  ' * place.depth}{place.what}  {place.path}", highlight=False, soft_wrap=True, markup=False)
+
+
+@app.command()
+def doctor(
+    suite: Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")] = "mini",
+    run_dir: RunDir = Path("runs"),
+) -> None:
     """Say what this machine has and what is missing."""
     from esft_bench.harness.doctor import diagnose
     from esft_bench.spec.suite_file import load
@@ -144,7 +121,7 @@ def report(
     export: Annotated[str | None, typer.Option(help="Another format to write besides: every-eval-ever.")] = None,
 ) -> None:
     """Write the reports of runs again, from their stored results alone; exit code 1 where no run has any left."""
-    from esft_bench.harness.reporting import compare, export_as, rewrite
+    from esft_bench.harness.commands.report import compare, export_as, rewrite
 
     sound = 0
     for folder in runs:
@@ -157,7 +134,7 @@ def report(
             written += compare(content, against) if against else []
             written += [export_as(content, export)] if export else []
         for path in written:
-            console.print(str(path), highlight=False, soft_wrap=True)
+            console.print(str(path), highlight=False, soft_wrap=True, markup=False)
     if not sound:
         raise typer.Exit(1)
 
@@ -167,7 +144,7 @@ def verify_paper(
     official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
 ) -> None:
     """Rebuild what the ESFT paper's authors released, published values beside ours; exit code 1 where one differs."""
-    from esft_bench.harness.fidelity import as_tables, verify
+    from esft_bench.harness.official.verify import as_tables, verify
 
     rows = verify(official)
     console.print(as_tables(rows), highlight=False)
@@ -176,28 +153,20 @@ def verify_paper(
 
 
 @judge_app.command()
-def calibrate(
-    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
-    suite: Annotated[str, typer.Option(help="Take the judge of this suite.")] = "",
-    reference: Annotated[bool, typer.Option("--reference", help="The judge that needs no endpoint (chrF).")] = False,
-    model: Annotated[str | None, typer.Option(help="The judge's model.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint.")] = None,
-    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None,
-    budget: Annotated[float | None, typer.Option(min=0, help="Dollars that it may cost.")] = None,
-    batch: Annotated[bool | None, typer.Option("--batch", help="Judge by batches: cheaper, within a day.")] = None,
-    limit: Limit = None,
-    out: Annotated[Path | None, typer.Option(help="File to keep it in, in place of the user's cache.")] = None,
-) -> None:
+@grouped
+def calibrate(options: CalibrateOptions) -> None:
     """Have the released completions judged, and compare with the scores that the paper's judge gave them."""
-    from esft_bench.harness import calibrate as calibrating
+    from esft_bench.harness.judge.calibrations import default_file
+    from esft_bench.harness.official import calibrate as calibrating
     from esft_bench.tasks.registry import load_tasks
 
-    changes = {"model": model, "base_url": base_url, "key_env": key_env, "budget": budget, "batch": batch}
-    judge = calibrating.choose_judge(official, suite, reference, changes)
-    entries = calibrating.calibrate(official, judge, load_tasks(), limit)
+    changes = options.changes
+    judge = calibrating.choose_judge(options.official, options.suite, options.reference, changes)
+    entries = calibrating.calibrate(options.official, judge, load_tasks(), options.limit)
     console.print(calibrating.as_table(entries), *judge.notes, sep="\n", highlight=False)
-    calibrating.keep(out or calibrating.default_file(), entries)
-    console.print(f"Kept in {out or calibrating.default_file()}", highlight=False, soft_wrap=True)
+    out = options.out or default_file()
+    calibrating.keep(out, entries)
+    console.print(f"Kept in {out}", highlight=False, soft_wrap=True, markup=False)
     if any(entry.scored < entry.answers for entry in entries):
         raise typer.Exit(1)
 

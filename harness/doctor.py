@@ -1,6 +1,5 @@
 """What this machine has, and what a run would miss."""
 
-import importlib.metadata
 import os
 import shutil
 from collections.abc import Iterator
@@ -8,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft_bench.harness.manifest import hardware, versions
+from esft_bench.harness.serving.settings import vllm_version
 from esft_bench.spec.suite import Suite
 
 
@@ -19,14 +19,6 @@ class Finding:
     found: str
     good: bool | None = None
     advice: str = ""
-
-
-def vllm_version() -> str | None:
-    """The installed vLLM's version, None without one."""
-    try:
-        return importlib.metadata.version("vllm")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import lm_eval
 from datasets import Dataset
@@ -18,7 +18,7 @@ from lm_eval.utils import handle_non_serializable
 
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import ItemScore
-from esft_bench.tasks.task import Item, Task
+from esft_bench.tasks.task import Item
 
 FEWSHOT_SEED = 1234
 THEIR_TASKS = Path(lm_eval.__file__).parent / "tasks"
@@ -36,9 +36,25 @@ Progress = Callable[[int, int], None]
 """Called with the number of answered and of all requests."""
 
 
+class Benchmark(Protocol):
+    """What is asked of a model: a task, as far as lm-eval needs it."""
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+
+    @property
+    def metric(self) -> str:
+        """The metric of lm-eval's that is the task's score, with its filter after a comma."""
+
+    @property
+    def lm_eval(self) -> Path | None:
+        """lm-eval's configuration of it."""
+
+
 def evaluate(
     lm: LM,
-    benchmarks: Sequence[tuple[Task, Sequence[Item]]],
+    benchmarks: Sequence[tuple[Benchmark, Sequence[Item]]],
     folder: Path,
     progress: Progress | None = None,
 ) -> dict[str, list[ItemScore]]:
@@ -66,7 +82,7 @@ def evaluate(
     return {task.name: _scores(task, items, samples[task.name]) for task, items in benchmarks}
 
 
-def lm_eval_task(task: Task, items: Sequence[Item]) -> ConfigurableTask:
+def lm_eval_task(task: Benchmark, items: Sequence[Item]) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
@@ -103,7 +119,7 @@ def _requests(prepared: ConfigurableTask, items: Sequence[Item]) -> int:
     return len(items)
 
 
-def _scores(task: Task, items: Sequence[Item], samples: Sequence[dict[str, Any]]) -> list[ItemScore]:
+def _scores(task: Benchmark, items: Sequence[Item], samples: Sequence[dict[str, Any]]) -> list[ItemScore]:
     metric, _, wanted_filter = task.metric.partition(",")
     by_id: dict[str, dict[str, Any]] = {}
     for sample in samples:
@@ -112,7 +128,7 @@ def _scores(task: Task, items: Sequence[Item], samples: Sequence[dict[str, Any]]
     return [_score(task, metric, item, by_id) for item in items]
 
 
-def _score(task: Task, metric: str, item: Item, by_id: Mapping[str, dict[str, Any]]) -> ItemScore:
+def _score(task: Benchmark, metric: str, item: Item, by_id: Mapping[str, dict[str, Any]]) -> ItemScore:
     sample = by_id[item["id"]]
     if metric not in sample:
         raise UserError(

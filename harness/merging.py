@@ -8,34 +8,40 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from esft_bench.harness.store.names import ADAPTER, CHANGE
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import full_disk_is_a_sentence
 
 
 class Change(BaseModel):
-    """An adapter and the method that made it: what a training changed of the checkpoint before it."""
+    """The method, with its hyperparameters, that made the adapter beside it: what merges it."""
 
-    model_config = ConfigDict(frozen=True)
+    model_config = ConfigDict(frozen=True, extra="forbid")
     method: str
     hyperparameters: dict[str, Any]
-    adapter: Path
+
+    def save(self, trained: Path) -> None:
+        """Write it into a training's folder, which becomes visible as a whole."""
+        (trained / CHANGE).write_text(self.model_dump_json(), "utf-8")
 
 
 @contextmanager
-def merged(backbone: Path, changes: Sequence[Change], folder: Path) -> Iterator[Path]:
-    """The Hugging Face checkpoint that `backbone` is after `changes`, in order; in `folder` while the block lasts.
+def merged(backbone: Path, trained: Sequence[Path], folder: Path) -> Iterator[Path]:
+    """The Hugging Face checkpoint that `backbone` is after trainings, in order; in `folder` while the block lasts.
 
-    Without changes it is the backbone itself. Raises MethodError where an adapter does not fit.
+    `trained` are the folders of the trainings' artifacts. Without any it is the backbone itself. Raises MethodError
+    where an adapter does not fit.
     """
     shutil.rmtree(folder, ignore_errors=True)
     last = backbone
     try:
-        for number, change in enumerate(changes):
+        for number, training in enumerate(trained):
             out = folder / str(number)
             out.mkdir(parents=True)
+            change = Change.model_validate_json((training / CHANGE).read_bytes())
             method = load_methods()[change.method].model_validate(change.hyperparameters)
             with full_disk_is_a_sentence(out):
-                method.merge(last, change.adapter, out)
+                method.merge(last, training / ADAPTER, out)
             if number:
                 shutil.rmtree(last)
             last = out

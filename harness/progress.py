@@ -12,7 +12,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from esft_bench.harness.plan import Cell, Plan
+from esft_bench.harness.plan.plan import Plan
+from esft_bench.spec.cell import Cell
 
 SYMBOLS = {"to do": "·", "trained": "◔", "answered": "◕", "done": "✓", "failed": "✗", "training": "▸", "testing": "▹"}
 LEGEND = "· to do   ▸ training   ◔ trained   ▹ being tested   ✓ done   ✗ failed"
@@ -41,14 +42,13 @@ class Display:
 
     plan: Plan
     console: Console
-    states: dict[Cell, str] = field(default_factory=dict)
+    states: dict[Cell, str]
     scores: dict[Cell, float | None] = field(default_factory=dict)
     phase: str = ""
     _steps: dict[str, _Step] = field(default_factory=dict)
     _live: Live | None = None
 
     def __enter__(self) -> "Display":
-        self.states = {cell: self.plan.state(cell) for cell in self.plan.cells}
         self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
         if self.console.is_terminal:
             self._live.start()
@@ -62,7 +62,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True)
+        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
 
     def step(self, name: str, done: int = 0, total: int = 0) -> None:
         """A step is at work, `done` of `total`."""
@@ -74,7 +74,9 @@ class Display:
         self._steps.pop(name, None)
 
     def enter_phase(self, phase: str) -> None:
-        """The run turns to another kind of work."""
+        """The run is at this kind of work."""
+        if phase == self.phase:
+            return
         self.phase = phase
         if not self.console.is_terminal:
             self.say(phase)

@@ -62,6 +62,8 @@ class Record(BaseModel):
     """What generated the answers, e.g. `vllm 0.32.0`; empty for costs."""
     source: str = ""
     """Kind and key of the stored artifact that the value came from."""
+    training: str = ""
+    """Kind and key of the stored training that made the cell's model."""
     note: str = ""
     """Why there is no value, where there is none."""
 

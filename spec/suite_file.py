@@ -1,9 +1,11 @@
 """Reading suites from YAML, with the line of whatever is wrong.
 
-A suite that `extends` another, a shipped one or a file, has that one's sections but for those it gives itself.
+A suite that `extends` another, a shipped one or a file, has that one's sections but for those it gives itself. Single
+fields may be set besides (`training.steps=20`), and are checked by the same model.
 """
 
 import difflib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +24,43 @@ def available() -> dict[str, Path]:
     return {path.stem: path for path in sorted(SUITES.glob("*.yaml"))}
 
 
-def load(name: str) -> Suite:
-    """Read a suite by the name of one that ships or by the path of a YAML file.
+def load(name: str, changes: Sequence[str] = ()) -> Suite:
+    """Read a suite by the name of one that ships or by the path of a YAML file, with `changes`, FIELD=VALUE each.
 
-    Raises UserError, with file and line, for what is not YAML or not a suite.
+    Raises UserError, with file and line, or with the change, for what is not YAML or not a suite.
     """
     path = _find(name)
-    text = path.read_text(encoding="utf-8")
+    sections = _sections(path, ())
+    fields = [_set(sections, change) for change in changes]
     try:
-        return Suite.model_validate(_sections(path, ()))
+        return Suite.model_validate(sections)
     except ValidationError as error:
         first = error.errors()[0]
         where = [str(part) for part in first["loc"]]
-        line = _line_of(text, where)
         field = ".".join(where) or "the suite"
+        if any(where[: len(each)] == each[: len(where)] for each in fields if where):
+            raise UserError(f"--set {field}: {first['msg']}.") from error
+        line = _line_of(path.read_text(encoding="utf-8"), where)
         raise UserError(f"{path}, line {line}, {field}: {first['msg']}.") from error
+
+
+def _set(sections: Any, change: str) -> list[str]:
+    """Set a field of a suite's sections, FIELD=VALUE with the value as YAML has it; returns the field's parts."""
+    field, equals, value = change.partition("=")
+    parts = field.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"--set {change}: write FIELD=VALUE, e.g. training.steps=20.")
+    place = sections
+    try:
+        parsed = yaml.safe_load(value)
+        for part in parts[:-1]:
+            place = place.setdefault(part, {})
+        place[parts[-1]] = parsed
+    except yaml.YAMLError as error:
+        raise UserError(f"--set {change}: the value is not YAML.") from error
+    except (AttributeError, TypeError) as error:
+        raise UserError(f"--set {change}: {'.'.join(parts[:-1])} has no fields.") from error
+    return parts
 
 
 def _find(name: str) -> Path:

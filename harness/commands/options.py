@@ -1,0 +1,100 @@
+"""The options that commands share, each group one object, so that no command passes on a dozen of them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import MISSING, dataclass, fields, is_dataclass
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import typer
+
+
+@dataclass(frozen=True)
+class SuiteOptions:
+    """Which suite, and what is to be different about it."""
+
+    suite: Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")] = "mini"
+    only: Annotated[str, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")] = ""
+    seeds: Annotated[str, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = ""
+    quick: Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")] = False
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Set any field of the suite, e.g. training.steps=20."),
+    ] = None
+    backbone: Annotated[
+        str | None, typer.Option(help="Another backbone: mini, a folder, or NAME@REVISION on the hub.")
+    ] = None
+    steps: Annotated[int | None, typer.Option(min=1, help="Training steps in place of the suite's.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")] = None
+    engine: Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")] = None
+    data_dir: Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")] = None
+    run_dir: Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")] = Path("runs")
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run is carried out; nothing here changes a result."""
+
+    workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None
+    processes: Annotated[int, typer.Option(min=1, help="Processes that train a cell together, one a GPU.")] = 1
+    keep_checkpoints: Annotated[
+        bool, typer.Option("--keep-checkpoints", help="Keep merged checkpoints in the run's folder.")
+    ] = False
+    unsafe_code: Annotated[
+        bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")
+    ] = False
+
+
+@dataclass(frozen=True)
+class CalibrateOptions:
+    """Which judge to calibrate, on what."""
+
+    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")]
+    suite: Annotated[str, typer.Option(help="Take the judge of this suite.")] = ""
+    reference: Annotated[bool, typer.Option("--reference", help="The judge that needs no endpoint (chrF).")] = False
+    model: Annotated[str | None, typer.Option(help="The judge's model.")] = None
+    base_url: Annotated[str | None, typer.Option(help="Any OpenAI-compatible endpoint.")] = None
+    key_env: Annotated[str | None, typer.Option(help="The environment variable that holds the key.")] = None
+    budget: Annotated[float | None, typer.Option(min=0, help="Dollars that it may cost.")] = None
+    batch: Annotated[bool | None, typer.Option("--batch", help="Judge by batches: cheaper, within a day.")] = None
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first answers of each task.")] = None
+    out: Annotated[Path | None, typer.Option(help="File to keep it in, in place of the user's cache.")] = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The judge's settings that are given here."""
+        return {name: getattr(self, name) for name in ("model", "base_url", "key_env", "budget", "batch")}
+
+
+def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
+    """A command for typer that takes the fields of its dataclass parameters as options of its own."""
+    hints = get_type_hints(command, include_extras=True)
+    groups: dict[str, Any] = {name: hint for name, hint in hints.items() if is_dataclass(hint)}
+    parameters = []
+    for parameter in inspect.signature(command).parameters.values():
+        group = groups.get(parameter.name)
+        parameters += [parameter.replace(kind=parameter.KEYWORD_ONLY)] if group is None else _flat(group)
+
+    @wraps(command)
+    def flat(**given: Any) -> Any:
+        objects = {
+            name: group(**{field.name: given.pop(field.name) for field in fields(group)})
+            for name, group in groups.items()
+        }
+        return command(**objects, **given)
+
+    flat.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return flat
+
+
+def _flat(group: Any) -> list[inspect.Parameter]:
+    hints = get_type_hints(group, include_extras=True)
+    kind, empty = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty
+    return [
+        inspect.Parameter(
+            field.name, kind, default=empty if field.default is MISSING else field.default, annotation=hints[field.name]
+        )
+        for field in fields(group)
+    ]

@@ -1,0 +1,55 @@
+"""What `plan` shows: the matrix and how far it is, and what its items and runs can tell apart."""
+
+from rich.table import Table
+
+from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.plan.state import state_of
+from esft_bench.harness.steps.graph import Graph
+
+
+def describe(prepared: Prepared, graph: Graph) -> Table:
+    """The matrix with the state of each cell."""
+    plan, suite = prepared.plan, prepared.plan.suite
+    states = {cell: state_of(path, graph) for cell, path in plan.paths.items()}
+    done = sum(state == "done" for state in states.values())
+    title = f"{suite.name}: {len(states)} cells, {done} done; {plan.engine.name}; judge {plan.judge}"
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("method")
+    for task in suite.tasks:
+        table.add_column(plan.tasks[task].title)
+    chosen = set(prepared.chosen)
+    for row in suite.methods:
+        cells = [cell for cell in states if cell.method == row]
+        by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in suite.tasks]
+        shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
+        table.add_row(suite.title(row), *shown)
+    tested = dict.fromkeys(name for cell in plan.cells for name in plan.matrix.benchmarks(cell))
+    table.caption = "Items: " + ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in tested)
+    table.caption_justify = "left"
+    return table
+
+
+def foreseen(prepared: Prepared) -> Table:
+    """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
+    from esft_bench.reports.foresight import ASSUMED, resolvable_by, seen_in
+
+    plan = prepared.plan
+    seen = seen_in(prepared.folder)
+    rows, seeds, tasks = len(plan.suite.methods), len(plan.suite.seeds), len(plan.suite.tasks)
+    table = Table(title="Smallest difference that can be resolved", title_justify="left", box=None, pad_edge=False)
+    for name in ("benchmark", "items", "runs", "points", "given"):
+        table.add_column(name, justify="right" if name in ("items", "runs", "points") else "left")
+    own = [name for task in plan.suite.tasks for name in plan.matrix.tested_on(task)]
+    for benchmark in dict.fromkeys([*own, *plan.suite.general]):
+        runs = seeds if benchmark in own else seeds * tasks
+        count, spread = plan.data[benchmark].count, seen.get(benchmark)
+        points = f"{resolvable_by(count, runs, rows, spread):.1f}"
+        given = "the spread seen in the run before" if spread else f"a spread of {ASSUMED:.0f} points over items"
+        table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
+    table.caption = (
+        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows. A spread of "
+        f"{ASSUMED:.0f} points: all-or-nothing scores of which a quarter differ between two rows; how much a row "
+        "varies from one training run to the next is known only from an earlier run with several seeds."
+    )
+    table.caption_justify = "left"
+    return table

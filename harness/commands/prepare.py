@@ -1,0 +1,114 @@
+"""From a command's options to a plan: the suite, changed as asked, checked, with its data and its judge."""
+
+import importlib.metadata
+from dataclasses import dataclass
+from pathlib import Path
+
+from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.judge import Judge, choose
+from esft_bench.harness.plan.availability import with_available
+from esft_bench.harness.plan.plan import Plan, make_plan
+from esft_bench.harness.plan.trial import with_backbone, with_steps
+from esft_bench.harness.serving.settings import EngineSettings, vllm_version
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.spec.cell import Cell
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite, quick_slice, selection
+from esft_bench.spec.suite_file import load
+from esft_bench.tasks.source import Address, Source
+
+STORE = ".store"
+"""The folder of artifacts under --run-dir, shared by its runs: nothing is computed twice."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A suite, checked and planned, with its store and judge, and what there is to say about it.
+
+    `chosen` are the cells that are to be computed.
+    """
+
+    plan: Plan
+    store: Store
+    judge: Judge
+    chosen: list[Cell]
+    run_dir: Path
+    notes: list[str]
+
+    @property
+    def folder(self) -> Path:
+        """The run's folder."""
+        return self.run_dir / self.plan.suite.name
+
+
+def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
+    """Read a suite, apply the options, check everything and plan it. Computes nothing.
+
+    Without `weights` the backbone need not be there whole. Raises UserError, one sentence.
+    """
+    suite, notes = _asked_for(options)
+    source = _source(options, suite)
+    if options.data_dir is not None:
+        suite, missing = with_available(suite, source)
+        notes += missing
+    judge, note = choose(suite.judge, account=str((options.run_dir / suite.name).resolve()))
+    store = Store(options.run_dir / STORE)
+    engine = engine_of(suite)
+    plan = make_plan(suite, store, source, engine=engine, judge=(judge.name, judge.identity), weights=weights)
+    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
+    return Prepared(
+        plan, store, judge, _chosen(plan, options.only), options.run_dir, [*notes, *([note] if note else [])]
+    )
+
+
+def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
+    """The suite with the options' changes, and what there is to say about them."""
+    suite = load(options.suite, _overrides(options))
+    notes: list[str] = []
+    if options.steps:
+        suite = with_steps(suite, options.steps)
+    if options.backbone:
+        suite, notes = with_backbone(suite, options.backbone, steps=options.steps)
+    return (quick_slice(suite) if options.quick else suite), notes
+
+
+def _overrides(options: SuiteOptions) -> list[str]:
+    """The options that stand for fields of the suite, and those that name fields."""
+    short = {"seeds": f"[{options.seeds}]" if options.seeds else "", "evaluation.limit": options.limit or "",
+             "evaluation.engine": options.engine or ""}  # fmt: skip
+    return [*(f"{field}={value}" for field, value in short.items() if value), *(options.set or [])]
+
+
+def _source(options: SuiteOptions, suite: Suite) -> Source:
+    if options.data_dir is not None and not options.data_dir.is_dir():
+        raise UserError(f"--data-dir {options.data_dir}: there is no such folder.")
+    addresses = {name: Address(**at.model_dump()) for name, at in suite.data.items()}
+    return Source(options.data_dir, addresses=addresses)
+
+
+def _chosen(plan: Plan, only: str) -> list[Cell]:
+    """The cells that --only leaves to compute."""
+    chosen = selection(plan.suite, only)
+    return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
+
+
+def _validated(suite: Suite) -> list[str]:
+    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+    training = suite.training
+    if training.evaluate_every is None:
+        return []
+    kept = "lowest loss there was" if training.choose == "best" else "last step were"
+    return [
+        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
+        f"training data was measured; the weights of the {kept} taken."
+    ]
+
+
+def engine_of(suite: Suite) -> EngineSettings:
+    """The engine as the report names it; refuses vLLM where it is not installed."""
+    evaluation = suite.evaluation
+    dtype = "float32" if suite.backbone.precision == "float32" else "bfloat16"
+    version = vllm_version() if evaluation.engine == "vllm" else importlib.metadata.version("transformers")
+    if version is None:
+        raise UserError("vLLM is not installed here: run `make env`, or choose --engine transformers.")
+    return EngineSettings(f"{evaluation.engine} {version}", dtype, evaluation.max_length, evaluation)

@@ -1,0 +1,156 @@
+"""Carrying a plan out: check what would fail late, walk the graph, and keep records and report up to date."""
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+from rich.console import Console
+
+from esft_bench.harness import manifest
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.commands.watch import Watch
+from esft_bench.harness.execute.local import LocalExecutor
+from esft_bench.harness.judge.calibrations import carry
+from esft_bench.harness.plan.state import state_of
+from esft_bench.harness.progress import Display
+from esft_bench.harness.records.written import Written
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.step import Step, Transport
+from esft_bench.harness.store.artifacts import locked
+from esft_bench.spec.cell import Cell
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.tasks.sandbox import UNSAFE, require
+
+
+def execute(prepared: Prepared, options: RunOptions, console: Console, command: str) -> dict[Cell, str]:
+    """Finish every chosen cell; returns the cells that failed and why. Finished steps are never done again."""
+    if options.unsafe_code:
+        os.environ[UNSAFE] = "1"
+    for note in prepared.notes:
+        console.print(f"Note: {note}", highlight=False, markup=False)
+    folder = prepared.folder
+    with full_disk_is_a_sentence(folder / "x"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(prepared.run_dir), full_disk_is_a_sentence(folder / "x"):
+        failures = _Run(prepared, options, console, command).all()
+    console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
+    if failures:
+        console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
+    return failures
+
+
+class _Run:
+    """One run of a plan."""
+
+    def __init__(self, prepared: Prepared, options: RunOptions, console: Console, command: str) -> None:
+        self.prepared, self.options, self.command = prepared, options, command
+        self.plan, self.folder = prepared.plan, prepared.folder
+        self.graph = self.plan.graph(prepared.store)
+        self.written = Written(self.plan, self.graph, self.folder)
+        self.display = Display(self.plan, console, self._states())
+        self.watch = Watch(prepared, self.graph, self.written, self.display)
+
+    def all(self) -> dict[Cell, str]:
+        """Compute what is missing, then write what is there."""
+        wanted = [step for cell in self.prepared.chosen for step in self.plan.paths[cell].last]
+        with self.display:
+            for sentence in self.graph.damaged:
+                self.display.say(sentence)
+            if any(step not in self.graph.finished for step in wanted):
+                self._compute(wanted)
+            carry((task.rubric for task in self.plan.tasks.values() if task.rubric), self.prepared.judge, self.folder)
+            if self.options.keep_checkpoints:
+                self._keep_checkpoints()
+            self.written.refresh(self.watch.failures)
+        return self.watch.failures
+
+    def _compute(self, wanted: list[Step]) -> None:
+        transport = _transport(self.options)
+        self._check()
+        _log_to_file(self.folder / "esft-bench.log")
+        self._write_manifest(finished=False)
+        batches = self.plan.suite.judge.batch
+        executor = LocalExecutor(transport, self.folder, self.prepared.judge, batches)
+        Schedule(self.graph, executor, self.watch, transport, wanted).run()
+        self._write_manifest(finished=True)
+
+    def _check(self) -> None:
+        """Refuse now, before hours of training, a port in use and generated code that nothing would contain."""
+        missing = {
+            name
+            for cell in self.prepared.chosen
+            for name, step in self.plan.paths[cell].answers.items()
+            if step not in self.graph.finished
+        }
+        evaluation = self.plan.suite.evaluation
+        if missing and evaluation.engine == "vllm" and evaluation.port is not None:
+            from esft_bench.harness.serving.server import choose_port
+
+            choose_port(evaluation.port)
+        if any(self.plan.tasks[name].runs_code for name in missing):
+            require()
+
+    def _states(self) -> dict[Cell, str]:
+        return {cell: state_of(path, self.graph) for cell, path in self.plan.paths.items()}
+
+    def _write_manifest(self, *, finished: bool) -> None:
+        states: dict[str, int] = {}
+        for cell, state in self._states().items():
+            state = "failed" if cell in self.watch.failures else state
+            states[state] = states.get(state, 0) + 1
+        manifest.write(
+            self.folder / "manifest.json",
+            self.plan.suite,
+            command=self.command,
+            notes=self.watch.notes,
+            states=states,
+            engine=self.plan.engine.name,
+            judge=self.plan.judge,
+            benchmarks={task: list(self.plan.matrix.tested_on(task)) for task in self.plan.suite.tasks},
+            digests=self.plan.digests(),
+            **({"finished": manifest.now()} if finished else {}),
+        )
+
+    def _keep_checkpoints(self) -> None:
+        """Keep the merged checkpoint of every finished chosen cell in the run's folder."""
+        from esft_bench.harness.merging import merged
+
+        for cell in self.prepared.chosen:
+            path = self.plan.paths[cell]
+            kept = self.folder / "checkpoints" / f"{cell.method}-{cell.task or 'base'}-{cell.seed}"
+            if path.training not in self.graph.finished or kept.exists():
+                continue
+            trained = [self.graph.artifacts[step].folder for step in path.training.ends_with]
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            with merged(self.plan.backbone.path, trained, kept.parent / f".{kept.name}") as checkpoint:
+                shutil.move(checkpoint, kept)
+
+
+def _log_to_file(log: Path) -> None:
+    """Send what libraries have to say to the run's log instead of the terminal."""
+    with full_disk_is_a_sentence(log):
+        logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
+
+
+def _transport(options: RunOptions) -> Transport:
+    """Cells trained side by side, each in so many processes.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
+    import torch
+
+    wanted, processes = options.workers, options.processes
+    if torch.cuda.is_available():
+        if processes > torch.cuda.device_count():
+            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        workers = wanted or 1
+    else:
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        workers = wanted or max(1, cores // processes)
+    return Transport(workers, 1, options.micro_batch, processes)

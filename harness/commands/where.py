@@ -1,0 +1,86 @@
+"""The way back from a number in a table to what it was made of, as paths."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from esft_bench.harness.commands.prepare import STORE
+from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
+from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.record import Record
+from esft_bench.spec.results import JSONL
+
+HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "train": ADAPTER}
+"""What of an artifact is meant, by its kind; of others the folder."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A line of the way: `depth` steps from the number, what it is, and where it lies."""
+
+    depth: int
+    what: str
+    path: Path
+
+
+def where(run: Path, method: str, task: str, seed: int | None = None) -> Iterator[Place]:
+    """The way from each number of a cell to completions, adapter, selection, profile and data.
+
+    `task` is the one trained on or, for the base model, tested on. Raises UserError where the run has no such cell.
+    """
+    records = [record for record in _records(run) if record.method == method and record.source and record.benchmark]
+    ours = [each for each in records if (each.task or each.benchmark) == task and seed in (None, each.seed)]
+    if not ours:
+        known = sorted({(each.method, each.task or each.benchmark) for each in records or _records(run)})
+        there = ", ".join(f"{row} {name}" for row, name in known[:12])
+        raise UserError(f"{run} has no results of {method} on {task}{_of(seed)}; it has: {there or 'none'}.")
+    store = run.parent / STORE
+    seen: set[Path] = set()
+    for record in ours:
+        value = "not scored" if record.value is None else f"{record.value:.2f}"
+        yield Place(0, f"{record.benchmark_title}, seed {record.seed}: {value}", run / record.items)
+        kind, _, key = record.source.partition("/")
+        yield from _back(store, kind, key, 1, seen)
+
+
+def _of(seed: int | None) -> str:
+    return "" if seed is None else f" with seed {seed}"
+
+
+def _records(run: Path) -> list[Record]:
+    try:
+        lines = (run / JSONL).read_text("utf-8").splitlines()
+    except OSError as error:
+        raise UserError(f"{run} holds no {JSONL}: name a run's folder with --run.") from error
+    return [Record.model_validate(json.loads(line)) for line in lines if line]
+
+
+def _back(store: Path, kind: str, key: str, depth: int, seen: set[Path]) -> Iterator[Place]:
+    """An artifact and all that it was made of, each once."""
+    folder = store / kind / key
+    artifact = read_artifact(folder)
+    if artifact is None:
+        yield Place(depth, f"{kind}, which is not in the store any more", folder)
+        return
+    if folder in seen:
+        return
+    seen.add(folder)
+    yield from _contents(artifact, depth)
+    for role, each in artifact.manifest.inputs.items():
+        if each.kind:
+            yield from _back(store, each.kind, each.key, depth + 1, seen)
+        elif Path(each.path) not in seen:
+            seen.add(Path(each.path))
+            yield Place(depth + 1, role, Path(each.path))
+
+
+def _contents(artifact: Artifact, depth: int) -> Iterator[Place]:
+    """What is to be looked at in an artifact."""
+    manifest, folder = artifact.manifest, artifact.folder
+    yield Place(depth, f"{manifest.kind}: {manifest.label}", folder / HOLDS.get(manifest.kind, ""))
+    selection = folder / ADAPTER / "expert_cfg.json"
+    for what, path in (("selection", selection), ("lm-eval's results", folder / LM_EVAL), ("how", folder / MANIFEST)):
+        if path.exists():
+            yield Place(depth + 1, what, path)

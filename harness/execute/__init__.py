@@ -1,0 +1,1 @@
+"""Executors: where steps run. Today that is this machine; nothing else knows."""

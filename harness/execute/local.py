@@ -1,0 +1,165 @@
+"""The executor of one machine: child processes for models in memory, one engine, threads for what only waits.
+
+On one accelerator training and serving never hold it together; without one they do not share the processor's cores,
+so that what is measured is the step's own.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from multiprocessing import connection, get_context
+from pathlib import Path
+from typing import Any, cast
+
+from esft_bench.harness.execute.child import Said, one_step, run
+from esft_bench.harness.execute.engine_host import Host, host_engine
+from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.judge import Judge
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.step import Job, Resources, Step, Transport
+
+BATCHES = 64
+"""So many steps may wait for a judge's batches at a time; a judge that answers at once takes one after another."""
+
+
+class LocalExecutor:
+    """Runs steps on this machine. `folder` takes the log and, in `server`, those of the engine."""
+
+    def __init__(self, transport: Transport, folder: Path, judge: Judge, batches: bool) -> None:
+        self._transport, self._folder, self._judge = transport, folder, judge
+        self._context = get_context("forkserver")
+        self._context.set_forkserver_preload(["esft_bench.harness.training.cell"])
+        self._running: dict[connection.Connection, tuple[Step, Any]] = {}
+        self._held: Counter[str] = Counter()
+        self._slots = {"process": transport.workers, "engine": 1, "network": BATCHES if batches else 1}
+        self._engine: _Engine | None = None
+
+    @property
+    def log(self) -> Path:
+        """Where everything that is not for the user's eyes is written."""
+        return self._folder / "esft-bench.log"
+
+    def fit(self, asked: Resources) -> int | None:
+        """0 where a step can start as things are, 1 where the engine has to change or go, None where it must wait."""
+        if self._held[asked.holds] >= self._slots[asked.holds]:
+            return None
+        if asked.holds == "process":
+            return None if self._held["engine"] else 0 if self._engine is None else 1
+        if asked.holds == "engine":
+            as_is = self._engine is not None and self._engine.serves(asked)
+            return None if self._held["process"] else 0 if as_is else 1
+        return 0
+
+    def start(self, step: Step, job: Job) -> None:
+        """Begin a step in a child, in the engine's process, or in a thread."""
+        asked = step.resources
+        self._held[asked.holds] += 1
+        if asked.holds == "engine":
+            self._borrow(step, job)
+            return
+        ours, theirs = self._context.Pipe(duplex=False)
+        if asked.holds == "network":
+            job = replace(job, borrowed=self._judge)
+            thread = threading.Thread(target=run, args=(step, job, theirs.send), daemon=True)
+            thread.start()
+            self._running[ours] = (step, theirs)  # kept open: the thread ends by what it says
+            return
+        self._close_engine()
+        process = self._context.Process(target=one_step, args=(step, job, theirs, self.log), daemon=True)
+        process.start()
+        theirs.close()
+        self._running[ours] = (step, process)
+
+    def _borrow(self, step: Step, job: Job) -> None:
+        """Give a step to the engine it asks for, which is started where there is none, or another one."""
+        settings = cast(EngineSettings, step.resources.engine)
+        if self._engine is not None and not self._engine.is_for(settings):
+            self._close_engine()
+        if self._engine is None:
+            host = Host(settings, self._folder / "server", self.log, self._transport.threads)
+            self._engine = _Engine(self._context, host)
+        self._engine.give(step, job)
+        self._running[self._engine.pipe] = (step, self._engine.process)
+
+    def _close_engine(self) -> None:
+        if self._engine is not None:
+            self._engine.close()
+        self._engine = None
+
+    def wait(self) -> Sequence[Progressed | Ended]:
+        """What children, engine and threads had to say; waits a fifth of a second where they had nothing."""
+        events: list[Progressed | Ended] = []
+        for ready in connection.wait(list(self._running), timeout=0.2):
+            pipe = cast("connection.Connection", ready)
+            step, runner = self._running[pipe]
+            said = _hear(pipe, runner)
+            if not said.ended:
+                events.append(Progressed(step, said.done, said.total))
+                continue
+            del self._running[pipe]
+            self._held[step.resources.holds] -= 1
+            self._release(pipe, step, runner)
+            events.append(Ended(step, said.measured or {}, said.error, said.fatal, said.no_space))
+        return events
+
+    def _release(self, pipe: connection.Connection, step: Step, runner: Any) -> None:
+        """Let go of what ran a step; an engine stays, unless its process ended."""
+        if step.resources.holds == "engine":
+            if not runner.is_alive():
+                self._close_engine()
+            return
+        pipe.close()
+        runner.close() if step.resources.holds == "network" else runner.join()
+
+    def close(self) -> None:
+        """End every child and the engine at once; scratch folders stay for the next run."""
+        for pipe, (step, runner) in self._running.items():
+            if step.resources.holds == "process":
+                runner.kill()
+                runner.join()
+                pipe.close()
+        self._running.clear()
+        self._close_engine()
+
+
+class _Engine:
+    """The process that holds an engine, and what that serves."""
+
+    def __init__(self, context: Any, host: Host) -> None:
+        self.pipe, theirs = context.Pipe()
+        self._settings = host.engine
+        self._state = ""
+        self.process = context.Process(target=host_engine, args=(host, theirs), daemon=True)
+        self.process.start()
+        theirs.close()
+
+    def is_for(self, settings: EngineSettings) -> bool:
+        """Whether this is the engine that is asked for."""
+        return self._settings == settings
+
+    def serves(self, asked: Resources) -> bool:
+        """Whether it is, and serves the model that is asked for."""
+        return self._settings == asked.engine and self._state == asked.state
+
+    def give(self, step: Step, job: Job) -> None:
+        """Have it run a step; it serves that step's model then."""
+        self._state = step.resources.state
+        self.pipe.send((step, job))
+
+    def close(self) -> None:
+        """Let the engine close itself; a process that does not end is killed, and its server dies with it."""
+        self.pipe.close()
+        self.process.join(timeout=15)
+        if self.process.is_alive():
+            self.process.kill()
+            self.process.join()
+
+
+def _hear(pipe: connection.Connection, runner: Any) -> Said:
+    """The next word from a running step; a process that ended without one is an error."""
+    try:
+        return cast(Said, pipe.recv())
+    except (EOFError, ConnectionResetError):
+        runner.join()
+        return Said(ended=True, error=f"its process ended with code {runner.exitcode}")

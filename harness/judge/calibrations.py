@@ -1,0 +1,35 @@
+"""Where calibrations of judges are kept, and how a run takes those of its judge along."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from esft_bench.harness.judge.base import Judge
+from esft_bench.harness.judge.cache import default_cache
+from esft_bench.harness.judge.question import rubric_key
+from esft_bench.reports import calibration
+from esft_bench.spec.files import canonical, digest_of_text
+from esft_bench.tasks.task import Rubric
+
+
+def default_file() -> Path:
+    """Where calibrations are kept, beside the replies."""
+    return default_cache().with_name(calibration.NAME)
+
+
+def identity(judge: Judge) -> str:
+    """A digest of what makes a judge another one."""
+    return digest_of_text(canonical(judge.identity))
+
+
+def carry(rubrics: Iterable[Rubric], judge: Judge, folder: Path) -> None:
+    """Copy what is known of a run's judge on the rubrics of its tasks into the run's folder."""
+    wanted = {rubric_key(rubric) for rubric in rubrics}
+    try:
+        entries = calibration.read(default_file())
+    except ValueError:  # no reason to stop a run; `judge calibrate` says what is wrong with it
+        entries = []
+    known = [entry for entry in entries if entry.identity == identity(judge) and entry.rubric in wanted]
+    if known:
+        calibration.write(folder / calibration.NAME, known)
+    else:
+        (folder / calibration.NAME).unlink(missing_ok=True)

@@ -1,0 +1,1 @@
+"""What the ESFT paper's authors released, rebuilt (verify) and judged again (calibrate)."""

@@ -1,0 +1,101 @@
+"""Checks of a suite against what is installed and against its backbone, before anything is computed."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.methods.method import Method
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import canonical, digest_of_text, write_json
+from esft_bench.spec.suite import Suite
+from esft_bench.tasks.registry import get as find_task
+from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.task import Task
+
+
+def methods_of(suite: Suite) -> dict[str, Method]:
+    """The methods of a suite's rows, with their hyperparameters. Raises UserError, naming the row."""
+    methods = {row: make_method(*suite.row(row)[:2], row) for row in suite.methods}
+    for row, method in methods.items():
+        _check_row(suite, row, method)
+    return methods
+
+
+def make_method(name: str, hyperparameters: dict[str, Any], row: str) -> Method:
+    """A method with its hyperparameters checked. Raises UserError, naming the suite's row."""
+    known = load_methods()
+    if name not in known:
+        raise UserError(f"methods.{row}: there is no method '{name}'; there are {', '.join(sorted(known))}.")
+    try:
+        return known[name].model_validate(hyperparameters)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(str(part) for part in first["loc"])
+        raise UserError(f"methods.{row}.{field_name}: {first['msg']}.") from error
+
+
+def _check_row(suite: Suite, row: str, method: Method) -> None:
+    """Raise UserError where a suite lacks what a row's method asks for."""
+    if method.needs_general and not suite.alignment:
+        raise UserError(
+            f"methods.{row}: the method holds a task's data against general data: name a task under `alignment`."
+        )
+    steps = suite.steps(row)
+    if method.first_stage and steps < 2:
+        raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")
+
+
+def tasks_of(suite: Suite) -> dict[str, Task]:
+    """The tasks a suite names, each checked to be what it is used as. Raises UserError or TaskError."""
+    known = load_tasks()
+    chosen: dict[str, Task] = {}
+    alignment = [suite.alignment] if suite.alignment else []
+    for part, names in (
+        ("tasks", suite.tasks),
+        ("tested_only", suite.tested_only),
+        ("general", suite.general),
+        ("alignment", alignment),
+    ):
+        for name in names:
+            chosen |= _as_used(part, find_task(name, known), known)
+    return chosen
+
+
+def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task]:
+    """A task in a part of a suite, and the benchmarks that stand for it."""
+    if part == "tested_only":
+        task = replace(task, training=None)
+    if part in ("tasks", "alignment") and task.training is None:
+        raise UserError(f"{part}: task '{task.name}' has no training data.")
+    tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []
+    for other in tested or [task]:
+        if part != "alignment" and (other.items is None or other.lm_eval is None):
+            raise UserError(f"{part}: task '{other.name}' has no evaluation items.")
+    return {task.name: task, **{other.name: other for other in tested}}
+
+
+def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, cache: Path) -> None:
+    """Refuse a backbone that a row's method cannot train, from its configuration alone: no weights are loaded.
+
+    What was found fit is noted in `cache` under configuration, methods and code, since building a model, even without
+    weights, takes seconds. Raises MethodError naming the row and what was looked for.
+    """
+    code = Code(
+        ("esft_bench.harness.backbone", *{name: None for method in methods.values() for name in modules_of(method)}),
+        ("torch", "transformers", "peft"),
+    )
+    described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
+    config = (folder / "config.json").read_text("utf-8")
+    told = [config, described, trust_remote_code, code.sources(), code.versions()]
+    noted = cache / f"{digest_of_text(canonical(told))[:20]}.json"
+    if noted.exists():
+        return
+    from esft_bench.harness.backbone import check_methods  # here: transformers takes seconds to import
+
+    check_methods(folder, methods, trust_remote_code)
+    write_json(noted, {"fit": list(methods)})

@@ -1,0 +1,130 @@
+"""From cells to steps: a cell is a path through the graph, from profiles to verdicts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from esft_bench.harness.plan.benchmarks import benchmark_of
+from esft_bench.harness.plan.checks import make_method
+from esft_bench.harness.plan.data import TaskData
+from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.judge import JudgeStep
+from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.step import Content, Step
+from esft_bench.harness.steps.train import TrainStep
+from esft_bench.methods.method import FirstStage
+from esft_bench.spec.cell import Cell
+
+
+@dataclass(frozen=True)
+class CellPath:
+    """A cell's way through the graph.
+
+    `training` is its last training, `answers` what it answers to each benchmark, and `scores` the step that leaves each
+    benchmark's item scores: the judge's where the benchmark is judged.
+    """
+
+    cell: Cell
+    training: TrainStep
+    answers: Mapping[str, AnswerStep]
+    scores: Mapping[str, Step]
+
+    @property
+    def last(self) -> list[Step]:
+        """The steps that all the others are for."""
+        return [self.training, *self.scores.values()]
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Makes the steps of a matrix's cells.
+
+    `backbone` is the checkpoint, `data` the tasks' rows, `sources` the files that methods bring along, by row and task,
+    `judge` the judge's name and what makes it another one.
+    """
+
+    matrix: Matrix
+    backbone: Content
+    data: Mapping[str, TaskData]
+    engine: EngineSettings
+    judge: tuple[str, Any]
+    sources: Mapping[tuple[str, str], Content]
+
+    def of(self, cell: Cell) -> CellPath:
+        """A cell's path."""
+        training = self.training(cell)
+        answers = {name: self._answers(cell, training, name) for name in self.matrix.benchmarks(cell)}
+        rubrics = {name: self.matrix.tasks[name].rubric for name in answers}
+        scores = {
+            name: JudgeStep(step, rubric, self.judge) if (rubric := rubrics[name]) else step
+            for name, step in answers.items()
+        }
+        return CellPath(cell, training, answers, scores)
+
+    def training(self, cell: Cell) -> TrainStep:
+        """A cell's training, the last one where there are several."""
+        suite = self.matrix.suite
+        row = suite.methods[cell.method]
+        before: tuple[TrainStep, ...] = ()
+        for number, task in enumerate(cell.after):
+            earlier = Cell(row.continues, task, cell.seed, cell.after[:number])
+            before = (*before, self._training(earlier, [task], before))
+        return self._training(cell, cell.tasks or suite.tasks[:1], before)
+
+    def profile(self, task: str) -> ProfileStep:
+        """The profile of the backbone on a task's training data, which methods may read and the report shows."""
+        suite = self.matrix.suite
+        data = self.data[task].training
+        assert data is not None
+        return ProfileStep(task, data, self.backbone, suite.backbone, suite.profiling)
+
+    def _training(self, cell: Cell, tasks: Sequence[str], before: tuple[TrainStep, ...]) -> TrainStep:
+        suite, method = self.matrix.suite, self.matrix.methods[cell.method]
+        name, _, learning_rate = suite.row(cell.method)
+        told = {"learning_rate": learning_rate, "steps": suite.steps(cell.method)}
+        alignment = self._conversations(suite.alignment) if suite.alignment else None
+        step = TrainStep(
+            name=cell.label,
+            method_name=name,
+            method=method.for_task(tasks[0]),
+            tasks={task: self._conversations(task) for task in tasks},
+            training=suite.training.model_copy(update=told),
+            seed=cell.seed,
+            profiling=suite.profiling,
+            backbone=self.backbone,
+            loading=suite.backbone,
+            alignment=alignment,
+            general=(suite.alignment, alignment) if method.needs_general and suite.alignment and alignment else None,
+            source=self.sources.get((cell.method, cell.task)),
+            before=before,
+        )
+        return _after_first(step, method.first_stage) if method.first_stage else step
+
+    def _conversations(self, task: str) -> Content:
+        data = self.data[task].training
+        assert data is not None
+        return data
+
+    def _answers(self, cell: Cell, training: TrainStep, benchmark: str) -> AnswerStep:
+        items = self.data[benchmark].items
+        assert items is not None
+        return AnswerStep(cell.label, training, benchmark_of(self.matrix.tasks[benchmark]), items, self.engine)
+
+
+def _after_first(step: TrainStep, first: FirstStage) -> TrainStep:
+    """A training with the one before it, between which its steps are shared out."""
+    total = step.training.steps
+    spent = min(max(1, round(first.share * total)), total - 1)
+    rate = first.learning_rate or step.training.learning_rate
+    before = replace(
+        step,
+        name=f"{step.name}, stage 1",
+        method_name=first.method,
+        method=make_method(first.method, dict(first.hyperparameters), first.method),
+        training=step.training.model_copy(update={"steps": spent, "learning_rate": rate}),
+        general=None,
+        source=None,
+    )
+    return replace(step, training=step.training.model_copy(update={"steps": total - spent}), first=before)

@@ -1,0 +1,124 @@
+"""A plan: a suite, checked, with its data read and every cell's path laid out."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esft_bench.harness import backbone as backbones
+from esft_bench.harness.plan.checks import check_backbone, methods_of, tasks_of
+from esft_bench.harness.plan.data import TaskData, materialise
+from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.plan.paths import CellPath, Paths
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.step import Content
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Method
+from esft_bench.spec.cell import Cell
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Suite
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is to be done, as far as it is known before anything is.
+
+    Attributes:
+        matrix: the suite with its rows' methods and its tasks.
+        data: the tasks' rows.
+        backbone: the checkpoint.
+        engine, judge: who serves and who judges, as the report names them.
+        paths: each cell's way through the graph of steps, row by row.
+        profiles: the profiles of the backbone that rows may read, by task.
+    """
+
+    matrix: Matrix
+    data: Mapping[str, TaskData]
+    backbone: Content
+    engine: EngineSettings
+    judge: str
+    paths: Mapping[Cell, CellPath]
+    profiles: Mapping[str, ProfileStep]
+
+    @property
+    def suite(self) -> Suite:
+        """What was asked for."""
+        return self.matrix.suite
+
+    @property
+    def tasks(self) -> Mapping[str, Task]:
+        """The suite's tasks and benchmarks, by name."""
+        return self.matrix.tasks
+
+    @property
+    def methods(self) -> Mapping[str, Method]:
+        """The rows' methods."""
+        return self.matrix.methods
+
+    @property
+    def cells(self) -> list[Cell]:
+        """Every cell, row by row."""
+        return list(self.paths)
+
+    def graph(self, store: Store) -> Graph:
+        """The graph of all cells' steps, with what of it is in a store."""
+        return Graph([step for path in self.paths.values() for step in path.last], store)
+
+    def digests(self) -> dict[str, str]:
+        """Of the contents a run reads: the backbone's checkpoint, and each task's rows."""
+        rows = {
+            f"{name}, {part}": content.digest
+            for name, data in self.data.items()
+            for part, content in (("training", data.training), ("items", data.items))
+            if content is not None
+        }
+        return {"backbone": self.backbone.digest, **rows}
+
+
+def make_plan(
+    suite: Suite, store: Store, source: Source, *, engine: EngineSettings, judge: tuple[str, Any], weights: bool = True
+) -> Plan:
+    """Check a suite against what is installed, read its data, and lay out its cells.
+
+    `judge` is the judge's name and what makes it another one. Without `weights` the backbone's configuration is enough:
+    for looking at a plan that is not to be carried out.
+
+    Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
+    """
+    matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
+    folder = backbones.locate(suite.backbone, weights)
+    backbone = Content(folder, backbones.digest(folder, store.root / "backbones", weights))
+    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store.root / "checked")
+    limit = suite.evaluation.limit
+    data = {name: materialise(task, source, limit, store.root / "data") for name, task in matrix.tasks.items()}
+    sources = _sources(matrix, matrix.cells, folder, store)
+    paths = Paths(matrix, backbone, data, engine, judge, sources)
+    profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
+    return Plan(
+        matrix=matrix,
+        data=data,
+        backbone=backbone,
+        engine=engine,
+        judge=judge[0],
+        paths={cell: paths.of(cell) for cell in matrix.cells},
+        profiles={task: paths.profile(task) for task in profiled},
+    )
+
+
+def _sources(matrix: Matrix, cells: Iterable[Cell], backbone: Path, store: Store) -> dict[tuple[str, str], Content]:
+    """The files that cells' methods bring along, which must fit the backbone, by row and task."""
+    found: dict[tuple[str, str], Content] = {}
+    for cell in cells:
+        method = matrix.methods[cell.method].for_task((cell.tasks or matrix.suite.tasks)[0])
+        try:
+            folder = method.source(backbone)
+        except MethodError as error:
+            raise UserError(f"methods.{cell.method}: {error}.") from error
+        if folder is not None:
+            found[cell.method, cell.task] = Content(folder, backbones.digest(folder, store.root / "backbones"))
+    return found

@@ -1,0 +1,219 @@
+"""The price of a plan, cell by cell: training from the backbone's configuration, testing from the tasks' items.
+
+What is not known before a run is assumed, and `ASSUMPTIONS` says what.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+
+from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.judge.prices import OUTPUT_TOKENS
+from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator
+from esft_bench.harness.plan.price.step import Batch, SimulatedStep, simulate
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.train import TrainStep
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.judge import JudgeSettings
+
+GATE_MASS = 0.4
+CONCENTRATION = 0.5
+SUPERVISED = 0.5
+ASSUMPTIONS = (
+    f"{UTILISATION:.0%} of the device's stated bf16 rate; half of the tokens supervised; where a task has not been "
+    "profiled yet, the share of the tokens that an expert gets falls with the square root of its rank and a layer's "
+    f"gate weights sum to {GATE_MASS} (the released profiles: 0.26 to 0.53). Memory is that of tensors: leave 10% for "
+    "the allocator. Answers are counted as long as they may become"
+)
+
+
+@dataclass(frozen=True)
+class TrainingPrice:
+    """What one cell of a row costs to train; every task and seed of the row costs the same.
+
+    `operations` floating-point operations, `seconds` on the device, `peak_bytes` of its memory, `adapter_bytes` kept.
+    `why_not` says why there is no estimate.
+    """
+
+    row: str
+    cells: int
+    operations: float = 0.0
+    seconds: float = 0.0
+    peak_bytes: float = 0.0
+    adapter_bytes: float = 0.0
+    why_not: str = ""
+
+
+@dataclass(frozen=True)
+class EvaluationPrice:
+    """What one benchmark costs in one cell: at most `generated` tokens, and a judge's calls and dollars.
+
+    `cells` are tested on it. `dollars` is None where the judge's price is not known.
+    """
+
+    benchmark: str
+    cells: int
+    items: int
+    generated: int
+    judge_calls: int = 0
+    dollars: float | None = 0.0
+
+
+def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[TrainingPrice]:
+    """The price of training each row, from the configuration and profiles that are there: no weights are loaded."""
+    config = AutoConfig.from_pretrained(plan.backbone.path, trust_remote_code=plan.suite.backbone.trust_remote_code)
+    assumed = assumed_profiles(config)
+    prices = []
+    for row, method in plan.methods.items():
+        cells = [cell for cell in plan.cells if cell.method == row]
+        if not method.trains or not cells:
+            continue
+        try:
+            whole = plan.paths[cells[0]].training.whole
+            steps = [_step(plan, graph, config, stage, assumed, micro_batch) for stage in whole]
+        except (MethodError, RuntimeError) as error:
+            prices.append(TrainingPrice(plan.suite.title(row), len(cells), why_not=str(error)))
+            continue
+        chunks = _micro_batches(plan, micro_batch)
+        operations = sum(step.operations * stage.training.steps * chunks for stage, step in steps)
+        prices.append(
+            TrainingPrice(
+                plan.suite.title(row),
+                len(cells),
+                operations,
+                operations / (device.rate * UTILISATION),
+                max(step.peak_bytes for _, step in steps),
+                sum(step.trainable_parameters for _, step in steps) * _stored_width(plan),
+            )
+        )
+    return prices
+
+
+def _step(
+    plan: Plan,
+    graph: Graph,
+    config: PretrainedConfig,
+    stage: TrainStep,
+    assumed: tuple[Profile, Profile] | None,
+    micro: int | None,
+) -> tuple[TrainStep, SimulatedStep]:
+    """A training, and one step of it on a micro-batch."""
+    training = plan.suite.training
+    profiles = stage.profiles
+    domain = _known(graph, profiles.get("profile 0")) or (assumed[0] if assumed else None)
+    general = _known(graph, profiles.get("general profile")) or (assumed[1] if assumed else None)
+    # A coarse model's routing is taken to be that of the fine one it is made of.
+    context = Context(
+        seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
+    )
+    batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
+    return stage, simulate(
+        config,
+        stage.method,
+        context,
+        batch,
+        precision=plan.suite.backbone.precision,
+        gradient_checkpointing=training.gradient_checkpointing,
+    )
+
+
+def _known(graph: Graph, step: ProfileStep | None) -> Profile | None:
+    """The profile itself, where it has been made already."""
+    made = graph.artifacts.get(step) if step is not None else None
+    return Profile.load(made.folder) if made else None
+
+
+def _micro_batches(plan: Plan, micro_batch: int | None) -> float:
+    return plan.suite.training.batch_size / (micro_batch or plan.suite.training.batch_size)
+
+
+def _stored_width(plan: Plan) -> int:
+    """Bytes of a stored number: adapters are in the backbone's own precision."""
+    return 2 if plan.suite.backbone.precision == "bf16" else 4
+
+
+def assumed_profiles(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
+    """A profile of a task as the released ones look, and one of general data that favours other experts.
+
+    An expert's share falls with the square root of its rank: p = 0.2 then takes 5 of 64 experts, as the released
+    configurations do on average (83 to 153 experts in 26 layers). None for a model without routed experts.
+    """
+    try:
+        with torch.device("meta"):
+            layers = moe_layers(AutoModelForCausalLM.from_config(config))
+    except MethodError:
+        return None
+    first = next(iter(layers.values()))
+    share = torch.arange(1, first.num_experts + 1, dtype=torch.float64) ** -CONCENTRATION
+    share = (share / share.sum()).expand(len(layers), -1)
+    return _profile(tuple(layers), first.top_k, share), _profile(tuple(layers), first.top_k, share.flip(1))
+
+
+def _profile(layers: tuple[int, ...], top_k: int, share: torch.Tensor, tokens: int = 100_000) -> Profile:
+    counts = share * tokens * top_k
+    return Profile(
+        layers,
+        top_k,
+        tokens,
+        1,
+        token_counts=counts,
+        gate_sums=share * tokens * GATE_MASS,
+        token_means=share,
+        gate_means=share * GATE_MASS,
+        norm_sums=counts,
+        contribution_sums=share * tokens,
+        pair_counts=counts.unsqueeze(1) * counts.unsqueeze(2) / tokens,
+    )
+
+
+def evaluation_prices(plan: Plan) -> list[EvaluationPrice]:
+    """The price of testing, benchmark by benchmark, from the items and lm-eval's configuration."""
+    tokenizer = load_tokenizer(plan.backbone.path)
+    names = dict.fromkeys(name for cell in plan.cells for name in plan.matrix.benchmarks(cell))
+    return [_evaluation_price(plan, name, tokenizer) for name in names]
+
+
+def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> EvaluationPrice:
+    from lm_eval.tasks._yaml_loader import load_yaml  # here, since lm-eval is slow to import
+
+    task, data = plan.tasks[name], plan.data[name]
+    assert task.lm_eval is not None
+    assert data.items is not None
+    cells = sum(name in plan.matrix.benchmarks(cell) for cell in plan.cells)
+    options = load_yaml(task.lm_eval, resolve_func=False)
+    generates = options.get("output_type", "generate_until") == "generate_until"
+    longest = int((options.get("generation_kwargs") or {}).get("max_gen_toks", 256)) if generates else 0
+    price = EvaluationPrice(task.title, cells, data.count, longest * data.count)
+    if task.rubric is None or plan.suite.judge.kind == "reference":
+        return price
+    read = sum(
+        _tokens(tokenizer, task.rubric.instructions, item["prompt"], item["answer"]) for item in _items(plan, name)
+    )
+    return EvaluationPrice(
+        *(price.benchmark, price.cells, price.items, price.generated),
+        judge_calls=data.count,
+        dollars=_dollars(plan.suite.judge, read + price.generated, OUTPUT_TOKENS * data.count),
+    )
+
+
+def _items(plan: Plan, name: str) -> Iterator[dict[str, str]]:
+    items = plan.data[name].items
+    assert items is not None
+    yield from read_jsonl(items.path)
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, *texts: str) -> int:
+    return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
+
+
+def _dollars(judge: JudgeSettings, read: int, written: int) -> float | None:
+    rate = judge.rate
+    return None if rate is None else rate.of(read, written, batch=judge.batch)

@@ -1,0 +1,116 @@
+"""The price of a plan as tables for the terminal."""
+
+from rich.table import Table
+
+from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.plan.price.estimate import (
+    ASSUMPTIONS,
+    EvaluationPrice,
+    TrainingPrice,
+    evaluation_prices,
+    training_prices,
+)
+from esft_bench.harness.plan.price.hardware import GIB, Accelerator
+from esft_bench.harness.steps.graph import Graph
+
+MARGIN = 0.9
+"""Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
+
+
+def price_tables(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[Table]:
+    """What training and testing will cost."""
+    return [
+        training_table(training_prices(plan, graph, device, micro_batch), device),
+        evaluation_table(evaluation_prices(plan)),
+    ]
+
+
+def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
+    """What a cell of each row costs to train, and all of them together."""
+    table = _table(f"Training a cell on one {device.name}", "method", "cells", "operations", "time", "memory", "disk")
+    for price in prices:
+        if price.why_not:
+            table.add_row(price.row, str(price.cells), f"no estimate: {price.why_not}")
+            continue
+        fits = price.peak_bytes <= MARGIN * device.memory
+        memory = _bytes(price.peak_bytes) + ("" if fits else f" [red]> {device.memory / GIB:.0f} GiB[/]")
+        table.add_row(
+            price.row,
+            str(price.cells),
+            _prefixed(price.operations),
+            _duration(price.seconds),
+            memory,
+            _bytes(price.adapter_bytes),
+        )
+    table.add_section()
+    table.add_row(
+        "all",
+        str(sum(price.cells for price in prices)),
+        _prefixed(sum(price.cells * price.operations for price in prices)),
+        _duration(sum(price.cells * price.seconds for price in prices)),
+        "",
+        _bytes(sum(price.cells * price.adapter_bytes for price in prices)),
+    )
+    if any(price.peak_bytes > MARGIN * device.memory for price in prices):
+        table.caption = (
+            "Red: more than one such device holds. A smaller --micro-batch, training.gradient_checkpointing, a lower "
+            "precision or several processes help.\n"
+        )
+    table.caption = (table.caption or "") + f"Assumed: {ASSUMPTIONS}."
+    return table
+
+
+def evaluation_table(prices: list[EvaluationPrice]) -> Table:
+    """What each benchmark costs to generate and to judge in one cell, and in all of them together."""
+    table = _table("Testing a cell", "benchmark", "cells", "items", "tokens, at most", "judge calls", "dollars")
+    for price in prices:
+        table.add_row(
+            price.benchmark,
+            str(price.cells),
+            f"{price.items:,}",
+            f"{price.generated:,}" if price.generated else "–",
+            f"{price.judge_calls:,}" if price.judge_calls else "–",
+            _money(price.dollars) if price.judge_calls else "–",
+        )
+    unknown = any(price.dollars is None for price in prices)
+    table.add_section()
+    table.add_row(
+        "all",
+        "",
+        f"{sum(price.cells * price.items for price in prices):,}",
+        f"{sum(price.cells * price.generated for price in prices):,}",
+        f"{sum(price.cells * price.judge_calls for price in prices):,}",
+        "?" if unknown else _money(sum(price.cells * (price.dollars or 0) for price in prices)),
+    )
+    if unknown:
+        table.caption = "?: the judge's price is not known; give judge.price in the suite."
+    return table
+
+
+def _bytes(count: float) -> str:
+    return f"{count / GIB:,.1f} GiB" if count >= GIB else f"{count / 2**20:,.1f} MiB"
+
+
+def _prefixed(operations: float) -> str:
+    """Floating-point operations with a prefix: 1.2 PFLOP."""
+    scale = [(1e21, "Z"), (1e18, "E"), (1e15, "P")]
+    unit, prefix = next((found for found in scale if operations >= found[0]), (1e12, "T"))
+    return f"{operations / unit:,.3g} {prefix}FLOP"
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 60:
+        return f"{max(1, round(seconds))} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:,.1f} h"
+
+
+def _money(dollars: float | None) -> str:
+    return "?" if dollars is None else f"${dollars:,.2f}"
+
+
+def _table(title: str, first: str, *others: str) -> Table:
+    table = Table(title=title, title_justify="left", caption_justify="left", box=None, pad_edge=False)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table

@@ -1,0 +1,264 @@
+"""One training step carried out on shapes alone: its peak memory and its operations, from a configuration.
+
+The backbone is built of fake tensors (no weights, no data, no accelerator), the method prepares it as it would the real
+one, and a step of forward, backward and AdamW runs on it, with the optimizer's state of an earlier step in place. What
+is alive is counted storage by storage, what is computed product by product: nothing of the model is modelled again.
+
+Only two things are taken from elsewhere: the share of rows that go to the selected experts, which the profile says, and
+how many tokens are supervised.
+"""
+
+import contextlib
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
+from torch.utils.weak import WeakIdKeyDictionary
+from transformers import (
+    AttentionInterface,
+    AttentionMaskInterface,
+    AutoModelForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
+)
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.experts import run_experts, selected_experts, sort_rows
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
+
+IMPLEMENTATION = "shapes-only"
+"""Name under which the experts' forward below is registered with transformers."""
+FUSED = "fused-on-shapes"
+"""Name of the attention below."""
+SHARE = "selected_share"
+"""Where an experts module keeps the share of rows assumed to go to its selected experts."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What is in memory at once: `sequences` of `length` tokens, the `supervised` share of which the loss counts."""
+
+    sequences: int
+    length: int
+    supervised: float = 0.5
+
+    @property
+    def tokens(self) -> int:
+        """Tokens in the batch."""
+        return self.sequences * self.length
+
+
+@dataclass(frozen=True)
+class SimulatedStep:
+    """What a step on one batch needs.
+
+    Attributes:
+        peak_bytes: most that is alive at a time: weights, gradients, optimizer state, activations. What an allocator
+            wastes and a device's own context are not in it.
+        weight_bytes: the model as prepared, before the first step.
+        trainable_parameters, trainable_bytes: what the method trains.
+        operations: floating-point operations of forward and backward.
+    """
+
+    peak_bytes: int
+    weight_bytes: int
+    trainable_parameters: int
+    trainable_bytes: int
+    operations: int
+
+
+def simulate(
+    config: PretrainedConfig,
+    method: Method,
+    context: Context,
+    batch: Batch,
+    *,
+    precision: str = "float32",
+    gradient_checkpointing: bool = False,
+    attention: str = FUSED,
+) -> SimulatedStep:
+    """Carry out a step of `method` on the backbone that `config` describes.
+
+    `attention` is transformers' name of an implementation; by default it is fused, as on a GPU.
+
+    Raises MethodError where the method does not fit the backbone.
+    """
+    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    alive = _Alive()
+    with torch.device("meta"):
+        # A copy: a method may change what the model's configuration says, its experts a token for one.
+        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+    method.prepare(model, context)
+    _run_on_shapes(model, context.profile)
+    with FakeTensorMode(allow_non_fake_inputs=True), alive:
+        model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
+        model.tie_weights()
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        if gradient_checkpointing:
+            checkpoint_gradients(model)
+        weight_bytes = alive.now
+        optimizer = _with_state(parameters)
+        model.train()
+        with _autocast(precision):
+            loss = _loss(model, batch)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        return SimulatedStep(
+            peak_bytes=alive.peak,
+            weight_bytes=weight_bytes,
+            trainable_parameters=sum(parameter.numel() for parameter in parameters),
+            trainable_bytes=sum(parameter.nbytes for parameter in parameters),
+            operations=alive.operations,
+        )
+
+
+def _with_state(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """An optimizer that has made a step before, so that its state is there."""
+    optimizer = torch.optim.AdamW(parameters, fused=True)
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+    return optimizer
+
+
+def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
+    """The training loop's loss, on as many positions as are supervised, the first ones."""
+    ids = torch.zeros(batch.sequences, batch.length, dtype=torch.long)
+    decoder = getattr(model, model.base_model_prefix)
+    hidden = decoder(input_ids=ids, use_cache=False).last_hidden_state.flatten(0, 1)
+    supervised = max(1, round(batch.supervised * len(hidden)))
+    logits = model.get_output_embeddings()(hidden[:supervised])
+    return torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[:supervised], reduction="sum")
+
+
+def _run_on_shapes(model: PreTrainedModel, seen: Profile | None) -> None:
+    """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
+    layers = _layers(model)
+    for row, layer in enumerate(layers.values()):
+        setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
+    if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
+        model.set_experts_implementation(IMPLEMENTATION)
+
+
+def _layers(model: PreTrainedModel) -> dict[int, MoeLayer]:
+    try:
+        return moe_layers(model)
+    except MethodError:
+        return {}
+
+
+def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
+    """The share of a layer's token-expert pairs that its selected experts get; without a profile, all are selected."""
+    if seen is None:
+        return 1.0
+    counts = seen.token_counts[row]
+    return float(counts[selected].sum() / counts.sum())
+
+
+def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The selective experts' forward with an assumed split, since no data says how many rows are selected."""
+    rows = sort_rows(experts, top_k_index)
+    split = round(len(rows.order) * getattr(experts, SHARE)) if len(experts.selected_experts) else 0
+    return run_experts(experts, hidden_states, top_k_weights, rows, split, _one_for_all)
+
+
+def _one_for_all(
+    rows: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None = None, is_transposed: bool = False
+) -> Tensor:
+    """All rows through the first expert: the shapes and operations of a grouped product, whatever the routing."""
+    first = weights[0] if is_transposed else weights[0].t()
+    out = rows @ first
+    return out if bias is None else out + bias[0]
+
+
+def _fused_attention(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """Attention (B, heads, T, width) that never holds its (T, T) weights, for heads of any width and causal masks.
+
+    Heads of unequal width are filled up with zeros, without which the CPU's fused kernel does not take them.
+    """
+    groups = query.shape[1] // key.shape[1]
+    key, value = (states.repeat_interleave(groups, dim=1) if groups > 1 else states for states in (key, value))
+    width = value.shape[-1]
+    value = nn.functional.pad(value, (0, query.shape[-1] - width))
+    out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
+    return out[..., :width].transpose(1, 2).contiguous(), None
+
+
+def _no_mask(*args: Any, **kwargs: Any) -> None:
+    """Causal attention needs none."""
+
+
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _shapes_only_forward)
+AttentionInterface.register(FUSED, _fused_attention)
+AttentionMaskInterface.register(FUSED, _no_mask)
+
+
+def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
+    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+
+
+def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
+    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
+
+
+OPERATIONS = flop_registry | {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+"""How to count an operator's operations: torch's own table, and attention as it runs where shapes live, on the CPU."""
+
+
+class _Alive(TorchDispatchMode):
+    """Counts the bytes of all storages alive, `now` and at their `peak`, and `operations` of products."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.now = self.peak = self.operations = 0
+        self._seen = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        out = func(*args, **(kwargs or {}))
+        if count := OPERATIONS.get(func._overloadpacket):  # type: ignore[attr-defined]
+            self.operations += count(*args, **(kwargs or {}), out_val=out)
+        tree_map_only(Tensor, self._see, out)
+        return out
+
+    def _see(self, tensor: Tensor) -> None:
+        storage = tensor.untyped_storage()
+        if storage in self._seen:
+            return
+        size = storage.nbytes()
+        self.now += size
+        self.peak = max(self.peak, self.now)
+        self._seen[storage] = weakref.finalize(storage, self._gone, size)
+
+    def _gone(self, size: int) -> None:
+        self.now -= size
+
+
+@contextlib.contextmanager
+def watched() -> Iterator[_Alive]:
+    """Count what a block that runs for real keeps alive: what an estimate is held against."""
+    with _Alive() as alive:
+        yield alive

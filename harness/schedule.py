@@ -1,0 +1,137 @@
+"""The scheduler: walks a graph of steps, starting what is ready where there is room, and noting what failed.
+
+It knows no kind of step by name and no machine. What runs where, and beside what, the executor says.
+"""
+
+import shutil
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from heapq import heappop, heappush
+from typing import Protocol
+
+from esft_bench.harness.execute.executor import Ended, Executor, Progressed
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.step import Job, Resources, Step, Transport, with_needs
+from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
+from esft_bench.spec.errors import NoSpaceError, UserError
+
+
+class Watcher(Protocol):
+    """Who is told what happens."""
+
+    def started(self, step: Step) -> None:
+        """A step began."""
+
+    def progressed(self, step: Step, done: int, total: int) -> None:
+        """A step is so far."""
+
+    def finished(self, step: Step, artifact: Artifact) -> None:
+        """A step ended well, or was found finished."""
+
+    def failed(self, step: Step, why: str) -> None:
+        """A step failed, or what it rests on did."""
+
+
+class Schedule:
+    """One walk of a graph: finishes `wanted` and what they rest on, as far as nothing fails."""
+
+    def __init__(
+        self, graph: Graph, executor: Executor, watcher: Watcher, transport: Transport, wanted: Iterable[Step]
+    ) -> None:
+        self._graph, self._executor, self._watcher, self._transport = graph, executor, watcher, transport
+        self._order = {step: number for number, step in enumerate(with_needs(wanted))}
+        self._ready: dict[Resources, list[tuple[int, Step]]] = {}
+        self._add(step for step in self._order if graph.is_ready(step))
+        self._running: dict[Step, Job] = {}
+        self.failed: dict[Step, str] = {}
+
+    def run(self) -> dict[Step, str]:
+        """Walk until nothing is left that could be done; returns the steps that failed and why.
+
+        A step that fails does not stop the others, but for those that rest on it. Raises NoSpaceError, or the
+        UserError of an engine that cannot serve at all, since they would meet every other step too.
+        """
+        try:
+            while self._ready or self._running:
+                self._start_what_fits()
+                for event in self._executor.wait():
+                    if isinstance(event, Progressed):
+                        self._watcher.progressed(event.step, event.done, event.total)
+                    else:
+                        self._ended(event)
+        finally:
+            self._executor.close()
+        return self.failed
+
+    def _add(self, steps: Iterable[Step]) -> None:
+        """Steps are ready: kept by what they ask for, in the graph's order."""
+        for step in steps:
+            heappush(self._ready.setdefault(step.resources, []), (self._order[step], step))
+
+    def _start_what_fits(self) -> None:
+        while (step := self._next()) is not None:
+            self._running[step] = job = self._job(step)
+            self._watcher.started(step)
+            self._executor.start(step, job)
+
+    def _next(self) -> Step | None:
+        """The ready step that fits best what the executor holds; of several, the first in the graph's order."""
+        fits = ((self._executor.fit(asked), steps[0][0], asked) for asked, steps in self._ready.items())
+        possible = [(fit, place, asked) for fit, place, asked in fits if fit is not None]
+        if not possible:
+            return None
+        asked = min(possible, key=lambda each: each[:2])[2]
+        _, step = heappop(self._ready[asked])
+        if not self._ready[asked]:
+            del self._ready[asked]
+        return step
+
+    def _job(self, step: Step) -> Job:
+        store, key = self._graph.store, self._graph.key(step)
+        return Job(
+            inputs={role: artifact.folder for role, artifact in self._graph.inputs(step).items()},
+            out=store.begin(step.kind, key),
+            scratch=store.scratch(key),
+            transport=self._transport,
+        )
+
+    def _ended(self, event: Ended) -> None:
+        step, job = event.step, self._running.pop(event.step)
+        if event.error:
+            shutil.rmtree(job.out, ignore_errors=True)
+            if event.fatal:
+                raise (NoSpaceError if event.no_space else UserError)(event.error)
+            self._fail(step, event.error)
+            return
+        manifest = manifest_of(step, self._graph.key(step), self._graph.inputs(step), event.measured)
+        artifact = self._graph.store.finish(job.out, manifest)
+        ready = self._graph.put(step, artifact)
+        self._watcher.finished(step, artifact)
+        self._add(each for each in ready if each in self._order)
+
+    def _fail(self, step: Step, why: str) -> None:
+        """Note a failure, and that of all steps that rest on it."""
+        if step in self.failed or step not in self._order:
+            return
+        self.failed[step] = why
+        self._watcher.failed(step, why)
+        for other in self._graph.dependents(step):
+            self._fail(other, why)
+
+
+def manifest_of(step: Step, key: str, inputs: dict[str, Artifact], measured: dict[str, object]) -> Manifest:
+    """What an artifact is and came from; the store fills in the contents' digest."""
+    files = {role: Input(digest=each.digest, path=str(each.path)) for role, each in step.contents.items()}
+    made = {role: Input(digest=each.digest, kind=each.manifest.kind, key=each.key) for role, each in inputs.items()}
+    return Manifest(
+        kind=step.kind,
+        key=key,
+        label=step.label,
+        digest="",
+        inputs=files | made,
+        settings=step.settings,
+        sources=step.code.sources(),
+        versions=step.code.versions(),
+        measured=measured,
+        made=datetime.now(UTC).isoformat(timespec="seconds"),
+    )

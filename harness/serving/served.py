@@ -1,0 +1,73 @@
+"""A served model: an engine and what it serves, so that a model is merged and loaded once for all steps that ask it."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from lm_eval.api.model import LM
+
+from esft_bench.harness.merging import merged
+from esft_bench.harness.serving.canary import Canary
+from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.server import Settings
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.store.names import CANARY
+from esft_bench.spec.errors import UserError
+
+Make = Callable[[], Engine]
+
+
+class Served:
+    """An engine, made when it is first needed, and the name of the model that it serves."""
+
+    def __init__(self, make: Make) -> None:
+        self._make = make
+        self._engine: Engine | None = None
+        self._loaded: Loaded | None = None
+        self._refused: dict[str, UserError] = {}
+        self.state = ""
+        self.has_served = False
+
+    def serve(self, name: str, backbone: Path, trained: Sequence[Path], scratch: Path) -> Loaded:
+        """Have the engine serve what `backbone` is after trainings (their artifacts' folders, in order).
+
+        A model it serves already stays; one that it could not serve is refused again at once. Raises UserError.
+        """
+        if name in self._refused:
+            raise self._refused[name]
+        if name == self.state and self._loaded:
+            return Loaded("kept", 0.0, self._loaded.difference)
+        self._engine = self._engine or self._make()
+        self.state = ""
+        try:
+            with merged(backbone, trained, scratch / "merged") as checkpoint:
+                self._loaded = self._engine.load(checkpoint, Canary.load(trained[-1] / CANARY))
+        except UserError as error:
+            self._refused[name] = error
+            raise
+        self.state, self.has_served = name, True
+        return self._loaded
+
+    def lm(self) -> LM:
+        """The model as lm-eval asks it."""
+        if self._engine is None:
+            raise RuntimeError("serve a model first")
+        return self._engine.lm()
+
+    def close(self) -> None:
+        """Give back memory and processes."""
+        if self._engine is not None:
+            self._engine.close()
+        self._engine, self._loaded, self.state = None, None, ""
+
+
+BFLOAT16_TOLERANCE = 0.3
+"""In nats: bfloat16 kernels differ in rounding, and a router near a tie then picks another expert (facts of vLLM)."""
+
+
+def make_engine(wanted: EngineSettings, logs: Path) -> Engine:
+    """The engine that a step asks for; a server's logs go to the folder `logs`. It starts with its first model."""
+    tolerance = FLOAT32_TOLERANCE if wanted.dtype == "float32" else BFLOAT16_TOLERANCE
+    if wanted.transport.engine == "vllm":
+        settings = Settings(dtype=wanted.dtype, max_length=wanted.max_length, port=wanted.transport.port)
+        return VllmEngine(logs, settings, tolerance)
+    return TransformersEngine(wanted.dtype, wanted.max_length, wanted.transport.batch_size, tolerance)

@@ -1,0 +1,27 @@
+"""Which engine is to serve. Light, since plans name engines that they never start."""
+
+import importlib.metadata
+from dataclasses import dataclass
+
+from esft_bench.spec.suite import Evaluation
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    """The engine a step borrows: its name and version (`vllm 0.32.0`), its type of numbers, and the longest sequence.
+
+    `transport` (port, batch size) changes no result.
+    """
+
+    name: str
+    dtype: str
+    max_length: int
+    transport: Evaluation
+
+
+def vllm_version() -> str | None:
+    """The installed vLLM's version, None without one."""
+    try:
+        return importlib.metadata.version("vllm")
+    except importlib.metadata.PackageNotFoundError:
+        return None

@@ -1,0 +1,78 @@
+"""The judge step: verdicts on a model's free-text answers."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
+
+from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.step import Content, Job, Resources, Step
+from esft_bench.harness.store.artifacts import Artifact
+from esft_bench.harness.store.keys import Code
+from esft_bench.harness.store.names import ITEMS
+from esft_bench.spec.files import read_jsonl, write_jsonl
+from esft_bench.spec.record import ItemScore
+from esft_bench.tasks.task import Rubric
+
+REASONS = 3
+"""So many of the reasons why answers could not be judged are kept."""
+
+
+@dataclass(frozen=True, eq=False)
+class JudgeStep(Step):
+    """Have answers judged by a rubric; `judge` is the judge's name and what makes it another one."""
+
+    kind: ClassVar[str] = "verdicts"
+    answers: AnswerStep
+    rubric: Rubric
+    judge: tuple[str, Any]
+
+    @property
+    def label(self) -> str:
+        """That of the answers."""
+        return f"{self.answers.label}, judged"
+
+    @property
+    def needs(self) -> Mapping[str, Step]:
+        """The answers."""
+        return {"answers": self.answers}
+
+    @property
+    def contents(self) -> Mapping[str, Content]:
+        """Nothing."""
+        return {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Judge and rubric."""
+        rubric = [self.rubric.instructions, self.rubric.best, self.rubric.language]
+        return {"judge": list(self.judge), "rubric": rubric}
+
+    @property
+    def code(self) -> Code:
+        """How a judge is asked and read."""
+        return Code(("esft_bench.harness.judge",), ("sacrebleu",))
+
+    @property
+    def resources(self) -> Resources:
+        """A connection."""
+        return Resources("network")
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Ask `job.borrowed`, a judge. What it could not judge is counted, and asked again by the next run."""
+        from esft_bench.harness.judge import Usage
+
+        stored = [ItemScore.model_validate(row) for row in read_jsonl(job.inputs["answers"] / ITEMS)]
+        verdicts = job.borrowed.score(self.rubric, stored)
+        judged = [
+            item.model_copy(update={"score": verdict.score, "state": verdict.state, "reason": verdict.reason})
+            for item, verdict in zip(stored, verdicts, strict=True)
+        ]
+        write_jsonl(job.out / ITEMS, [item.model_dump() for item in judged])
+        silent = [verdict.reason for verdict in verdicts if verdict.state == "failed"]
+        usage = asdict(sum((verdict.usage for verdict in verdicts), Usage()))
+        reasons = list(dict.fromkeys(silent))[:REASONS]
+        return {"failed": len(silent), "why": reasons, **{f"judge_{name}": value for name, value in usage.items()}}
+
+    def is_complete(self, artifact: Artifact) -> bool:
+        """Whether every answer could be judged."""
+        return not artifact.measured.get("failed")

@@ -1,0 +1,162 @@
+"""What a step is: a pure function from artifacts to an artifact.
+
+A step has a kind, the steps it needs, the contents it reads besides, its settings, the code it depends on, the
+resources it asks for, and a `run` from folders to a folder. It is a description: it knows no store, no key and no
+machine. The scheduler knows none of the kinds by name; what runs where only the executor knows.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from esft_bench.harness.store.artifacts import Artifact
+from esft_bench.harness.store.keys import Code, key_of
+from esft_bench.spec.files import canonical, digest_of_text
+
+Progress = Callable[[int, int], None]
+"""Called with how much is done, and of how much."""
+
+
+def silent(done: int, total: int) -> None:
+    """Progress that nobody is told of."""
+
+
+@dataclass(frozen=True)
+class Content:
+    """Files that a step reads and no step made: where they lie, and the digest of what is in them."""
+
+    path: Path
+    digest: str
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a step asks for.
+
+    Attributes:
+        holds: `process`, the model in memory in a process of its own, or several; `engine`, a serving engine that it
+            borrows; `network`, nothing but a connection.
+        engine: which engine, where it borrows one.
+        state: what an engine must hold for it (a checkpoint's name): the next step best goes to an engine that has it.
+    """
+
+    holds: Literal["process", "engine", "network"]
+    engine: Hashable = None
+    state: str = ""
+
+
+@dataclass(frozen=True)
+class Transport:
+    """How steps are carried out on a machine; nothing here changes a result, so none of it is in a key."""
+
+    workers: int = 1
+    threads: int = 1
+    micro_batch: int | None = None
+    processes: int = 1
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of a step.
+
+    Attributes:
+        inputs: the folders of the artifacts of the steps it needs, by role.
+        out: the empty folder that becomes its artifact.
+        scratch: a folder that stays where the run is killed, for the next one to go on from.
+        progress: to be called now and then.
+        borrowed: the engine, or the judge, that its resources name.
+    """
+
+    inputs: Mapping[str, Path]
+    out: Path
+    scratch: Path
+    transport: Transport = Transport()
+    progress: Progress = silent
+    borrowed: Any = None
+
+
+class Step(ABC):
+    """A node of the graph. Two steps are equal where they would do the same with the same."""
+
+    kind: ClassVar[str]
+
+    @property
+    @abstractmethod
+    def label(self) -> str:
+        """How displays, logs and manifests name it: the cell it is made for first, and what of it."""
+
+    @property
+    @abstractmethod
+    def needs(self) -> Mapping[str, "Step"]:
+        """The steps whose artifacts it reads, by role."""
+
+    @property
+    @abstractmethod
+    def contents(self) -> Mapping[str, Content]:
+        """The files it reads besides, by role."""
+
+    @property
+    @abstractmethod
+    def settings(self) -> dict[str, Any]:
+        """What it is told, as JSON has it."""
+
+    @property
+    @abstractmethod
+    def code(self) -> Code:
+        """The code that its result depends on."""
+
+    @property
+    @abstractmethod
+    def resources(self) -> Resources:
+        """What it asks for."""
+
+    @abstractmethod
+    def run(self, job: Job) -> dict[str, Any]:
+        """Fill `job.out`; returns what that took (seconds, bytes and the like). Raises UserError, one sentence."""
+
+    def is_complete(self, artifact: Artifact) -> bool:
+        """Whether nothing is left to do about a finished artifact; one that is not is made again."""
+        return True
+
+    def key(self, inputs: Mapping[str, Artifact]) -> str:
+        """The key of its artifact, given those of the steps it needs, by role."""
+        digests = {role: content.digest for role, content in self.contents.items()}
+        digests |= {role: artifact.digest for role, artifact in inputs.items()}
+        return key_of(self.kind, self.settings, digests, self.code)
+
+    @cached_property
+    def identity(self) -> str:
+        """A digest of all that is known of it before any step has run."""
+        told = [
+            self.kind,
+            self.settings,
+            {role: content.digest for role, content in self.contents.items()},
+            {role: need.identity for role, need in self.needs.items()},
+            self.code.modules,
+        ]
+        return digest_of_text(canonical(told))
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Step) and self.identity == other.identity
+
+    def __hash__(self) -> int:
+        return hash(self.identity)
+
+
+def with_needs(steps: Iterable[Step]) -> Iterator[Step]:
+    """Steps and all that they rest on, each once, what is needed first."""
+    seen: set[Step] = set()
+
+    def visit(step: Step) -> Iterator[Step]:
+        if step in seen:
+            return
+        seen.add(step)
+        for need in step.needs.values():
+            yield from visit(need)
+        yield step
+
+    for step in steps:
+        yield from visit(step)

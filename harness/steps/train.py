@@ -1,0 +1,148 @@
+"""The train step: a method on the data of one or several tasks, from the backbone or from what a training made."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from esft_bench.harness.steps.profile import ProfileStep, loading
+from esft_bench.harness.steps.step import Content, Job, Resources, Step
+from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.methods.method import Method
+from esft_bench.spec.suite import Backbone, Profiling, Training
+
+LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors")
+
+
+@dataclass(frozen=True, eq=False)
+class TrainStep(Step):
+    """Train a model.
+
+    Attributes:
+        name: the cell it is made for, with its stage where it is not the last.
+        method_name, method: the method, with its hyperparameters.
+        tasks: the conversations of the tasks that are mixed, in equal shares, by the tasks' names.
+        alignment: the conversations mixed in besides.
+        general: the general data that the method holds the tasks against.
+        training, seed: how; `training` has the row's own steps and learning rate.
+        profiling: how data are profiled; with its `after_training` the trained model is profiled too.
+        backbone, loading: the checkpoint it all begins with, and how it is loaded.
+        source: files that the method brings along.
+        first: the training whose result this one goes on from, and whose changes its adapter holds too.
+        before: the trainings whose merged checkpoint stands in for the backbone, in order.
+    """
+
+    kind: ClassVar[str] = "train"
+    name: str
+    method_name: str
+    method: Method
+    tasks: Mapping[str, Content]
+    training: Training
+    seed: int
+    profiling: Profiling
+    backbone: Content
+    loading: Backbone
+    alignment: Content | None = None
+    general: tuple[str, Content] | None = None
+    source: Content | None = None
+    first: "TrainStep | None" = None
+    before: tuple["TrainStep", ...] = ()
+
+    @property
+    def label(self) -> str:
+        """The cell."""
+        return self.name
+
+    @property
+    def begins_with(self) -> tuple["TrainStep", ...]:
+        """The trainings whose adapters, merged in order, make the model that this one gets."""
+        return (*self.before, self.first) if self.first else self.before
+
+    @property
+    def ends_with(self) -> tuple["TrainStep", ...]:
+        """The trainings whose adapters, merged in order, make the model that this one leaves."""
+        return (*self.before, self)
+
+    @property
+    def whole(self) -> tuple["TrainStep", ...]:
+        """All trainings that lead to this one, in order, itself last."""
+        earlier = self.first or (self.before[-1] if self.before else None)
+        return (*(earlier.whole if earlier else ()), self)
+
+    @property
+    def profiles(self) -> dict[str, ProfileStep]:
+        """The profiles that the method reads, by role: the tasks' data, and the general data."""
+        found: dict[str, ProfileStep] = {}
+        if self.method.needs_profile:
+            found |= {f"profile {n}": self._profile(*task) for n, task in enumerate(self.tasks.items())}
+        if self.general is not None:
+            found["general profile"] = self._profile(*self.general)
+        return found
+
+    def _profile(self, task: str, data: Content) -> ProfileStep:
+        return ProfileStep(task, data, self.backbone, self.loading, self.profiling, self.begins_with)
+
+    @property
+    def needs(self) -> Mapping[str, Step]:
+        """The trainings it goes on from, and the profiles its method reads."""
+        return {**{f"training {n}": step for n, step in enumerate(self.begins_with)}, **self.profiles}
+
+    @property
+    def contents(self) -> Mapping[str, Content]:
+        """Backbone, conversations, and what the method brings along."""
+        found = {"backbone": self.backbone, **{f"task {n}": data for n, data in enumerate(self.tasks.values())}}
+        return found | {
+            role: content
+            for role, content in (("alignment", self.alignment), ("source", self.source))
+            if content is not None
+        }
+
+    @property
+    def _profiled(self) -> bool:
+        return self.method.needs_profile or self.profiling.after_training
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method and how it trains."""
+        return {
+            "method": self.method_name,
+            "hyperparameters": self.method.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json"),
+            "seed": self.seed,
+            "profiling": self.profiling.model_dump() if self._profiled else None,
+            **loading(self.loading),
+        }
+
+    @property
+    def code(self) -> Code:
+        """The training core, the method's class with all it builds on, and the libraries that compute."""
+        return Code(("esft_bench.harness.training.cell", *modules_of(self.method)), LIBRARIES)
+
+    @property
+    def resources(self) -> Resources:
+        """The model in memory."""
+        return Resources("process")
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Train."""
+        from esft_bench.harness.training.cell import CellTraining, train_cell  # here: torch takes seconds to import
+
+        cell = CellTraining(
+            backbone=self.backbone.path,
+            loading=self.loading,
+            trained=[folder for role, folder in job.inputs.items() if role.startswith("training")],
+            tasks=[data.path for data in self.tasks.values()],
+            alignment=self.alignment.path if self.alignment else None,
+            profiles=[folder for role, folder in job.inputs.items() if role.startswith("profile")],
+            general=job.inputs.get("general profile"),
+            method=self.method_name,
+            hyperparameters=self.method.model_dump(mode="json"),
+            training=self.training,
+            seed=self.seed,
+            profiling=self.profiling if self._profiled else None,
+            profile_after=self.profiling.after_training,
+            out=job.out,
+            scratch=job.scratch,
+            micro_batch=job.transport.micro_batch,
+            processes=job.transport.processes,
+        )
+        return train_cell(cell, job.progress)

@@ -1,0 +1,235 @@
+"""Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import BaseModel, ConfigDict
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from esft_bench.harness.backbone import experts_of, load_tokenizer
+from esft_bench.harness.merging import Change, merged
+from esft_bench.harness.meter import metered
+from esft_bench.harness.serving import canary
+from esft_bench.harness.store.artifacts import bytes_in
+from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
+from esft_bench.harness.training.data import Sample, encode_file, hold_out, mixed, packed
+from esft_bench.harness.training.loop import TrainingLog, train
+from esft_bench.harness.training.processes import launch
+from esft_bench.harness.training.profiling import Start, profile_model
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.registry import load_methods
+from esft_bench.spec.files import write_json
+from esft_bench.spec.suite import Backbone, Profiling, Training
+
+Progress = Callable[[int, int], None]
+CANARY_PROMPTS = 4
+CANARY_TOKENS = 48
+
+
+class CellTraining(BaseModel):
+    """What to train, and where everything lies.
+
+    Attributes:
+        backbone, loading, trained: the model to begin with, as in `profiling.Start`.
+        tasks, alignment: the files of conversations to train on.
+        profiles, general: folders of the profiles that the method reads.
+        method, hyperparameters: who trains.
+        training, seed: how.
+        profiling: how the task is profiled, where the method or `profile_after` wants it.
+        profile_after: whether the trained model is profiled on the task's data too.
+        out, scratch: the artifact's folder, and the one that outlives a kill.
+        micro_batch, processes: how it is carried out.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    backbone: Path
+    loading: Backbone
+    trained: list[Path] = []
+    tasks: list[Path]
+    alignment: Path | None = None
+    profiles: list[Path] = []
+    general: Path | None = None
+    method: str
+    hyperparameters: dict[str, Any]
+    training: Training
+    seed: int
+    profiling: Profiling | None = None
+    profile_after: bool = False
+    out: Path
+    scratch: Path
+    micro_batch: int | None = None
+    processes: int = 1
+
+    @property
+    def start(self) -> Start:
+        """The model to begin with."""
+        return Start(self.backbone, self.loading, self.trained)
+
+    def make_method(self) -> Method:
+        """The method with its hyperparameters."""
+        return load_methods()[self.method].model_validate(self.hyperparameters)
+
+
+def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
+    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
+    method, start = cell.make_method(), cell.start
+    tokenizer = load_tokenizer(cell.backbone)
+    measured: dict[str, Any] = {}
+    history = _Spent(cell.scratch)
+    with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
+        shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
+        model = start.load(checkpoint)
+        layers = experts_of(model)  # as they are before a method wraps anything around them
+        measured |= {"trainable_parameters": 0, "steps": 0}
+        if method.trains:
+            measured["trainable_parameters"], log = _train(model, cell, history.wrapped(progress))
+            measured["steps"] = len(log.losses)
+            write_json(cell.out / LOG, asdict(log))
+    _count_shares(measured, shares)
+    history.add_to(measured)
+    measured["stored_bytes"] = _export(method, model, cell)
+    if not method.trains:
+        model = _as_merged(cell)
+    canary.measure(model, _canary_prompts(tokenizer, cell)).save(cell.out / CANARY)
+    if cell.profile_after and cell.profiling and layers and method.trains:
+        (cell.out / AFTER).mkdir()
+        profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
+    return measured
+
+
+def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
+    """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
+    if cell.processes == 1:
+        return []
+    told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
+    return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+
+
+def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """One process's part in training a cell with others. `told` holds the `cell` and the folder `checkpoint`.
+
+    Returns what it cost.
+    """
+    cell = CellTraining.model_validate(told["cell"])
+    measured: dict[str, Any] = {}
+    with metered(measured):
+        _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
+    return measured
+
+
+def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> None:
+    """Add what other processes took: their time, and the memory that each needed in place of this one's."""
+    for share in shares:
+        measured["cpu_seconds"] += share["cpu_seconds"]
+    if shares:  # this process only gathers what came out
+        measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in shares)
+        measured["processes"] = len(shares)
+
+
+def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tuple[int, TrainingLog]:
+    """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
+    torch.manual_seed(cell.seed)
+    method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone)
+    parameters = method.prepare(model, _context(tokenizer, cell))
+    count = sum(parameter.numel() for parameter in parameters)
+    sequences, held_out = _data(tokenizer, cell)
+    log = train(
+        model,
+        parameters,
+        sequences,
+        cell.training,
+        cell.scratch,
+        mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
+        micro_batch=cell.micro_batch,
+        learning_rate_factors=method.learning_rate_factors(model),
+        held_out=held_out,
+        progress=progress,
+    )
+    return count, log
+
+
+def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
+    """What the method may look at."""
+    profiles = [Profile.load(folder) for folder in cell.profiles]
+    wanted = cell.profiling
+    again = partial(profile_model, tokenizer=tokenizer, task=cell.tasks[0], wanted=wanted) if wanted else None
+    return Context(
+        seed=cell.seed,
+        profile=profiles[0] if profiles else None,
+        further=tuple(profiles[1:]),
+        reprofile=again,
+        general=Profile.load(cell.general) if cell.general else None,
+    )
+
+
+def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Iterator[Sample], list[Sample]]:
+    """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
+    training = cell.training
+    told = training.sequence_length, training.overlong
+    own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
+    other = encode_file(tokenizer, cell.alignment, *told) if cell.alignment else []
+    held: list[Sample] = []
+    if training.evaluate_every is not None:
+        parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
+        own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
+    return packed(mixed(own, other, training.alignment_share, cell.seed), training.sequence_length), held
+
+
+def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
+    """Write the adapter and who made it; returns the adapter's bytes."""
+    adapter = cell.out / ADAPTER
+    adapter.mkdir()
+    method.export(model, adapter)
+    Change(method=cell.method, hyperparameters=cell.hyperparameters).save(cell.out)
+    return bytes_in(adapter)
+
+
+def _as_merged(cell: CellTraining) -> PreTrainedModel:
+    """What an adapter that was not trained here makes of the model; no training has made it in memory."""
+    with merged(cell.backbone, [*cell.trained, cell.out], cell.scratch / "merged") as checkpoint:
+        return cell.start.load(checkpoint)
+
+
+def _canary_prompts(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> list[list[int]]:
+    """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
+    samples = encode_file(tokenizer, cell.tasks[0], cell.training.sequence_length, cell.training.overlong)
+    return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
+
+
+class _Spent:
+    """Seconds spent by earlier, killed attempts at a cell, so that a resumed cell reports its whole cost."""
+
+    def __init__(self, scratch: Path) -> None:
+        self.path = scratch / "spent.json"
+        self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
+        if self.path.exists():
+            self.spent = json.loads(self.path.read_text("utf-8"))
+        self.wall, self.cpu = time.perf_counter(), time.process_time()
+
+    def wrapped(self, progress: Progress) -> Progress:
+        """The same progress callback, noting now and then what has been spent."""
+
+        def noting(step: int, steps: int) -> None:
+            if step % 50 == 0 and step < steps:
+                write_json(self.path, self._total())
+            progress(step, steps)
+
+        return noting
+
+    def _total(self) -> dict[str, float]:
+        return {
+            "seconds": self.spent["seconds"] + time.perf_counter() - self.wall,
+            "cpu_seconds": self.spent["cpu_seconds"] + time.process_time() - self.cpu,
+        }
+
+    def add_to(self, measured: dict[str, Any]) -> None:
+        """Add what earlier attempts spent."""
+        for name, value in self.spent.items():
+            measured[name] += value

@@ -1,0 +1,69 @@
+"""Profiling: the expert statistics of a model, the backbone or what a training made, on a task's training data."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from esft_bench.harness.backbone import load_model, load_tokenizer
+from esft_bench.harness.merging import merged
+from esft_bench.harness.meter import metered
+from esft_bench.harness.store.names import SECOND
+from esft_bench.harness.training.data import Sample, encode_file, profiling_batches, profiling_sequences
+from esft_bench.methods.moe.profile import Profile, profile
+from esft_bench.methods.moe.view import MoeLayer
+from esft_bench.spec.suite import Backbone, Profiling
+
+
+@dataclass(frozen=True)
+class Start:
+    """The model that a training or a profile begins with.
+
+    `backbone` is its checkpoint's folder, `trained` the artifacts of the trainings that made it from there, in order,
+    and `loading` how it is loaded.
+    """
+
+    backbone: Path
+    loading: Backbone
+    trained: Sequence[Path] = ()
+
+    def load(self, checkpoint: Path) -> PreTrainedModel:
+        """The model of its merged checkpoint."""
+        return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code)
+
+
+def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch: Path) -> dict[str, Any]:
+    """Profile a model's experts on a task's conversations into `out`; returns what it cost.
+
+    A second sample's profile goes into the folder `second`, where the data suffice for one.
+    """
+    tokenizer = load_tokenizer(start.backbone)
+    first, second = _samples(tokenizer, task, wanted)
+    measured: dict[str, Any] = {}
+    with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
+        model = start.load(checkpoint)
+        profile(model, profiling_batches(first)).save(out)
+        if second:
+            (out / SECOND).mkdir()
+            profile(model, profiling_batches(second)).save(out / SECOND)
+    return measured
+
+
+def profile_model(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    task: Path,
+    wanted: Profiling,
+    layers: Mapping[int, MoeLayer] | None = None,
+) -> Profile:
+    """A profile of a model in memory on the sequences that a task is profiled on."""
+    first, _ = _samples(tokenizer, task, wanted)
+    return profile(model, profiling_batches(first), layers)
+
+
+def _samples(tokenizer: PreTrainedTokenizerBase, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
+    """The two samples of a task's data that are profiled."""
+    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.overlong)
+    return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
