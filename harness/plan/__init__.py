@@ -1,1 +1,1 @@
-"""The plan: a suite becomes cells, and cells become paths through a graph of steps; how far they are, what they cost."""
+"""The plan: a suite becomes cells, cells become paths through a graph of steps; how far they are, what they cost."""

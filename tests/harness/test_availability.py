@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from esft_bench.harness.availability import with_available
+from esft_bench.harness.plan.availability import with_available
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
 from esft_bench.spec.suite_file import available, load

@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from esft_bench.harness import calibrate, cli
+from esft_bench.harness import cli
 from esft_bench.harness.judge import make_judge
+from esft_bench.harness.official import calibrate
 from esft_bench.reports import calibration
 from esft_bench.reports.calibration import Calibration
 from esft_bench.spec.errors import UserError

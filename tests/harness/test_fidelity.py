@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from esft_bench.harness import cli
-from esft_bench.harness.fidelity import (
+from esft_bench.harness.official.verify import (
     PAPER,
     Row,
     check_intent,

@@ -9,10 +9,14 @@ import pandas
 import pytest
 from rich.console import Console
 
-from esft_bench.harness import calibrate
-from esft_bench.harness.commands import execute, prepare
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.commands.run import execute
+from esft_bench.harness.judge.calibrations import default_file, identity
+from esft_bench.harness.judge.question import rubric_key
+from esft_bench.harness.official.calibrate import keep
 from esft_bench.reports import calibration
 from tests.harness.judge_server import KEY, Server, gives
+from tests.harness.plans import prepared
 
 SUITE = """\
 name: judged
@@ -34,12 +38,10 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
 
     def once(more: str) -> tuple[int, str, Path]:
         text = SUITE.replace("URL", server.url).replace("CACHE", str(tmp_path / "j.sqlite")).replace("MORE", more)
-        suite = tmp_path / "judged.yaml"
-        suite.write_text(text)
         printed = io.StringIO()
-        prepared = prepare(str(suite), run_dir=tmp_path / "runs")
-        failed = execute(prepared, Console(file=printed, width=200), command="esft-bench run judged.yaml", workers=1)
-        return failed, printed.getvalue(), tmp_path / "runs" / "judged"
+        console = Console(file=printed, width=200)
+        failed = execute(prepared(tmp_path, text), RunOptions(workers=1), console, "esft-bench run judged.yaml")
+        return len(failed), printed.getvalue(), tmp_path / "runs" / "judged"
 
     return once
 
@@ -83,15 +85,15 @@ def test_a_run_judges_by_batches_and_carries_its_judges_calibration(server: Serv
     failed, _, folder = run("batch: true")
     assert (failed, len(server.batches), len(server.requests)) == (0, 1, 6)
     assert not (folder / calibration.NAME).exists()
-    prepared = prepare(str(tmp_path / "judged.yaml"), run_dir=tmp_path / "runs")
+    one = prepared(tmp_path, (tmp_path / "suite.yaml").read_text())
     known = calibration.Calibration(
         judge="the-judge",
-        identity=calibrate._identity(prepared.judge),
-        rubric=calibrate.rubric_key(prepared.plan.tasks["mini-law"].rubric),
+        identity=identity(one.judge),
+        rubric=rubric_key(one.plan.tasks["mini-law"].rubric),
         **{"task": "mini-law", "title": "Law", "against": "gpt-4", "answers": 2, "scored": 2, "items": 2},
         **{"difference": 1, "low": -1, "high": 3, "absolute_error": 2, "spearman": 0.5, "made": "today"},
     )
-    calibrate.keep(calibrate.default_file(), [known, known.model_copy(update={"identity": "of another judge"})])
+    keep(default_file(), [known, known.model_copy(update={"identity": "of another judge"})])
     assert run("batch: true")[0] == 0
     assert calibration.read(folder / calibration.NAME) == [known]
     assert known.sentence.partition("[")[0] in (folder / "report.md").read_text()

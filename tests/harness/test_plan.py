@@ -3,9 +3,13 @@
 import pytest
 from rich.console import Console
 
-from esft_bench.harness import commands
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.commands.plan import foreseen
+from esft_bench.harness.commands.run import execute
+from esft_bench.harness.plan.state import state_of
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
+from tests.harness.plans import finish, graph_of, prepared
 
 ROWS = """\
 name: tiny
@@ -24,29 +28,19 @@ evaluation: {engine: transformers}
 
 
 @pytest.fixture
-def planned(tmp_path):
-    """`planned(text)`: the plan of a suite with that text; everything under one run folder."""
-
-    def make(text=ROWS, **options):
-        path = tmp_path / "suite.yaml"
-        path.write_text(text)
-        return commands.prepare(str(path), run_dir=tmp_path / "runs", **options).plan
-
-    return make
+def made(tmp_path):
+    """`made(text)`: a suite of that text, prepared; everything under one run folder."""
+    return lambda text=ROWS, **options: prepared(tmp_path, text, **options)
 
 
-def finish(plan, kind, key):
-    built = plan.store.begin(kind, key)
-    (built / "content").write_text(key)
-    return plan.store.finish(kind, key, built, {}, {})
+@pytest.fixture
+def planned(made):
+    """`planned(text)`: the plan of such a suite."""
+    return lambda text=ROWS, **options: made(text, **options).plan
 
 
-def finish_step(plan, step):
-    return finish(plan, plan.keys.kind(step), plan.keys.key(step))
-
-
-def train_key(plan, cell):
-    return plan.keys.key(plan.stage(cell))
+def train_key(one, cell):
+    return graph_of(one).key(one.plan.paths[cell].training)
 
 
 def test_there_is_one_base_cell_and_one_cell_for_each_method_task_and_seed(planned):
@@ -57,16 +51,16 @@ def test_there_is_one_base_cell_and_one_cell_for_each_method_task_and_seed(plann
 
 def test_a_trained_cell_is_tested_on_its_task_and_the_base_model_on_all(planned):
     plan = planned()
-    assert plan.benchmarks(plan.cells[0]) == ["mini-law", "mini-intent", "mini-facts"]
-    assert plan.benchmarks(plan.cells[1]) == ["mini-law", "mini-facts"]
+    assert plan.matrix.benchmarks(plan.cells[0]) == ["mini-law", "mini-intent", "mini-facts"]
+    assert plan.matrix.benchmarks(plan.cells[1]) == ["mini-law", "mini-facts"]
 
 
-def test_a_cell_that_selects_experts_waits_for_its_profile(planned):
-    plan = planned()
-    esft = plan.stage(next(cell for cell in plan.cells if cell.method == "esft-gate"))
-    assert plan.keys.key(esft) is None
-    finish_step(plan, *esft.profiles)
-    assert plan.keys.key(esft) is not None
+def test_a_cell_that_selects_experts_waits_for_its_profile(made):
+    one = made()
+    esft = next(path.training for cell, path in one.plan.paths.items() if cell.method == "esft-gate")
+    assert not graph_of(one).is_ready(esft)
+    finish(one, *esft.profiles.values())
+    assert graph_of(one).is_ready(esft)
 
 
 @pytest.mark.parametrize(
@@ -79,28 +73,38 @@ def test_a_cell_that_selects_experts_waits_for_its_profile(planned):
         ("general: [mini-facts]", "general: []", True),
     ],
 )
-def test_a_training_key_depends_on_what_changes_weights_and_on_nothing_else(planned, old, new, same):
-    cell = planned().cells[1]
-    assert (train_key(planned(), cell) == train_key(planned(ROWS.replace(old, new)), cell)) == same
+def test_a_training_key_depends_on_what_changes_weights_and_on_nothing_else(made, old, new, same):
+    before = made()
+    cell = before.plan.cells[1]
+    assert (train_key(before, cell) == train_key(made(ROWS.replace(old, new)), cell)) == same
 
 
-def test_a_cells_state_moves_from_step_to_step(planned):
-    plan = planned()
-    cell = plan.cells[1]
-    states = [plan.state(cell)]
-    finish_step(plan, plan.stage(cell))
-    states.append(plan.state(cell))
-    for benchmark in plan.benchmarks(cell):
-        finish(plan, "answers", plan.answers_key(cell, benchmark))
-    states.append(plan.state(cell))
-    finish(plan, "verdicts", plan.verdicts_key(cell, "mini-law"))
-    states.append(plan.state(cell))
+def test_a_cells_state_moves_from_step_to_step(made):
+    one = made()
+    path = one.plan.paths[one.plan.cells[1]]
+    states = []
+    for steps in ([], [path.training], path.answers.values(), [path.scores["mini-law"]]):
+        for step in steps:
+            finish(one, step)
+        states.append(state_of(path, graph_of(one)))
     assert states == ["to do", "trained", "answered", "done"]
 
 
-def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(planned):
-    plan = planned(only="method=base,method=fft,task=mini-law")
-    assert [cell.label for cell in plan.chosen_cells] == ["base", "fft · mini-law · seed 0", "fft · mini-law · seed 1"]
+def test_verdicts_that_met_an_outage_are_there_and_not_finished(made):
+    one = made()
+    path = one.plan.paths[one.plan.cells[1]]
+    for step in (path.training, *path.answers.values()):
+        finish(one, step)
+    finish(one, path.scores["mini-law"], failed=2)
+    graph = graph_of(one)
+    assert path.scores["mini-law"] in graph.artifacts
+    assert graph.is_ready(path.scores["mini-law"])
+    assert state_of(path, graph) == "answered"
+
+
+def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(made):
+    chosen = made(only="method=base,method=fft,task=mini-law").chosen
+    assert [cell.label for cell in chosen] == ["base", "fft · mini-law · seed 0", "fft · mini-law · seed 1"]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +196,8 @@ def math_data(tmp_path):
 def test_training_data_without_items_are_tested_on_the_benchmarks_they_name(planned, math_data):
     plan = planned(REAL, data_dir=math_data)
     base, trained = plan.cells
-    assert plan.benchmarks(trained) == ["gsm8k", "math"]
-    assert plan.benchmarks(base) == ["gsm8k", "math"]
+    assert plan.matrix.benchmarks(trained) == ["gsm8k", "math"]
+    assert plan.matrix.benchmarks(base) == ["gsm8k", "math"]
     assert [plan.data[name].count for name in ("gsm8k", "math")] == [1, 1]
 
 
@@ -213,20 +217,28 @@ def test_bad_data_are_refused_by_task_file_and_line(planned, math_data, file, co
     assert "\n" not in str(caught.value)
 
 
-def test_finished_steps_stay_when_data_go_bad(planned, math_data):
-    plan = planned(REAL, data_dir=math_data)
-    base = plan.cells[0]
-    made = finish(plan, "train", train_key(plan, base))
+def test_finished_steps_stay_when_data_go_bad(made, math_data):
+    one = made(REAL, data_dir=math_data)
+    kept = finish(one, one.plan.paths[one.plan.cells[0]].training)
     (math_data / "metamathqa/train.jsonl").write_text("{")
     with pytest.raises(UserError, match="not valid JSON"):
-        planned(REAL, data_dir=math_data)
-    assert made.folder.is_dir()
+        made(REAL, data_dir=math_data)
+    assert kept.folder.is_dir()
 
 
-def test_what_can_be_resolved_is_told_of_the_benchmarks_that_stand_for_training_data(math_data, tmp_path):
-    (tmp_path / "suite.yaml").write_text(REAL)
-    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs", data_dir=math_data)
-    assert list(commands.foreseen(prepared).columns[0].cells) == ["GSM8K", "MATH"]
+def test_rows_are_read_once_and_again_when_their_file_changes_or_the_copy_is_damaged(made, math_data, monkeypatch):
+    first = made(REAL, data_dir=math_data).plan.data["gsm8k"]
+    monkeypatch.setattr("esft_bench.harness.plan.data._write", lambda *_: pytest.fail("the rows were read again"))
+    assert made(REAL, data_dir=math_data).plan.data["gsm8k"] == first
+    monkeypatch.undo()
+    first.items.path.write_text("")
+    assert made(REAL, data_dir=math_data).plan.data["gsm8k"].items.path.read_text() != ""
+    jsonl(math_data / "gsm8k/test.jsonl", {"question": "changed?", "answer": "#### 3"})
+    assert made(REAL, data_dir=math_data).plan.data["gsm8k"].items != first.items
+
+
+def test_what_can_be_resolved_is_told_of_the_benchmarks_that_stand_for_training_data(made, math_data):
+    assert list(foreseen(made(REAL, data_dir=math_data)).columns[0].cells) == ["GSM8K", "MATH"]
 
 
 def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(planned, monkeypatch):
@@ -238,19 +250,17 @@ def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(p
         planned(code + "data: {evol_codealpaca: {revision: abc}}\n")
 
 
-def test_the_report_is_told_that_the_alignment_data_are_not_the_papers(math_data, tmp_path):
+def test_the_report_is_told_that_the_alignment_data_are_not_the_papers(made, math_data):
     said = {"messages": [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Hello to you"}]}
     jsonl(math_data / "alignment/train.jsonl", said)
-    (tmp_path / "suite.yaml").write_text(REAL + "alignment: alignment-public\n")
-    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs", data_dir=math_data)
-    assert any("public instructions without math and code" in note for note in prepared.notes)
+    notes = made(REAL + "alignment: alignment-public\n", data_dir=math_data).notes
+    assert any("public instructions without math and code" in note for note in notes)
 
 
-def test_generated_code_is_refused_before_training_where_no_sandbox_works(tmp_path, monkeypatch):
+def test_generated_code_is_refused_before_training_where_no_sandbox_works(made, tmp_path, monkeypatch):
     monkeypatch.setattr("esft_bench.tasks.sandbox.isolation", lambda: "limits only")
     monkeypatch.delenv("ESFT_BENCH_UNSAFE_CODE", raising=False)
-    (tmp_path / "suite.yaml").write_text(ROWS.replace("mini-law", "mini-code"))
-    prepared = commands.prepare(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs")
+    one = made(ROWS.replace("mini-law", "mini-code"))
     with pytest.raises(UserError, match="neither bubblewrap nor user namespaces"):
-        commands.execute(prepared, Console(quiet=True), command="esft-bench run", workers=1)
+        execute(one, RunOptions(workers=1), Console(quiet=True), "esft-bench run")
     assert not list((tmp_path / "runs").rglob("train"))

@@ -5,10 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from esft_bench.harness.commands import prepare
-from esft_bench.harness.price.estimate import evaluation_prices, training_prices
-from esft_bench.harness.price.hardware import accelerator
-from esft_bench.harness.price.step import Batch, simulate, watched
+from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.commands.prepare import prepare
+from esft_bench.harness.plan.price.estimate import evaluation_prices, training_prices
+from esft_bench.harness.plan.price.hardware import accelerator
+from esft_bench.harness.plan.price.step import Batch, simulate, watched
 from esft_bench.harness.training.loop import AnswerLoss
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
@@ -72,8 +73,9 @@ def test_checkpointing_gradients_lowers_the_estimate_of_memory_and_raises_that_o
 
 
 def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path: Path) -> None:
-    prepared = prepare("mini", quick=True, run_dir=tmp_path, engine="transformers")
-    rows = {price.row: price for price in training_prices(prepared.plan, accelerator("A100-80GB"), micro_batch=2)}
+    prepared = prepare(SuiteOptions("mini", quick=True, run_dir=tmp_path, engine="transformers"))
+    graph, device = prepared.plan.graph(prepared.store), accelerator("A100-80GB")
+    rows = {price.row: price for price in training_prices(prepared.plan, graph, device, micro_batch=2)}
     assert rows["FFT"].peak_bytes > rows["ESFT-Token"].peak_bytes
     assert rows["FFT"].operations > rows["ESFT-Token"].operations
     assert rows["FFT"].adapter_bytes == pytest.approx(16_296_960, rel=0.01)  # the backbone in float32

@@ -9,11 +9,11 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from esft_bench.harness.cells import Places, train_step
+from esft_bench.harness.training.cell import CellTraining, train_cell
 from esft_bench.harness.training.processes import launch
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Training
+from esft_bench.spec.suite import Backbone, Training
 from tests.harness.conftest import BACKBONE
 
 pytestmark = pytest.mark.slow
@@ -32,26 +32,18 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path):
     ]
     write_jsonl(tmp_path / "task.jsonl", rows)
     training = Training(steps=3, batch_size=4, sequence_length=48, learning_rate=1e-3)
-    settings = {
-        "method": "attention-router",
-        "hyperparameters": {},
-        "training": training.model_dump(mode="json"),
-        "seed": 0,
-        "precision": "float32",
-        "trust_remote_code": False,
-        "profiling": None,
-        "profile_after": False,
-    }
     seen, adapters = {}, {}
     for processes in (1, 2):
         out, scratch = tmp_path / f"out{processes}", tmp_path / f"scratch{processes}"
         out.mkdir()
         scratch.mkdir()
-        places = Places(
-            backbone=BACKBONE, out=out, scratch=scratch, tasks=[tmp_path / "task.jsonl"], processes=processes
+        cell = CellTraining(
+            **{"backbone": BACKBONE, "loading": Backbone(), "tasks": [tmp_path / "task.jsonl"], "seed": 0},
+            **{"method": "attention-router", "hyperparameters": {}, "training": training},
+            **{"out": out, "scratch": scratch, "processes": processes},
         )
         steps = []
-        seen[processes] = train_step(places, settings, lambda step, of, steps=steps: steps.append((step, of)))
+        seen[processes] = train_cell(cell, lambda step, of, steps=steps: steps.append((step, of)))
         assert steps[-1] == (3, 3)
         (weights,) = (out / "adapter").glob("*.safetensors")
         adapters[processes] = load_file(weights)
@@ -69,7 +61,7 @@ def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monke
         "esft_bench.harness.training.processes._launcher", lambda processes: []
     )  # one process, without a launcher
     with pytest.raises(UserError, match=r"^The moon cannot be had\.$"):
-        launch("tests.harness.jobs:refuses_its_share", {"what": "The moon"}, 1, tmp_path, lambda step, steps: None)
+        launch("tests.harness.toys:refuses_its_share", {"what": "The moon"}, 1, tmp_path, lambda step, steps: None)
 
 
 def test_no_process_outlives_the_one_that_launched_it(tmp_path):
@@ -77,7 +69,7 @@ def test_no_process_outlives_the_one_that_launched_it(tmp_path):
         "import pathlib\n"
         "from esft_bench.harness.training.processes import launch\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
-        "job = 'tests.harness.jobs:sleeps_over_its_share'\n"
+        "job = 'tests.harness.toys:sleeps_over_its_share'\n"
         "launch(job, {'folder': str(folder)}, 2, folder, lambda step, steps: None)\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)

@@ -1,17 +1,15 @@
 """routing.json: collected from what is finished, read back by the reports."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
-from esft_bench.harness import commands, routing
-from esft_bench.harness.keys import AFTER, SECOND
-from esft_bench.harness.stages import Profiling
+from esft_bench.harness.records import routing
+from esft_bench.harness.store.names import AFTER, SECOND
 from esft_bench.methods.atomic import write_json
 from esft_bench.methods.moe.layout import AdapterConfig
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.spec import routing as contract
+from tests.harness.plans import finish, graph_of, prepared
 
 ROWS = """\
 name: tiny
@@ -27,10 +25,8 @@ evaluation: {engine: transformers}
 
 
 @pytest.fixture
-def plan(tmp_path):
-    path = tmp_path / "suite.yaml"
-    path.write_text(ROWS)
-    return commands.prepare(str(path), run_dir=tmp_path / "runs").plan
+def made(tmp_path):
+    return prepared(tmp_path, ROWS)
 
 
 def routed(*counts):
@@ -38,31 +34,33 @@ def routed(*counts):
     return Profile((1, 2), 2, 4, 1, tokens, tokens / 2, tokens / 8, tokens / 8)
 
 
-def finish(plan, step, profiles, experts=None):
-    """A finished step: profiles by folder, and the adapter of chosen experts."""
-    key = plan.keys.key(step)
-    built = plan.store.begin(plan.keys.kind(step), key)
-    for place, seen in profiles.items():
-        (built / place).mkdir(exist_ok=True)
-        seen.save(built / place)
-    (built / "adapter").mkdir()
-    if experts:
-        write_json(built / "adapter" / "expert_cfg.json", AdapterConfig(experts=experts).model_dump())
-    return plan.store.finish(plan.keys.kind(step), key, built, {}, {})
+def holding(profiles, experts=None):
+    """Fills a step's folder: profiles by folder, and the adapter of chosen experts."""
+
+    def fill(built):
+        for place, seen in profiles.items():
+            (built / place).mkdir(exist_ok=True)
+            seen.save(built / place)
+        (built / "adapter").mkdir()
+        if experts:
+            write_json(built / "adapter" / "expert_cfg.json", AdapterConfig(experts=experts).model_dump())
+
+    return fill
 
 
-def test_there_is_nothing_to_say_before_a_task_is_profiled(plan, tmp_path):
-    routing.write(plan, tmp_path)
+def test_there_is_nothing_to_say_before_a_task_is_profiled(made, tmp_path):
+    routing.write(made.plan, graph_of(made), tmp_path)
     assert contract.read(tmp_path) is None
 
 
-def test_profiles_selections_and_shifts_are_those_of_the_finished_steps(plan, tmp_path):
+def test_profiles_selections_and_shifts_are_those_of_the_finished_steps(made, tmp_path):
+    plan = made.plan
     before, other, after = routed(4, 4, 0, 0), routed(4, 2, 2, 0), routed(2, 4, 0, 2)
-    finish(plan, Profiling("mini-law"), {"": before, SECOND: other})
-    fft, esft = (plan.stage(cell) for cell in plan.cells if cell.task == "mini-law")
-    finish(plan, fft, {AFTER: after})
-    finish(plan, esft, {AFTER: before}, {1: [1, 0], 2: [0]})
-    routing.write(plan, tmp_path)
+    finish(made, plan.profiles["mini-law"], holding({"": before, SECOND: other}))
+    fft, esft = (path.training for cell, path in plan.paths.items() if cell.task == "mini-law")
+    finish(made, fft, holding({AFTER: after}))
+    finish(made, esft, holding({AFTER: before}, {1: [1, 0], 2: [0]}))
+    routing.write(plan, graph_of(made), tmp_path)
     found = contract.read(tmp_path)
     assert (found.backbone, found.layers, found.num_experts, found.top_k) == ("mini", [1, 2], 4, 2)
     assert [(profile.task, profile.sample) for profile in found.profiles] == [("mini-law", 0), ("mini-law", 1)]
@@ -75,15 +73,13 @@ def test_profiles_selections_and_shifts_are_those_of_the_finished_steps(plan, tm
     assert [(one.method_title, one.distance) for one in found.shifts] == [("FFT", [0.25, 0.25]), ("esft-gate", [0, 0])]
 
 
-def test_a_second_sample_may_be_missing(plan):
-    finish(plan, Profiling("mini-alignment"), {"": routed(4, 4, 0, 0)})
-    (only,) = routing.collect(plan).profiles
-    assert (only.task, only.sample) == ("mini-alignment", 0)
+def test_a_second_sample_may_be_missing(made):
+    finish(made, made.plan.profiles["mini-intent"], holding({"": routed(4, 4, 0, 0)}))
+    (only,) = routing.collect(made.plan, graph_of(made)).profiles
+    assert (only.task, only.sample) == ("mini-intent", 0)
 
 
-def test_profiling_after_training_asks_for_other_trainings_and_the_same_profiles(plan):
-    profiling = plan.suite.profiling.model_copy(update={"after_training": False})
-    without = replace(plan.keys, suite=plan.suite.model_copy(update={"profiling": profiling}))
-    stage = plan.stage(plan.cells[0])
-    assert without.key(Profiling("mini-law")) == plan.keys.key(Profiling("mini-law"))
-    assert without.key(stage) != plan.keys.key(stage)
+def test_profiling_after_training_asks_for_other_trainings_and_the_same_profiles(made, tmp_path):
+    without = prepared(tmp_path, ROWS.replace(", after_training: true", ""))
+    assert without.plan.profiles == made.plan.profiles
+    assert without.plan.paths[without.plan.cells[0]].training != made.plan.paths[made.plan.cells[0]].training

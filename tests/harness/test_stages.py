@@ -12,15 +12,13 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from esft_bench.harness import commands
-from esft_bench.harness.plan import Cell
-from esft_bench.harness.stages import Profiling
-from esft_bench.harness.train_all import Work
-from esft_bench.harness.trial import with_backbone
+from esft_bench.harness.plan.trial import with_backbone
 from esft_bench.spec import curves
+from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite_file import load
 from esft_bench.tasks.mini import BACKBONE
+from tests.harness.plans import finish, graph_of, prepared
 
 SUITE = """\
 name: staged
@@ -39,15 +37,20 @@ evaluation: {engine: transformers, max_length: 512, limit: 4}
 
 
 @pytest.fixture
-def planned(tmp_path):
-    """`planned(text)`: the plan of a suite with that text."""
+def made(tmp_path):
+    """`made(text)`: a suite with that text, prepared."""
+    return lambda text=SUITE, **options: prepared(tmp_path, text, **options)
 
-    def make(text=SUITE, **options):
-        path = tmp_path / "suite.yaml"
-        path.write_text(text)
-        return commands.prepare(str(path), run_dir=tmp_path / "runs", **options).plan
 
-    return make
+@pytest.fixture
+def planned(made):
+    """`planned(text)`: the plan of such a suite."""
+    return lambda text=SUITE, **options: made(text, **options).plan
+
+
+def trainings(plan):
+    """The last training of each cell."""
+    return [path.training for path in plan.paths.values()]
 
 
 def release(folder: Path) -> str:
@@ -62,42 +65,34 @@ def release(folder: Path) -> str:
     return f'  released: {{method: adapter, path: "{folder}/released-{{task}}"}}\n'
 
 
-def finish_step(plan, step):
-    kind, key = plan.keys.kind(step), plan.keys.key(step)
-    built = plan.store.begin(kind, key)
-    (built / "content").write_text(key)
-    plan.store.finish(kind, key, built, {}, {})
-
-
 def test_both_stages_together_take_the_steps_of_the_suite(planned):
     plan = planned()
-    for cell in plan.cells[1:]:
-        assert [stage.name for stage in plan.stage(cell).whole] == ["attention-router", cell.method]
-        assert [stage.steps for stage in plan.stage(cell).whole] == [2, 4]
+    for cell, training in list(zip(plan.cells, trainings(plan), strict=True))[1:]:
+        assert [stage.method_name for stage in training.whole] == ["attention-router", cell.method]
+        assert [stage.training.steps for stage in training.whole] == [2, 4]
 
 
-def test_rows_of_equal_settings_share_a_stage_and_its_profiles(planned):
-    """Seven steps for three cells: one stage 1, its profiles of domain and general data, two stages 2."""
-    plan = planned()
-    alone, *das = (plan.stage(cell) for cell in plan.cells)
-    assert all(stage.first == alone for stage in das)
-    work = Work()
-    for cell in plan.cells:
-        work.add(plan, plan.stage(cell), cell)
-    assert work.steps == [alone, Profiling("mini-law", alone), Profiling("mini-alignment", alone), *das]
-    assert work.cells == [plan.cells, plan.cells[1:], plan.cells[1:], [plan.cells[1]], [plan.cells[2]]]
+def test_rows_of_equal_settings_share_a_stage_and_its_profiles(made):
+    """Six steps to train three cells: one stage 1, its profiles of domain and general data, two stages 2."""
+    one = made()
+    alone, *das = trainings(one.plan)
+    assert all(training.first == alone for training in das)
+    found = [step for step in graph_of(one).steps if step.kind in ("train", "profile")]
+    assert found == [alone, *das[0].profiles.values(), *das]
+    assert [profile.task for profile in das[0].profiles.values()] == ["mini-law", "mini-alignment"]
 
 
-def test_a_step_waits_for_what_it_reads_and_its_key_follows_from_it(planned):
-    plan = planned()
-    stage = plan.stage(plan.cells[1])
-    assert plan.keys.key(stage.first) is not None
-    assert plan.keys.key(stage) is plan.keys.key(stage.profiles[0]) is None
-    finish_step(plan, stage.first)
-    assert plan.keys.key(stage) is None
-    for profile in (*stage.profiles, *stage.general_profiles):
-        finish_step(plan, profile)
-    assert plan.keys.key(stage) is not None
+def test_a_step_waits_for_what_it_reads_and_its_key_follows_from_it(made):
+    one = made()
+    training = trainings(one.plan)[1]
+    assert graph_of(one).is_ready(training.first)
+    with pytest.raises(KeyError):
+        graph_of(one).key(training)
+    finish(one, training.first)
+    assert not graph_of(one).is_ready(training)
+    for profile in training.profiles.values():
+        finish(one, profile)
+    assert graph_of(one).key(training)
 
 
 @pytest.mark.parametrize(
@@ -131,28 +126,27 @@ evaluation: {engine: transformers, max_length: 512, limit: 4}
 """
 
 
-def test_tasks_trained_together_are_one_cell_tested_on_every_one_of_them(planned):
-    plan = planned(MANY)
+def test_tasks_trained_together_are_one_cell_tested_on_every_one_of_them(made):
+    plan = made(MANY).plan
     together = [cell for cell in plan.cells if len(cell.tasks) > 1]
     assert [cell.method for cell in together] == ["fft-mixture", "esft-union", "random-union"]
     for cell in together:
-        assert plan.benchmarks(cell) == ["mini-law", "mini-intent", "mini-math", "mini-facts"]
-        assert plan.stage(cell).tasks == ("mini-law", "mini-intent", "mini-math")
-    union = plan.stage(together[1])
-    assert union.profiles == [Profiling("mini-law"), Profiling("mini-intent"), Profiling("mini-math")]
-    kept = {cell.method for cell in planned(MANY, only="task=mini-law,task=mini-math").chosen_cells}
-    assert kept == {"fft"}
+        assert plan.matrix.benchmarks(cell) == ["mini-law", "mini-intent", "mini-math", "mini-facts"]
+        assert list(plan.paths[cell].training.tasks) == ["mini-law", "mini-intent", "mini-math"]
+    union = plan.paths[together[1]].training
+    assert [profile.task for profile in union.profiles.values()] == ["mini-law", "mini-intent", "mini-math"]
+    assert {cell.method for cell in made(MANY, only="task=mini-law,task=mini-math").chosen} == {"fft"}
 
 
 def test_a_row_that_continues_another_goes_on_from_its_training_and_is_tested_on_it_too(planned):
     plan = planned(MANY)
     (cell,) = (cell for cell in plan.cells if cell.after)
-    law, math, intent = plan.stage(cell).whole
-    assert (law.tasks, math.tasks, intent.tasks) == (("mini-law",), ("mini-math",), ("mini-intent",))
-    assert law == plan.stage(plan.cells[0])  # the row's own cell, computed once
-    assert (math.start, intent.start) == (law, math)
-    assert (math.learning_rate, intent.learning_rate) == (1.0e-3, 5.0e-4)
-    assert plan.benchmarks(cell) == ["mini-intent", "mini-law", "mini-math", "mini-facts"]
+    law, math, intent = plan.paths[cell].training.whole
+    assert [list(step.tasks) for step in (law, math, intent)] == [["mini-law"], ["mini-math"], ["mini-intent"]]
+    assert law == trainings(plan)[0]  # the row's own cell, computed once
+    assert (math.before, intent.before) == ((law,), (law, math))
+    assert (math.training.learning_rate, intent.training.learning_rate) == (1.0e-3, 5.0e-4)
+    assert plan.matrix.benchmarks(cell) == ["mini-intent", "mini-law", "mini-math", "mini-facts"]
 
 
 @pytest.mark.parametrize(
@@ -170,18 +164,21 @@ def test_a_row_that_continues_what_is_not_there_is_refused(planned, old, new, se
         planned(MANY.replace(old, new))
 
 
-def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_contents(planned, tmp_path):
-    text = SUITE.replace("seeds", "").replace("methods:\n", "seeds: [4, 5]\nmethods:\n" + release(tmp_path))
-    plan = planned(text)
-    cell = plan.cells[0]
-    assert (cell, plan.cells[1].method) == (Cell("released", "mini-law", 4), "attention-router")
-    assert plan.benchmarks(cell) == ["mini-law", "mini-facts"]
-    before = plan.keys.key(plan.stage(cell))
-    assert planned(text).keys.key(plan.stage(cell)) == before
+def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_contents(made, tmp_path):
+    text = SUITE.replace("methods:\n", "seeds: [4, 5]\nmethods:\n" + release(tmp_path))
+
+    def key():
+        one = made(text)
+        return graph_of(one).key(trainings(one.plan)[0])
+
+    plan = made(text).plan
+    assert (plan.cells[0], plan.cells[1].method) == (Cell("released", "mini-law", 4), "attention-router")
+    assert plan.matrix.benchmarks(plan.cells[0]) == ["mini-law", "mini-facts"]
+    before = key()
+    assert key() == before
     weights = tmp_path / "released-mini-law" / "adapter_model.safetensors"
     save_file({name: -tensor for name, tensor in load_file(weights).items()}, weights)
-    changed = planned(text)
-    assert changed.keys.key(changed.stage(cell)) != before
+    assert key() != before
 
 
 def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planned, tmp_path, tiny_checkpoint):
@@ -196,7 +193,16 @@ def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planne
 def command(folder: Path, text: str) -> list[str]:
     suite = folder / "staged.yaml"
     suite.write_text(text)
-    return [sys.executable, "-m", "harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), "--workers", "1"]
+    return [
+        sys.executable,
+        "-m",
+        "esft_bench.harness.cli",
+        "run",
+        str(suite),
+        "--run-dir",
+        str(folder / "runs"),
+        "--workers=1",
+    ]
 
 
 def artifacts(folder: Path) -> dict[str, float]:

@@ -4,10 +4,8 @@ import subprocess
 import sys
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from esft_bench.harness.store import Store, code_version, key_of, locked
+from esft_bench.harness.store.artifacts import DamagedError, Manifest, Store, locked
 from esft_bench.spec.errors import UserError
 
 
@@ -15,7 +13,7 @@ def finished(store, text="weights", measured=None):
     built = store.begin("train", "k")
     (built / "adapter").mkdir()
     (built / "adapter" / "a.txt").write_text(text)
-    return store.finish("train", "k", built, {"method": "fft"}, measured or {})
+    return store.finish(built, Manifest(kind="train", key="k", digest="", measured=measured or {}))
 
 
 def test_a_finished_artifact_is_found_with_what_it_measured(tmp_path):
@@ -50,21 +48,27 @@ def test_the_digest_covers_contents_and_not_measurements(tmp_path):
     assert one.digest == two.digest != other.digest
 
 
-@given(st.dictionaries(st.text(max_size=5), st.integers()), st.sampled_from(["kind", "settings", "inputs", "code"]))
-def test_a_key_changes_with_each_of_its_parts_and_with_nothing_else(settings, part):
-    base = {"kind": "train", "settings": settings, "inputs": {"backbone": "1"}, "code": "c"}
-    changed = {**base, part: {**base[part], "new": "2"} if isinstance(base[part], dict) else "other"}
-    assert key_of(**base) == key_of(**{**base, "settings": dict(reversed(settings.items()))})
-    assert key_of(**base) != key_of(**changed)
+def test_a_manifest_that_another_hand_changed_means_the_step_is_not_done(tmp_path):
+    store = Store(tmp_path)
+    manifest = finished(store, measured={"seconds": 1.0}).folder / "manifest.json"
+    manifest.write_text(manifest.read_text().replace("1.0", "2.0"))
+    assert store.find("train", "k") is None
 
 
-def test_the_code_version_of_a_package_differs_from_that_of_one_of_its_modules():
-    assert code_version("esft_bench.methods") != code_version("esft_bench.methods.errors")
+@pytest.mark.parametrize("damage", [lambda file: file.write_text("weightz"), lambda file: file.unlink()])
+def test_an_artifact_that_is_not_what_was_written_is_set_aside_when_it_is_used(tmp_path, damage):
+    made = finished(Store(tmp_path))
+    damage(made.folder / "adapter" / "a.txt")
+    store = Store(tmp_path)
+    with pytest.raises(DamagedError, match=r"train/k .* is damaged"):
+        store.check(store.find("train", "k"))
+    assert store.find("train", "k") is None
+    assert (tmp_path / ".damaged" / "train-k").is_dir()
 
 
 def test_a_run_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path):
     program = (
-        "import sys, time; from pathlib import Path; from esft_bench.harness.store import locked\n"
+        "import sys, time; from pathlib import Path; from esft_bench.harness.store.artifacts import locked\n"
         "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
     )
     holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)

@@ -9,8 +9,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from benchmarks.gpu_step_time import synchronisations
-from esft_bench.harness.answer_all import BFLOAT16_TOLERANCE
 from esft_bench.harness.serving import canary
+from esft_bench.harness.serving.served import BFLOAT16_TOLERANCE
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method

@@ -1,0 +1,110 @@
+"""Toy steps, each of which does one thing; as a program, a parent whose one child sleeps."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from esft_bench.harness.execute.local import LocalExecutor
+from esft_bench.harness.judge import make_judge
+from esft_bench.harness.steps.step import Content, Job, Resources, Step, Transport
+from esft_bench.harness.store.keys import Code
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.judge import JudgeSettings
+
+
+@dataclass(frozen=True, eq=False)
+class Toy(Step):
+    """A step that does what its name says, on what other toys left."""
+
+    kind: ClassVar[str] = "toy"
+    does: str
+    after: tuple[Step, ...] = ()
+    told: str = ""
+    holds: str = "process"
+
+    @property
+    def label(self) -> str:
+        return self.does
+
+    @property
+    def needs(self) -> Mapping[str, Step]:
+        return {str(number): step for number, step in enumerate(self.after)}
+
+    @property
+    def contents(self) -> Mapping[str, Content]:
+        return {}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {"does": self.does, "told": self.told}
+
+    @property
+    def code(self) -> Code:
+        return Code(("esft_bench.spec.errors",))
+
+    @property
+    def resources(self) -> Resources:
+        return Resources(self.holds)  # type: ignore[arg-type]
+
+    def run(self, job: Job) -> dict[str, Any]:
+        earlier = [(folder / "text").read_text() for folder in job.inputs.values()]
+        (job.out / "text").write_text("".join([*earlier, self.does[0]]))
+        return dict(getattr(self, f"_{self.does}")(job) or {})
+
+    def _works(self, job: Job) -> dict[str, Any]:
+        for step in range(3):
+            job.progress(step + 1, 3)
+        print("a line for the log")
+        return {"pid": os.getpid(), "said": self.told}
+
+    def _is_refused(self, job: Job) -> None:
+        raise UserError("the data are odd: mend them.")
+
+    def _breaks(self, job: Job) -> None:
+        raise RuntimeError("boom")
+
+    def _fills_the_disk(self, job: Job) -> None:
+        with open("/dev/full", "w") as file:  # noqa: PTH123
+            file.write("x" * 100_000)
+
+    def _dies(self, job: Job) -> None:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def _sleeps(self, job: Job) -> None:
+        Path(self.told).write_text(str(os.getpid()))
+        time.sleep(120)
+
+
+def executor(folder: Path, workers: int = 1) -> LocalExecutor:
+    """An executor of this machine whose log lies in a folder."""
+    return LocalExecutor(Transport(workers), folder, make_judge(JudgeSettings()), batches=False)
+
+
+def job(folder: Path) -> Job:
+    """A job with folders of its own."""
+    out, scratch = folder / "out", folder / "scratch"
+    out.mkdir(parents=True)
+    scratch.mkdir()
+    return Job({}, out, scratch)
+
+
+def refuses_its_share(arguments: dict[str, Any], progress: object) -> None:
+    raise UserError(f"{arguments['what']} cannot be had.")
+
+
+def sleeps_over_its_share(arguments: dict[str, Any], progress: object) -> None:
+    Path(arguments["folder"], f"{os.getpid()}.pid").touch()
+    time.sleep(600)
+
+
+if __name__ == "__main__":
+    place = Path(sys.argv[1])
+    parent = executor(place)
+    parent.start(Toy("sleeps", told=sys.argv[2]), job(place))
+    while True:
+        parent.wait()
