@@ -4,6 +4,7 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
@@ -26,10 +27,12 @@ class Written:
     def refresh(self, failures: Mapping[Cell, str]) -> None:
         """Write records and report, with all figures, unless the folder's are made of the very same."""
         told = self._told(failures)
-        if self._noted() == told and (self.folder / "report.html").exists():
+        noted = self._noted()
+        if noted.get("made_of") == told and all((self.folder / name).exists() for name in noted["files"]):
             return
         self._write(failures, draw=True)
-        write_json(self.folder / FILE, {"made_of": told})
+        files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
+        write_json(self.folder / FILE, {"made_of": told, "files": files})
 
     def refresh_now_and_then(self, failures: Mapping[Cell, str]) -> None:
         """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures."""
@@ -52,8 +55,9 @@ class Written:
         suite = self._plan.suite.model_dump(mode="json")
         return digest_of_text(canonical([suite, artifacts, failed, beside, CODE.sources(), CODE.versions()]))
 
-    def _noted(self) -> str:
+    def _noted(self) -> dict[str, Any]:
+        """What the folder's files are made of, and which they are."""
         try:
-            return str(json.loads((self.folder / FILE).read_text("utf-8"))["made_of"])
-        except (OSError, ValueError, KeyError):
-            return ""
+            return dict(json.loads((self.folder / FILE).read_text("utf-8")))
+        except (OSError, ValueError):
+            return {}
