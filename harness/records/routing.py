@@ -13,7 +13,7 @@ from esft_bench.methods.moe.routing import shift
 from esft_bench.methods.moe.scores import Score, expert_scores
 from esft_bench.spec import routing
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.routing import Grid, Routing, Selection, Shift, TaskProfile
+from esft_bench.spec.routing import Grid, Routing, SelectedExperts, Shift, TaskProfile
 
 
 def collect(plan: Plan, graph: Graph) -> Routing | None:
@@ -68,8 +68,8 @@ def _grid(seen: Profile, score: Score) -> Grid:
     return grid
 
 
-def _selection(plan: Plan, cell: Cell, made: Artifact) -> Selection:
-    return Selection(**_about(plan, cell), experts=read_config(made.folder / ADAPTER).experts)
+def _selection(plan: Plan, cell: Cell, made: Artifact) -> SelectedExperts:
+    return SelectedExperts(**_about(plan, cell), experts=read_config(made.folder / ADAPTER).experts)
 
 
 def _shift(plan: Plan, cell: Cell, before: Artifact, made: Artifact) -> Shift:

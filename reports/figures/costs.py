@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.figures.canvas import FAINT, INK, Missing, Picture, looks
-from esft_bench.reports.scores import Scores
-from esft_bench.reports.tables import COSTS
-from esft_bench.reports.words import amount
+from esft_bench.reports.formatting import amount
+from esft_bench.reports.tables.costs import costs_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,16 +20,16 @@ PANELS = {
 }
 
 
-def costs(scores: Scores) -> Picture | Missing:
+def costs(results: BackboneResults) -> Picture | Missing:
     """Bars for each trained row: mean over its cells, with the lowest and highest cell."""
     title = "Time, memory and storage (ESFT Figure 4)"
     values = {
-        (row.name, metric): values_of(scores, row.name, metric)
-        for row in scores.rows
+        (row.name, metric): costs_of(results, row, metric)
+        for row in results.rows
         for metric in PANELS
-        if not scores.is_base(row)
+        if not results.is_base(row)
     }
-    rows = [row for row in scores.rows if any(values.get((row.name, metric)) for metric in PANELS)]
+    rows = [row for row in results.rows if any(values.get((row.name, metric)) for metric in PANELS)]
     if not rows:
         return Missing(title, "no cell has been trained yet")
     data = [
@@ -38,7 +38,7 @@ def costs(scores: Scores) -> Picture | Missing:
         for metric in PANELS
         if (found := values[row.name, metric])
     ]
-    style = looks([row.name for row in scores.rows])
+    style = looks([row.name for row in results.rows])
 
     def paint(axes: Sequence["Axes"]) -> None:
         for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
@@ -71,12 +71,3 @@ def costs(scores: Scores) -> Picture | Missing:
         height=3 * (0.75 + 0.3 * len(rows)),
         panels=3,
     )
-
-
-def values_of(scores: Scores, row: str, metric: str) -> list[float]:
-    """A cost of each cell of a row, in the units of the efficiency table."""
-    return [
-        record.value / COSTS[metric][1]
-        for record in scores.records
-        if (record.method, record.role, record.metric) == (row, "cost", metric) and record.value is not None
-    ]

@@ -1,13 +1,12 @@
 """What a whole run has cost, as far as its records say."""
 
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable
 
-from esft_bench.reports.words import amount, line, listing, number, quantity
+from esft_bench.reports.formatting import amount, listing, number, quantity
 from esft_bench.spec.record import Record
 
 
-def spent(records: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:
+def spent(records: Iterable[Record], accelerators: list[str]) -> list[str]:
     """Sentences: time of all trained cells added up, on what; tokens and dollars of the judge where they were noted.
 
     Serving and testing are not in the records and not counted.
@@ -20,12 +19,13 @@ def spent(records: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:
             if record.metric == "train_seconds":
                 cells.add((record.backbone, record.method, record.task, record.seed))
     told = []
+    on = f" on {listing(accelerators)}" if accelerators else ""
     if cells:
         processor = sums.get("train_cpu_seconds")
         used = f", {quantity('train_cpu_seconds', processor)} of processor time" if processor else ""
         told.append(
             f"Training the {len(cells)} cells took {quantity('train_seconds', sums['train_seconds'])} in sum"
-            f"{_where(manifest)}{used}; serving and testing are not counted."
+            f"{on}{used}; serving and testing are not counted."
         )
     tokens = [
         f"{number(sums[metric], digits=0)} tokens {what}"
@@ -36,10 +36,3 @@ def spent(records: Iterable[Record], manifest: Mapping[str, Any]) -> list[str]:
         dollars = f", {amount(sums['judge_dollars'])} dollars" if "judge_dollars" in sums else ""
         told.append(f"The judge: {listing(tokens)}{dollars}.")
     return told
-
-
-def _where(manifest: Mapping[str, Any]) -> str:
-    """The accelerators, where the manifest names any."""
-    hardware = manifest.get("hardware")
-    found = hardware.get("accelerators") if isinstance(hardware, Mapping) else None
-    return f" on {listing([line(str(name)) for name in found])}" if isinstance(found, list) and found else ""

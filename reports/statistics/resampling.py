@@ -1,4 +1,8 @@
-"""The exact tests and the bootstrap for one training run: equations (2) and (3) of `statistics`."""
+"""The exact tests and the bootstrap for one training run: equations (2) and (3) of the package.
+
+The bootstrap and McNemar's test are SciPy's. The sign-flip test is not: `scipy.stats.permutation_test` would draw signs
+anew for every pair of rows, where one matrix product tests all pairs of a column with the same signs.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from esft_bench.reports.blocks import Array
+from esft_bench.reports.statistics.variance import Array
 
 DRAWS = 9_999
 """Resamples of a bootstrap or a permutation test; p can't be below 1 / (1 + DRAWS)."""
@@ -43,28 +47,35 @@ def sign_flip(differences: Array, draws: int = DRAWS, seed: int = SEED) -> Array
     threshold = np.abs(total) - 1e-9 * (1 + np.abs(values).sum(axis=0))  # sums in another order differ in the last bit
     rng = np.random.default_rng(seed)
     hits = np.zeros(values.shape[1])
-    for count in _chunks(draws, values.shape[0]):
-        flipped = rng.integers(0, 2, size=(count, values.shape[0]), dtype=np.int8).astype(np.float64)
+    chunk = _chunk(values.shape[0])
+    for start in range(0, draws, chunk):
+        size = (min(chunk, draws - start), values.shape[0])
+        flipped = rng.integers(0, 2, size=size, dtype=np.int8).astype(np.float64)
         hits += (np.abs(2 * (flipped @ values) - total) >= threshold).sum(axis=0)
     return np.asarray((1 + hits) / (1 + draws), dtype=float)
 
 
-def bootstrap(blocks: Sequence[Array], level: float = 0.95, draws: int = DRAWS, seed: int = SEED) -> Interval:
-    """Return (1) with its percentile bootstrap over items, within each of `blocks` ([items], no NaN)."""
-    rng = np.random.default_rng(seed)
-    means = np.zeros(draws)
-    for block in blocks:
-        done = 0
-        for count in _chunks(draws, block.size):
-            drawn = rng.integers(0, block.size, size=(count, block.size))
-            means[done : done + count] += block.take(drawn).mean(axis=1) / len(blocks)
-            done += count
-    estimate = float(np.mean([block.mean() for block in blocks]))
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(estimate, float(low), float(high))
+def bootstrap(items: Sequence[Array], level: float = 0.95, draws: int = DRAWS, seed: int = SEED) -> Interval:
+    """Return (1) with its percentile bootstrap over the items [N_k], no NaN, of each benchmark."""
+
+    def mean(*drawn: Array, axis: int = -1) -> Array:
+        return np.asarray(sum(one.mean(axis=axis) / len(items) for one in drawn))
+
+    several = [one if one.size > 1 else one.repeat(2) for one in items]  # SciPy refuses a single observation
+    found = stats.bootstrap(
+        several,
+        mean,
+        n_resamples=draws,
+        batch=_chunk(max(one.size for one in several)),
+        vectorized=True,
+        confidence_level=level,
+        method="percentile",
+        rng=np.random.default_rng(seed),
+    )
+    low, high = found.confidence_interval
+    return Interval(float(np.mean([one.mean() for one in items])), float(low), float(high))
 
 
-def _chunks(draws: int, width: int) -> list[int]:
-    """Split `draws` so that no more than _CHUNK numbers are held at once."""
-    size = max(1, _CHUNK // max(width, 1))
-    return [min(size, draws - start) for start in range(0, draws, size)]
+def _chunk(width: int) -> int:
+    """How many draws of `width` numbers are held at once."""
+    return max(1, _CHUNK // max(width, 1))

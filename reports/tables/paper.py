@@ -1,32 +1,26 @@
 """A paper's published values beside ours, where the suite is that paper's.
 
-Published numbers are data (`published/*.yaml`, each with its source). A difference is *resolved* where the published
+Published numbers are data (`published/*.yaml`, each with its source). A difference is *significant* where the published
 value lies outside our 95% interval; where the paper gives an interval of its own, both half widths are added in
 quadrature, (h_ours² + h_theirs²)^½, as for two independent estimates. Averages are recomputed from the paper's columns.
 """
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
 from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
-from esft_bench.reports.paired import own
-from esft_bench.reports.scores import Column, Row, Scores
-from esft_bench.reports.tables import AVERAGE, Table
+from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
+from esft_bench.reports.tables.table import AVERAGE, Table
+from esft_bench.spec.strict import Strict
 
 Kind = Literal["ability", "general", "ablation"]
-
-
-class Strict(BaseModel):
-    """Frozen, and no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 class PublishedTable(Strict):
@@ -49,8 +43,8 @@ class PublishedTable(Strict):
     source: str
     columns: list[str]
     rows: dict[str, list[float]]
-    averages: dict[str, float] = {}
-    half_widths: dict[str, list[float]] = {}
+    averages: dict[str, float] = Field(default_factory=dict)
+    half_widths: dict[str, list[float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _every_row_has_every_column(self) -> "PublishedTable":
@@ -75,7 +69,7 @@ class Published(Strict):
 
     paper: str
     source: str
-    aliases: dict[str, list[str]] = {}
+    aliases: dict[str, list[str]] = Field(default_factory=dict)
     tables: list[PublishedTable] = Field(min_length=1)
 
 
@@ -98,7 +92,7 @@ class Beside:
         return None if self.ours is None else self.ours - self.published
 
     @property
-    def resolved(self) -> bool | None:
+    def significant(self) -> bool | None:
         """Whether the difference is beyond both uncertainties; None without our interval."""
         if self.ours is None or self.low is None or self.high is None:
             return None
@@ -120,21 +114,21 @@ class BesideTable:
 @cache
 def published(paper: str) -> Published:
     """Read a paper's values: `esft` or `das`."""
-    text = resources.files("reports").joinpath("published", f"{paper}.yaml").read_text(encoding="utf-8")
+    text = resources.files(__package__).joinpath("published", f"{paper}.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))
 
 
-def beside(paper: str, scores: Scores, tables: Mapping[Kind, Table], backbone: str) -> list[BesideTable]:
+def beside(paper: str, results: BackboneResults, tables: Mapping[Kind, Table], backbone: str) -> list[BesideTable]:
     """Set a paper's tables beside ours; those that share no row or column with ours are left out."""
     known = published(paper)
     chosen = _for_backbone(known.tables, backbone)
-    found = [_beside(known, table, tables[table.kind], scores, backbone) for table in chosen]
+    found = [_Pairing(known, table, tables[table.kind], results).table(backbone) for table in chosen]
     return [table for table in found if table.cells]
 
 
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
     """Of several tables of a kind the one for our backbone, else the paper's first."""
-    chosen: dict[str, PublishedTable] = {}
+    chosen: dict[str, PublishedTable] = Field(default_factory=dict)
     for table in tables:
         if table.kind not in chosen or (_same(table, backbone) and not _same(chosen[table.kind], backbone)):
             chosen[table.kind] = table
@@ -145,75 +139,60 @@ def _same(table: PublishedTable, backbone: str) -> bool:
     return any(name in backbone.lower() for name in table.backbones)
 
 
-def _beside(known: Published, theirs: PublishedTable, ours: Table, scores: Scores, backbone: str) -> BesideTable:
-    """One table. An average is set beside ours only where both are over the same columns."""
-    columns = {name: _find(name, known, [column for column in ours.columns if column.name]) for name in theirs.columns}
-    rows = {name: _find_row(name, known, theirs.kind, ours.rows) for name in theirs.rows}
-    cells = []
-    for name, row in rows.items():
-        if row is None:
-            continue
-        widths = theirs.half_widths.get(name, [None] * (len(theirs.columns) + 1))
-        for title, value, width in zip(theirs.columns, theirs.rows[name], widths, strict=False):
-            if (column := columns[title]) is not None:
-                cells.append(_cell(name, title, value, width, row, column, ours, scores, theirs.kind))
-        whole = all(columns.values()) and len(ours.columns) == len(theirs.columns) + 1
-        if whole:
-            average = theirs.average(name)
-            cells.append(_cell(name, "Avg", average, widths[-1], row, AVERAGE, ours, scores, theirs.kind))
-    return BesideTable(
-        theirs.title, theirs.source, theirs.digits, cells, _notes(theirs, rows, columns, cells, backbone)
-    )
+class _Pairing:
+    """A published table and ours: which of our rows and columns are the paper's, None where we have none."""
 
+    def __init__(self, known: Published, theirs: PublishedTable, ours: Table, results: BackboneResults) -> None:
+        self.theirs, self.ours, self.results = theirs, ours, results
+        benchmarks = [column for column in ours.columns if column.name]
+        self.columns = {name: _find(name, known, benchmarks) for name in theirs.columns}
+        self.rows = {name: _find_row(name, known, theirs.kind, ours.rows) for name in theirs.rows}
 
-def _notes(
-    theirs: PublishedTable,
-    rows: Mapping[str, Row | None],
-    columns: Mapping[str, Column | None],
-    cells: Sequence[Beside],
-    backbone: str,
-) -> list[str]:
-    """What must be known to read the table."""
-    notes = []
-    if not _same(theirs, backbone):
-        notes.append(
-            f"The paper's backbone is {theirs.backbone}, ours is {backbone}: the differences are between models first."
-        )
-    lost = [name for name, row in rows.items() if row is None] + [name for name, one in columns.items() if one is None]
-    if lost:
-        notes.append(f"Not in this suite: {', '.join(lost)}.")
-    for row, printed in theirs.misprinted().items():
-        if rows[row] is not None:
-            notes.append(
-                f"{row}: the paper prints the average {printed:.{theirs.digits}f}; the mean of its columns is "
-                f"{theirs.average(row):.{theirs.digits}f}, which stands here."
+    def table(self, backbone: str) -> BesideTable:
+        """The values beside ours, and what must be known to read them."""
+        cells = [cell for name, row in self.rows.items() if row for cell in self._cells(name, row)]
+        notes = list(self._notes(cells, backbone))
+        return BesideTable(self.theirs.title, self.theirs.source, self.theirs.digits, cells, notes)
+
+    def _cells(self, name: str, row: TableRow) -> Iterator[Beside]:
+        """A row. Its average is set beside ours only where both are over the same columns."""
+        widths = self.theirs.half_widths.get(name, [None] * (len(self.theirs.columns) + 1))
+        for title, value, width in zip(self.theirs.columns, self.theirs.rows[name], widths, strict=False):
+            if (column := self.columns[title]) is not None:
+                yield self._with_ours(Beside(name, title, value, width), row, column)
+        if all(self.columns.values()) and len(self.ours.columns) == len(self.theirs.columns) + 1:
+            yield self._with_ours(Beside(name, "Avg", self.theirs.average(name), widths[-1]), row, AVERAGE)
+
+    def _with_ours(self, value: Beside, row: TableRow, column: Column) -> Beside:
+        """A published value with ours and our interval: the table's own, or that over items."""
+        cell = self.ours.cell(row, column)
+        if cell.value is None or cell.coverage is not None:
+            return replace(value, why=cell.note or "fewer than 95% of its items scored")
+        low, high = cell.low, cell.high
+        if low is None and self.theirs.kind != "ablation":
+            over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
+            found = self.results.own_interval(row, self.theirs.kind, over)
+            low, high = (found.low, found.high) if found else (None, None)
+        return replace(value, ours=cell.value, low=low, high=high)
+
+    def _notes(self, cells: Sequence[Beside], backbone: str) -> Iterator[str]:
+        theirs = self.theirs
+        if not _same(theirs, backbone):
+            yield (
+                f"The paper's backbone is {theirs.backbone}, ours is {backbone}: the differences are between models "
+                "first."
             )
-    if cells and not any(cell.column == "Avg" for cell in cells):
-        notes.append("Without averages: the paper's and ours are over other columns.")
-    return notes
-
-
-def _cell(
-    name: str,
-    title: str,
-    value: float,
-    width: float | None,
-    row: Row,
-    column: Column,
-    ours: Table,
-    scores: Scores,
-    kind: Kind,
-) -> Beside:
-    """A value beside ours, with our interval: the table's own, or that over items."""
-    cell = ours.cell(row, column)
-    if cell.value is None or cell.coverage is not None:
-        return Beside(name, title, value, width, why=cell.note or "fewer than 95% of its items scored")
-    low, high = cell.low, cell.high
-    if low is None and kind != "ablation":
-        parts = [one for one in ours.columns if one.name] if column is AVERAGE else [column]
-        found = own(scores, row, kind, parts)
-        low, high = (found.low, found.high) if found else (None, None)
-    return Beside(name, title, value, width, cell.value, low, high)
+        lost = [name for names in (self.rows, self.columns) for name, one in names.items() if one is None]
+        if lost:
+            yield f"Not in this suite: {', '.join(lost)}."
+        for row, printed in theirs.misprinted().items():
+            if self.rows[row] is not None:
+                yield (
+                    f"{row}: the paper prints the average {printed:.{theirs.digits}f}; the mean of its columns is "
+                    f"{theirs.average(row):.{theirs.digits}f}, which stands here."
+                )
+        if cells and not any(cell.column == "Avg" for cell in cells):
+            yield "Without averages: the paper's and ours are over other columns."
 
 
 def _find(name: str, known: Published, columns: Iterable[Column]) -> Column | None:
@@ -222,7 +201,7 @@ def _find(name: str, known: Published, columns: Iterable[Column]) -> Column | No
     return next((column for column in columns if _plain(column.title) in wanted), None)
 
 
-def _find_row(name: str, known: Published, kind: Kind, rows: Iterable[Row]) -> Row | None:
+def _find_row(name: str, known: Published, kind: Kind, rows: Iterable[TableRow]) -> TableRow | None:
     """Our row of that title; of an ablation table the row that ablates it."""
     wanted = _spellings(name, known)
     if kind == "ablation":

@@ -1,16 +1,18 @@
 """What the tables stand on: the records of one backbone, laid out by row, column and training run."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
-import pandas as pd
 
-from esft_bench.reports.blocks import Array
-from esft_bench.reports.statistics import Comparison
+from esft_bench.reports.manifest import Manifest
+from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
+from esft_bench.reports.statistics.resampling import Interval
+from esft_bench.reports.statistics.variance import Array
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import read_items
 
@@ -21,11 +23,10 @@ ROUNDING = 0.05
 """In points: values and the means of their items may differ by that much."""
 
 Role = Literal["ability", "general"]
+ROLES: tuple[Role, ...] = ("ability", "general")
 Run = tuple[str, int]
 """A training run of a method: (task, seed); the base model has ("", seed)."""
 
-TOGETHER = "+"
-"""What stands between the tasks of a record whose cell was trained on several together."""
 NO_RUN: list[Run] = [("", 0)]
 
 
@@ -50,59 +51,53 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Row:
-    """A method as a row: its name in the suite, its title, and the row it is the random ablation of."""
+class TableRow:
+    """A method as a row: its name in the suite, its title, and the row that it is an ablation of."""
 
     name: str
     title: str
     ablates: str = ""
 
 
-class Scores:
+class BackboneResults:
     """The records of one backbone in a run folder.
 
     Args:
-        frame: from `results.read`, rows of one backbone.
+        records: those of one backbone.
         folder: the run folder, for the items.
-        suite: the suite of the manifest; gives the order of rows and columns, and what is expected. May be empty:
-            rows and columns then come in the order of the records.
+        manifest: gives the order of rows and columns, and what is expected. Where its suite is empty, rows and columns
+            come in the order of the records.
     """
 
-    def __init__(self, frame: pd.DataFrame, folder: Path, suite: Mapping[str, Any] | None = None) -> None:
-        self.folder = folder
-        self.suite = dict(suite or {})
-        rows = frame.to_dict("records")
-        self.records = [Record.model_validate(row | {"value": _number(row["value"])}) for row in rows]
-        self.compared: dict[tuple[str, str, Role, str], Comparison | None] = {}
-        """What `paired.against` has worked out already."""
+    def __init__(self, records: Iterable[Record], folder: Path, manifest: Manifest) -> None:
+        self.folder, self.suite, self.benchmarks = folder, manifest.suite, manifest.benchmarks
+        self.records = list(records)
+        self._differences: dict[tuple[str, str, Role, str], PairedDifference | None] = {}
         self._items: dict[str, dict[str, float]] = {}
-        self._cells: dict[tuple[str, str, str, str], list[Record]] = {}
+        self._by_cell: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
         for record in sorted(self.records, key=lambda record: (record.task, record.seed)):
-            self._cells.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
+            self._by_cell.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
             if record.state == "failed":
                 self._failed.setdefault((record.method, record.benchmark, record.role), []).append(record)
 
     @cached_property
-    def rows(self) -> list[Row]:
+    def rows(self) -> list[TableRow]:
         """Methods in suite order, then any that only the records know."""
-        listed = _names(self.suite.get("methods"))
-        found = {record.method: Row(record.method, record.method_title, record.ablates) for record in self.records}
-        return [found.get(name) or self._planned(name) for name in [*listed, *(set_minus(found, listed))]]
+        listed = self.suite.methods.items()
+        planned = {name: TableRow(name, self.suite.title(name), row.ablates) for name, row in listed}
+        found = {record.method: TableRow(record.method, record.method_title, record.ablates) for record in self.records}
+        return list((planned | found).values())
 
     @cached_property
     def seeds(self) -> list[int]:
         """The seeds of the suite, or those of the records."""
-        listed = self.suite.get("seeds")
-        if isinstance(listed, list) and listed:
-            return [int(seed) for seed in listed]
-        return sorted({record.seed for record in self.records if record.task})
+        return self.suite.seeds or sorted({record.seed for record in self.records if record.task})
 
     @cached_property
     def tasks(self) -> list[str]:
         """The tasks trained on, in suite order."""
-        listed = _names(self.suite.get("tasks"))
-        return listed or sorted({record.task for record in self.records if record.task})
+        return self.suite.tasks or sorted({record.task for record in self.records if record.task})
 
     @cached_property
     def engines(self) -> list[str]:
@@ -114,53 +109,53 @@ class Scores:
 
         What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand alone.
         """
-        listed = _names(self.suite.get("tasks" if role == "ability" else "general"))
+        listed = self.suite.general
         if role == "ability":
-            listed = [name for task in listed for name in self._tested_on(task)]
-        alone = set(_names(self.suite.get("tested_only"))) - set(listed)
+            listed = [name for task in self.suite.tasks for name in self._tested_on(task)]
+        alone = set(self.suite.tested_only) - set(listed)
         found = {rec.benchmark: None for rec in self.records if rec.role == role and rec.benchmark not in alone}
         return [self._column(name, role) for name in dict.fromkeys([*listed, *found])]
 
     def _tested_on(self, task: str) -> list[str]:
-        """The benchmarks of a task: those the suite or the records name, else itself."""
-        named = self.suite.get("benchmarks")
-        if isinstance(named, Mapping) and task in named:
-            return _names(named[task]) or [task]
+        """The benchmarks of a task: those the run or the records name, else itself."""
+        if task in self.benchmarks:
+            return list(self.benchmarks[task])
         found = {record.benchmark: None for record in self.records if (record.task, record.role) == (task, "ability")}
         return list(found) if found and task not in found else [task]
 
-    def is_base(self, row: Row) -> bool:
+    def is_base(self, row: TableRow) -> bool:
         """True for a row that is not trained: all its records have an empty task."""
         records = [record for record in self.records if record.method == row.name]
         return bool(records) and all(not record.task for record in records)
 
-    def expected_runs(self, row: Row, column: Column, role: Role) -> list[Run]:
+    def expected_runs(self, row: TableRow, column: Column, role: Role) -> list[Run]:
         """The training runs a cell of a table averages over, when everything is there."""
         if self.is_base(row):
             return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
         tasks = list(column.tasks) if role == "ability" else self._trained_on(row)
         return [(task, seed) for task in tasks for seed in self.seeds]
 
-    def of(self, row: Row, column: Column, role: Role) -> dict[Run, Record]:
+    def of(self, row: TableRow, column: Column, role: Role) -> dict[Run, Record]:
         """The records behind a cell of a table, by training run: in the column's metric, and failures in any."""
-        own = self._cells.get((row.name, column.name, role, column.metric), [])
+        own = self._by_cell.get((row.name, column.name, role, column.metric), [])
         failed = self._failed.get((row.name, column.name, role), [])
         return {
             (task, record.seed): record
             for record in [*failed, *own]  # a failure stands until there is a record in the metric
-            for task in ([record.task] if role == "general" else record.task.split(TOGETHER))
+            for task in ([record.task] if role == "general" else record.tasks or [""])
             if role == "general" or task in ("", *column.tasks)
         }
 
-    def _trained_on(self, row: Row) -> list[str]:
+    def _trained_on(self, row: TableRow) -> list[str]:
         """The tasks of a row's cells: those of the suite, or for other rows what their records say."""
-        found = {record.task: record.after for record in self.records if record.method == row.name and record.task}
-        if any(TOGETHER in task for task in found):
+        found = {record.task: record for record in self.records if record.method == row.name and record.task}
+        if any(len(record.tasks) > 1 for record in found.values()):
             return list(found)
-        return [task for task in self.tasks if task not in " ".join(found.values()).split()]
+        earlier = {task for record in found.values() for task in record.earlier}
+        return [task for task in self.tasks if task not in earlier]
 
-    def blocks(
-        self, rows: Sequence[Row], columns: Sequence[Column], role: Role, task: str = ""
+    def item_scores(
+        self, rows: Sequence[TableRow], columns: Sequence[Column], role: Role, task: str = ""
     ) -> dict[str, list[Array]]:
         """Item scores in points for each row: an array [runs, items] for each column, aligned between the rows.
 
@@ -183,34 +178,47 @@ class Scores:
                 aligned[row.name].append(np.array(lines, dtype=float).reshape(len(lines), len(ids)))
         return aligned
 
-    def unsound(self) -> list[str]:
+    def against(self, row: TableRow, other: TableRow, role: Role, task: str = "") -> PairedDifference | None:
+        """A row minus another, averaged over the columns of a role; None where they share no item in some column.
+
+        With `task`, general ability after training on that task only.
+        """
+        key = (row.name, other.name, role, task)
+        if key not in self._differences:
+            scores = self.item_scores([row, other], self.columns(role), role, task)
+            differences = [a - b for a, b in zip(scores[row.name], scores[other.name], strict=True)]
+            self._differences[key] = paired_difference(differences, shared_runs=role == "general")
+        return self._differences[key]
+
+    def own_interval(self, row: TableRow, role: Role, columns: Sequence[Column] | None = None) -> Interval | None:
+        """A row's average over some columns (all unless given), with its interval over items, and runs if several."""
+        chosen = self.columns(role) if columns is None else columns
+        scores = self.item_scores([row], chosen, role)
+        found = paired_difference(scores[row.name], shared_runs=role == "general")
+        return Interval(found.estimate, max(found.low, 0.0), min(found.high, 100.0)) if found else None
+
+    def unsound(self) -> Iterator[str]:
         """What the items do not bear out, a sentence for each kind; the values stand as they were recorded."""
-        lost, short, other = [], [], []
+        contradicted: dict[str, list[Record]] = {LOST: [], COUNTED: [], VALUED: []}
         for record in self.records:
             if record.role == "cost" or record.state != "scored" or record.value is None:
                 continue
             found = self._of_record(record)
             if not found:
-                lost.append(record)
+                contradicted[LOST].append(record)
             elif len(found) != record.scored:
-                short.append(record)
+                contradicted[COUNTED].append(record)
             elif abs(float(np.mean(list(found.values()))) - record.value) > ROUNDING:
-                other.append(record)
-        sentences = []
-        for records, what in (
-            (lost, "have no items in the run folder: their values are shown, nothing is compared with them"),
-            (short, "have more or fewer scored items in their file than they say: compared by what is there"),
-            (other, "have another value than the mean of their items: the value is shown, the items are compared"),
-        ):
+                contradicted[VALUED].append(record)
+        for what, records in contradicted.items():
             if records:
                 named = ", ".join(record.items or record.benchmark for record in records[:3])
-                sentences.append(f"{len(records)} record(s) {what} ({named}{', …' if len(records) > 3 else ''}).")
-        return sentences
+                yield f"{len(records)} record(s) {what} ({named}{', …' if len(records) > 3 else ''})."
 
-    def _trained(self, row: Row, column: Column, role: Role) -> list[Run]:
+    def _trained(self, row: TableRow, column: Column, role: Role) -> list[Run]:
         return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]
 
-    def _scores(self, row: Row, column: Column, role: Role) -> dict[Run, dict[str, float]]:
+    def _scores(self, row: TableRow, column: Column, role: Role) -> dict[Run, dict[str, float]]:
         return {run: self._of_record(record) for run, record in self.of(row, column, role).items()}
 
     def _of_record(self, record: Record) -> dict[str, float]:
@@ -221,43 +229,20 @@ class Scores:
             self._items[key] = {item.id: 100.0 * item.score for item in items if item.score is not None}
         return self._items[key]
 
-    def _planned(self, name: str) -> Row:
-        methods = self.suite.get("methods")
-        settings = methods.get(name) if isinstance(methods, Mapping) else None
-        settings = settings if isinstance(settings, Mapping) else {}
-        return Row(name, str(settings.get("title") or name), str(settings.get("ablates") or ""))
-
     def _column(self, name: str, role: Role) -> Column:
         """The metric of a column is the judged one where there is one, then the one most records have."""
         records = [record for record in self.records if record.benchmark == name and record.role == role]
         tasks = tuple(task for task in self.tasks if role == "ability" and name in self._tested_on(task)) or (name,)
         if not records:
             return Column(name, name, tasks=tasks)
-        count: dict[tuple[bool, str], int] = {}
-        for record in [record for record in records if record.state != "failed"] or records:
-            key = (not record.judge, record.metric)
-            count[key] = count.get(key, 0) + 1
+        finished = [record for record in records if record.state != "failed"] or records
+        count = Counter((not record.judge, record.metric) for record in finished)
         metric = min(count, key=lambda key: (key[0], -count[key], key[1]))[1]
         judges = sorted({record.judge for record in records if record.metric == metric and record.judge})
         title = next(record.benchmark_title or name for record in records)
         return Column(name, title, metric, ", ".join(judges), len(judges) > 1, tasks)
 
 
-def _number(value: Any) -> float | None:
-    """A finite number or None: pandas has NaN where a record has no value."""
-    return float(value) if value is not None and np.isfinite(value) else None
-
-
-def set_minus(names: Iterable[str], known: Iterable[str]) -> list[str]:
-    """Return the names that are not known, in their order."""
-    seen = set(known)
-    return [name for name in names if name not in seen]
-
-
-def _names(value: Any) -> list[str]:
-    """Names from a list of names, a list of {name: …} or a mapping by name."""
-    if isinstance(value, Mapping):
-        return [str(key) for key in value]
-    if not isinstance(value, list):
-        return []
-    return [str(entry["name"]) if isinstance(entry, Mapping) and "name" in entry else str(entry) for entry in value]
+LOST = "have no items in the run folder: their values are shown, nothing is compared with them"
+COUNTED = "have more or fewer scored items in their file than they say: compared by what is there"
+VALUED = "have another value than the mean of their items: the value is shown, the items are compared"
