@@ -73,7 +73,9 @@ def changes(this: Content, other: Content) -> Changes:
     """Hold a run against another."""
     before = {report.backbone: report for report in other.backbones}
     shared = [(report, before[report.backbone]) for report in this.backbones if report.backbone in before]
-    tables, costs, remarks = [], [], []
+    tables: list[Table] = []
+    costs: list[Table] = []
+    remarks: list[str] = []
     for now, then in shared:
         suffix = f" ({now.backbone})" if len(shared) > 1 else ""
         for role in ROLES:

@@ -1,12 +1,12 @@
 """All forms of a run's report, from one reading of its results; nothing is written where nothing changed.
 
-    Reports are made of            results.jsonl, manifest.json, items/, curves.jsonl, routing.json, calibration.json
-    inputs.py                      their digest, so that a run repeated draws nothing
-    content.py                     a run folder, read; backbone_report.py: what is said of one backbone
-    backbone_results.py            records and items by row, column and training run
-    statistics/  tables/  prose/   how sure a difference is; what each cell says; what it says in words
-    figures/                       pictures of the same numbers
-    markdown/  html/               the forms: each escapes and lays out the same content
+Reports are made of            results.jsonl, manifest.json, items/, curves.jsonl, routing.json, calibration.json
+inputs.py                      their digest, so that a run repeated draws nothing
+content.py                     a run folder, read; backbone_report.py: what is said of one backbone
+backbone_results.py            records and items by row, column and training run
+statistics/  tables/  prose/   how sure a difference is; what each cell says; what it says in words
+figures/                       pictures of the same numbers
+markdown/  html/               the forms: each escapes and lays out the same content
 """
 
 from pathlib import Path

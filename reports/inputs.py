@@ -20,6 +20,7 @@ LIBRARIES = ("jinja2", "matplotlib", "numpy", "scipy")
 """What else a report's bytes depend on."""
 PACKAGE = Path(__file__).parent
 SPEC = PACKAGE.parent / "spec"
+SOURCES = (".py", ".jinja", ".css", ".js", ".yaml")
 
 
 def digest(run_folder: Path) -> str:
@@ -67,10 +68,9 @@ def _without_times(manifest: bytes) -> bytes:
 def _code() -> str:
     """A digest of the sources of this package and of spec/, and of the libraries' versions."""
     total = hashlib.sha256()
-    for root in (PACKAGE, SPEC):
-        for path in sorted(root.rglob("*")):
-            if path.is_file() and "__pycache__" not in path.parts:
-                total.update(f"{path.relative_to(root).as_posix()}\0".encode() + path.read_bytes())
+    for path in [*sorted(PACKAGE.rglob("*")), *sorted(SPEC.glob("*.py"))]:
+        if path.suffix in SOURCES:
+            total.update(f"{path.name}\0".encode() + path.read_bytes())
     for name in LIBRARIES:
         total.update(f"{name} {importlib.metadata.version(name)}\0".encode())
     return total.hexdigest()

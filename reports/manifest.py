@@ -79,7 +79,7 @@ def stored_suite(raw: Mapping[str, Any]) -> tuple[Suite, list[str]]:
     for name, about in Suite.model_fields.items():
         if name not in raw:
             continue
-        found, lost = _as_far_as_it_fits(TypeAdapter(about.annotation), raw[name])
+        found, lost = _as_far_as_it_fits(TypeAdapter[Any](about.annotation or Any), raw[name])
         ignored += [".".join([name, *map(str, place)]) for place in lost]
         kept |= {name: found[0]} if found else {}
     return Suite.model_construct(**kept), ignored
@@ -87,7 +87,7 @@ def stored_suite(raw: Mapping[str, Any]) -> tuple[Suite, list[str]]:
 
 def _as_far_as_it_fits(adapter: TypeAdapter[Any], raw: Any) -> tuple[list[Any], list[tuple[str | int, ...]]]:
     """The value without what does not fit, none where nothing is left; and the places of what was left out."""
-    value, lost = deepcopy(raw), []
+    value, lost = deepcopy(raw), list[tuple[str | int, ...]]()
     while True:
         try:
             return [adapter.validate_python(value)], lost

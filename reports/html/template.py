@@ -1,7 +1,7 @@
 """A page from a template: style, script and policy of every page, and the one place where anything is escaped.
 
 The page's policy (a Content-Security-Policy in its head) allows one script and one style sheet, by their hashes, and
-nothing from anywhere. Everything that a run brought along is text: Jinja escapes it, and figures are cleaned (`svg.py`).
+nothing from anywhere. Everything that a run brought along is text: Jinja escapes it, and `svg.py` cleans figures.
 """
 
 import base64

@@ -105,8 +105,8 @@ def _advise(results: BackboneResults, ability: Table, general: Table, column: Co
     cheapest = {metric: _lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     forgotten = _forgotten(results, general, candidates, column)
     sure = _sure(forgotten)
-    pick, why = _pick(results, candidates, cheapest, forgotten, column)
-    sentences += [*_cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), why]
+    pick, because = _pick(results, candidates, cheapest, forgotten, column)
+    sentences += [*_cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
     return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, tuple(sentences))
 
 

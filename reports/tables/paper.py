@@ -128,7 +128,7 @@ def beside(paper: str, results: BackboneResults, tables: Mapping[Kind, Table], b
 
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
     """Of several tables of a kind the one for our backbone, else the paper's first."""
-    chosen: dict[str, PublishedTable] = Field(default_factory=dict)
+    chosen: dict[str, PublishedTable] = {}
     for table in tables:
         if table.kind not in chosen or (_same(table, backbone) and not _same(chosen[table.kind], backbone)):
             chosen[table.kind] = table

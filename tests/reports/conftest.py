@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from esft_bench.reports import manifest
+from esft_bench.reports.content import gather
+from esft_bench.reports.markdown.report import render
+from esft_bench.reports.prose.advice import TaskAdvice
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import write
 
@@ -155,6 +159,24 @@ class MadeUpRun:
                 "state": "scored" if values else "unscored",
             }
         )
+
+
+def report(folder: Path) -> str:
+    """The text of a run's report, without figures."""
+    return render(gather(folder))
+
+
+def in_words(advice: TaskAdvice) -> str:
+    """All of an advice in one line."""
+    return " ".join(f"{one.lead}: {one.text}" if one.lead else one.text for one in advice.sentences)
+
+
+def manifest_of(folder: Path, **suite: object) -> manifest.Manifest:
+    """The manifest of a run folder, with other fields of the suite."""
+    raw = json.loads((folder / manifest.FILE).read_text(encoding="utf-8"))
+    raw["suite"] |= suite
+    (folder / manifest.FILE).write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    return manifest.read(folder)[0]
 
 
 @pytest.fixture

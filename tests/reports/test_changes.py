@@ -1,13 +1,13 @@
-"""Two runs side by side: only what truly moved is resolved, and everything else that differs is named."""
+"""Two runs side by side: only what truly moved is significant, and everything else that differs is named."""
 
 import json
 from pathlib import Path
 
 import pytest
 
-from esft_bench.reports.compare import Changes, changes, differences
-from esft_bench.reports.comparison import write_comparison
+from esft_bench.reports.changes import Changes, changes, settings
 from esft_bench.reports.content import gather
+from esft_bench.reports.forms import write_comparison
 from tests.reports.conftest import SKILL, MadeUpRun
 
 
@@ -36,13 +36,13 @@ def test_a_run_against_itself_moves_nothing_and_shares_every_setting(tmp_path: P
     assert {cell.value for cell in found.costs[0].cells.values()} == {1.0}
 
 
-def test_what_got_better_is_resolved_where_it_did_and_nowhere_else(tmp_path: Path) -> None:
+def test_what_got_better_is_significant_where_it_did_and_nowhere_else(tmp_path: Path) -> None:
     found = compared(tmp_path, small(fft=0.9), small(fft=0.3))
     ability = found.tables[0]
-    moved = {key for key, cell in ability.cells.items() if cell.mark == "best"}
+    moved = {key for key, cell in ability.cells.items() if cell.mark == "significant"}
     assert moved == {("fft", "intent"), ("fft", "law"), ("fft", "")}
     assert all(ability.cells[key].low > 0 for key in moved)
-    assert "3 of 9 are resolved: FFT on Intent +" in found.in_short[0]
+    assert "3 of 9 are significant: FFT on Intent +" in found.in_short[0]
     assert found.names == ("today", "yesterday")
 
 
@@ -74,7 +74,7 @@ def test_questions_that_were_reworded_are_not_compared(tmp_path: Path) -> None:
     )
     found = changes(gather(tmp_path / "today"), gather(tmp_path / "yesterday"))
     assert any(sentence.startswith("30 answers were to another question") for sentence in found.remarks)
-    assert found.tables[0].comparisons["fft", "law"].items == 70
+    assert found.tables[0].differences["fft", "law"].precision.items == 70
 
 
 def test_scores_by_another_judge_are_not_compared(tmp_path: Path) -> None:
@@ -82,14 +82,14 @@ def test_scores_by_another_judge_are_not_compared(tmp_path: Path) -> None:
     other.change = lambda record: record.model_copy(update={"judge": "gpt-5.2"}) if record.judge else record
     found = compared(tmp_path, small(), other)
     assert found.tables[0].cells["fft", "law"].value is None
-    assert ("fft", "") not in found.tables[0].comparisons
+    assert ("fft", "") not in found.tables[0].differences
     assert any("gpt-5.2" in sentence and "not compared" in sentence for sentence in found.remarks)
 
 
 def test_versions_and_settings_that_differ_are_listed_by_name() -> None:
     this = {"versions": {"torch": "2.13"}, "suite": {"training": {"steps": 60}}, "started": "now"}
     other = {"versions": {"torch": "2.12", "vllm": "0.32"}, "suite": {"training": {"steps": 60}}, "started": "then"}
-    told = {one.name: (one.other, one.this) for one in differences(this, other)}
+    told = {one.name: (one.other, one.this) for one in settings(this, other)}
     assert told == {"versions.torch": ("2.12", "2.13"), "versions.vllm": ("0.32", "–")}
 
 
@@ -101,8 +101,8 @@ def test_text_and_page_say_the_same_and_escape_what_the_runs_brought(tmp_path: P
         path.read_text(encoding="utf-8")
         for path in write_comparison(gather(tmp_path / "today"), gather(tmp_path / "yesterday"))
     )
-    assert "3 of 9 are resolved" in text
-    assert "3 of 9 are resolved" in page
+    assert "3 of 9 are significant" in text
+    assert "3 of 9 are significant" in page
     assert "<b>" not in page
     assert "\\<b>fft" in text
     assert "Content-Security-Policy" in page
