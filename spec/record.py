@@ -33,7 +33,7 @@ class Record(BaseModel):
     method_title: str
     """How tables print the row, e.g. `ESFT-Gate`."""
     ablates: str = ""
-    """For a random-expert row, the `method` it is the ablation of; else empty."""
+    """The row (`method`) that this one ablates, e.g. by random experts in place of chosen ones; else empty."""
     task: str
     """The task the cell was trained on, several with `+` between; empty for the base model."""
     after: str = ""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from esft_bench.reports.backbone_results import BackboneResults
-from esft_bench.reports.figures.canvas import FAINT, INK, Missing, Picture, looks
+from esft_bench.reports.figures.canvas import FAINT, INK, Look, Missing, Picture, looks
 from esft_bench.reports.formatting import amount
 from esft_bench.reports.tables.costs import costs_of
 
@@ -43,15 +43,8 @@ def costs(results: BackboneResults) -> Picture | Missing:
     def paint(axes: Sequence["Axes"]) -> None:
         for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
             for place, row in enumerate(rows):
-                found = values[row.name, metric]
-                if not found:
-                    continue
-                mean, look = float(np.mean(found)), style[row.name]
-                panel.barh(place, mean, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, height=0.7)
-                panel.plot([min(found), max(found)], [place, place], color=INK, linewidth=1.4)
-                panel.annotate(
-                    amount(mean), (max(found), place), (5, 0), textcoords="offset points", va="center", fontsize=10
-                )
+                if found := values[row.name, metric]:
+                    _bar(panel, place, found, style[row.name])
             panel.set_title(label)
             panel.set_yticks(range(len(rows)), [row.title for row in rows])
             panel.invert_yaxis()
@@ -71,3 +64,11 @@ def costs(results: BackboneResults) -> Picture | Missing:
         height=3 * (0.75 + 0.3 * len(rows)),
         panels=3,
     )
+
+
+def _bar(panel: "Axes", place: int, values: Sequence[float], look: Look) -> None:
+    """The mean over cells as a bar with its amount, a line from the lowest to the highest."""
+    mean, low, high = float(np.mean(values)), min(values), max(values)
+    panel.barh(place, mean, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, height=0.7)
+    panel.plot([low, high], [place, place], color=INK, linewidth=1.4)
+    panel.annotate(amount(mean), (high, place), (5, 0), textcoords="offset points", va="center", fontsize=10)

@@ -1,23 +1,15 @@
 """The figures of a run, in the order of the report."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.content import Content
 from esft_bench.reports.figures import costs, experts, sweep, trade, training
-from esft_bench.reports.figures.canvas import Drawn, Missing, Picture, draw
+from esft_bench.reports.figures.canvas import Gallery, Missing, Picture, draw
 from esft_bench.spec import curves, routing
 
 FOLDER = "figures"
-
-
-@dataclass(frozen=True)
-class Gallery:
-    """What was drawn, in the order of the report, and what this run has no data for."""
-
-    drawn: list[Drawn]
-    missing: list[Missing]
 
 
 def gallery(run: Content) -> Gallery:

@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from esft_bench.reports.content import Content
-from esft_bench.reports.figures.gallery import Gallery
+from esft_bench.reports.figures.canvas import Gallery
 from esft_bench.reports.html.svg import inline
 from esft_bench.reports.html.template import fill
 from esft_bench.reports.prose.reading import ADVICE, BESIDE, how_to_read

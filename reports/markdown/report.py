@@ -11,7 +11,7 @@ from pathlib import Path
 
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.content import Content
-from esft_bench.reports.figures.gallery import Gallery
+from esft_bench.reports.figures.canvas import Gallery
 from esft_bench.reports.formatting import number
 from esft_bench.reports.markdown.text import (
     bullets,

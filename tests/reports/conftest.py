@@ -101,13 +101,12 @@ class MadeUpRun:
             "seed": seed,
         }
         records = []
-        for benchmark, column in self.tasks.items():
-            if task in ("", benchmark):
-                skill = self.skill[method]
-                records.append(self._record(folder, common, benchmark, column, "ability", skill, self.items))
-        for benchmark, column in self.general.items():
+        for column in self.tasks.items():
+            if task in ("", column[0]):
+                records.append(self._record(folder, common, column, "ability", self.skill[method], self.items))
+        for column in self.general.items():
             skill = 0.9 if method == "base" else 0.8
-            records.append(self._record(folder, common, benchmark, column, "general", skill, self.general_items))
+            records.append(self._record(folder, common, column, "general", skill, self.general_items))
         if method != "base":
             for metric, value in {
                 "train_seconds": 12.0,
@@ -122,8 +121,9 @@ class MadeUpRun:
         return records
 
     def _record(
-        self, folder: Path, common: dict[str, Any], benchmark: str, title: str, role: Any, skill: float, count: int
+        self, folder: Path, common: dict[str, Any], column: tuple[str, str], role: Any, skill: float, count: int
     ) -> Record:
+        benchmark, title = column
         judged = benchmark in JUDGED
         record = Record(
             **common,

@@ -89,10 +89,10 @@ def forgetting(made: MadeUpRun, method: str, task: str = "intent") -> None:
     before = made._record
 
     def record(folder: Path, common: dict[str, object], *rest: object) -> Record:
-        benchmark, title, role, skill, count = rest
+        column, role, skill, count = rest
         if role == "general" and (common["method"], common["task"]) == (method, task):
             skill = 0.2
-        return before(folder, common, benchmark, title, role, skill, count)  # type: ignore[arg-type]
+        return before(folder, common, column, role, skill, count)  # type: ignore[arg-type]
 
     made._record = record  # type: ignore[method-assign, assignment]
 

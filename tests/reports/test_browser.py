@@ -15,8 +15,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.figures.canvas import Drawn
-from esft_bench.reports.figures.gallery import Gallery
+from esft_bench.reports.figures.canvas import Drawn, Gallery
 from esft_bench.reports.html.report import render
 from esft_bench.spec.record import Record
 from tests.reports.conftest import MadeUpRun
