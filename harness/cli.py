@@ -129,7 +129,7 @@ def report(
         written = [folder / "report.html"]
         for sentence in content.left_out:
             print(f"{folder}: {sentence}", file=sys.stderr)
-        if content.parts:
+        if content.backbones:
             sound += 1
             written += compare(content, against) if against else []
             written += [export_as(content, export)] if export else []

@@ -14,12 +14,12 @@ import json
 import re
 import shutil
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from esft_bench.reports.content import Content, mapping
+from esft_bench.reports.content import Content
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import JSONL, read_items, write_text
 
@@ -33,11 +33,10 @@ def export(content: Content) -> list[Path]:
     """Write a run's cells into `every_eval_ever/` of its folder, afresh; returns the logs, one for each scored cell."""
     shutil.rmtree(content.folder / FOLDER, ignore_errors=True)
     cells: dict[tuple[str, str, str, int, str], list[Record]] = {}
-    for part in content.parts:
-        for record in part.scores.records:
-            if record.role != "cost" and record.state == "scored" and record.value is not None:
-                key = (record.backbone, record.method, record.task, record.seed, record.engine)
-                cells.setdefault(key, []).append(record)
+    for record in content.records:
+        if record.role != "cost" and record.state == "scored" and record.value is not None:
+            key = (record.backbone, record.method, record.task, record.seed, record.engine)
+            cells.setdefault(key, []).append(record)
     return [_write(content, records) for records in cells.values()]
 
 
@@ -71,15 +70,15 @@ def model_id(record: Record) -> str:
     on_hub = re.fullmatch(r"[\w.-]+/[\w.-]+", record.backbone) is not None
     if not record.task and on_hub:
         return record.backbone
-    parts = [record.backbone.rsplit("/", 1)[-1]]
-    parts += [record.method, record.task, f"seed-{record.seed}"] if record.task else []
-    return f"{ORGANISATION}/{_portable('-'.join(parts))}"
+    names = [record.backbone.rsplit("/", 1)[-1]]
+    names += [record.method, record.task, f"seed-{record.seed}"] if record.task else []
+    return f"{ORGANISATION}/{_portable('-'.join(names))}"
 
 
 def _log(content: Content, records: Sequence[Record], evaluation_id: str) -> dict[str, Any]:
     """The aggregate log of one cell."""
     first = records[0]
-    versions = {key: str(value) for key, value in mapping(content.manifest.get("versions")).items()}
+    versions = content.manifest.versions
     engine, _, version = first.engine.partition(" ")
     about = {
         "deployment_type": "self_deployed",
@@ -98,7 +97,7 @@ def _log(content: Content, records: Sequence[Record], evaluation_id: str) -> dic
             "source_type": "evaluation_run",
             "source_organization_name": ORGANISATION,
             "evaluator_relationship": "other",
-            "additional_details": {"command": content.command},
+            "additional_details": {"command": content.manifest.command},
         },
         "eval_library": {
             "name": "lm_eval",
@@ -188,10 +187,9 @@ def _result_id(record: Record) -> str:
 
 def _when(content: Content) -> str:
     """When the run ended, or began, in seconds since 1970: not when it was exported, so that exports are the same."""
-    manifest: Mapping[str, Any] = content.manifest
     for key in ("finished", "started"):
         try:
-            return str(int(datetime.fromisoformat(str(manifest[key])).timestamp()))
+            return str(int(datetime.fromisoformat(str(content.manifest.raw[key])).timestamp()))
         except (KeyError, ValueError):
             continue
     return str(int((content.folder / JSONL).stat().st_mtime))

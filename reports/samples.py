@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from esft_bench.reports.scores import Column, Role, Scores
+from esft_bench.reports.backbone_results import BackboneResults, Column, Role
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import read_items
 
@@ -51,35 +51,27 @@ class Sample:
     answers: tuple[Answer, ...]
 
 
-def choose(scores: Scores, *, each: int = 2, divided: int = 3, largest: int = LARGEST) -> list[Sample]:
+def choose(results: BackboneResults, *, each: int = 2, divided: int = 3, largest: int = LARGEST) -> list[Sample]:
     """Choose the samples of a report, benchmark by benchmark, the most telling items of each first.
 
     Args:
-        scores: the records of one backbone; of a row with several training runs the first is shown.
+        results: the records of one backbone; of a row with several training runs the first is shown.
         each: how many worst and how many best items a row chooses for its task; half as many of a general benchmark.
         divided: how many items on which the rows differ most.
         largest: bytes; where all would be more, every benchmark loses items from its end.
     """
-    lists = [_of_column(scores, column, "ability", each, divided) for column in scores.columns("ability")]
+    lists = [_of_column(results, column, "ability", each, divided) for column in results.columns("ability")]
     fewer = max(1, each // 2), max(1, divided // 2)
-    lists += [_of_column(scores, column, "general", *fewer) for column in scores.columns("general")]
+    lists += [_of_column(results, column, "general", *fewer) for column in results.columns("general")]
     return _within(lists, largest)
 
 
-def as_json(samples: Sequence[Sample]) -> str:
-    """The samples as JSON that can stand inside HTML: no character of it can end a script or begin a tag."""
-    text = json.dumps([asdict(sample) for sample in samples], ensure_ascii=False, separators=(",", ":"))
-    for char in "<>&\u2028\u2029":
-        text = text.replace(char, f"\\u{ord(char):04x}")
-    return text
-
-
-def _of_column(scores: Scores, column: Column, role: Role, each: int, divided: int) -> list[Sample]:
+def _of_column(results: BackboneResults, column: Column, role: Role, each: int, divided: int) -> list[Sample]:
     """The samples of one benchmark."""
     shown: dict[str, tuple[Record, dict[str, ItemScore]]] = {}
-    for row in scores.rows:
-        records = [record for record in scores.of(row, column, role).values() if record.items]
-        items = read_items(scores.folder, records[0]) if records else []
+    for row in results.rows:
+        records = [record for record in results.of(row, column, role).values() if record.items]
+        items = read_items(results.folder, records[0]) if records else []
         if items:
             shown[row.name] = records[0], {item.id: item for item in items}
     chosen = _choice({name: items for name, (_, items) in shown.items()}, each, divided)
@@ -135,7 +127,7 @@ def _answer(record: Record, item: ItemScore) -> Answer:
 
 def _within(lists: Sequence[Sequence[Sample]], largest: int) -> list[Sample]:
     """As many of the first samples of each list as fit."""
-    sizes = [[len(as_json([sample]).encode()) for sample in samples] for samples in lists]
+    sizes = [[_size(sample) for sample in samples] for samples in lists]
     depth, total = 0, 0
     while depth < max(map(len, lists), default=0):
         total += sum(of_list[depth] for of_list in sizes if depth < len(of_list))
@@ -143,6 +135,11 @@ def _within(lists: Sequence[Sequence[Sample]], largest: int) -> list[Sample]:
             break
         depth += 1
     return [sample for samples in lists for sample in samples[:depth]]
+
+
+def _size(sample: Sample) -> int:
+    """Bytes as JSON."""
+    return len(json.dumps(asdict(sample), ensure_ascii=False, separators=(",", ":")).encode()) + 1
 
 
 def _shuffle(key: str) -> str:

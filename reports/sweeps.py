@@ -1,14 +1,15 @@
-"""Rows of a suite that differ in one hyperparameter: found in the manifest, without knowing any method."""
+"""Rows of a suite that differ in one hyperparameter: found in its manifest, without knowing any method."""
 
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from esft_bench.reports.scores import Row, Scores
+from esft_bench.reports.backbone_results import BackboneResults, TableRow
+from esft_bench.spec.suite import Row
 
 RATE = "learning_rate"
-NOT_SETTINGS = ("method", "title", "ablates")
+METHOD = "method"
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,7 @@ class Sweep:
 
     method: str
     name: str
-    rows: tuple[tuple[Any, Row], ...]
+    rows: tuple[tuple[Any, TableRow], ...]
 
     @property
     def numeric(self) -> bool:
@@ -25,24 +26,26 @@ class Sweep:
         return all(isinstance(value, int | float) and not isinstance(value, bool) for value, _ in self.rows)
 
 
-def sweeps(scores: Scores) -> list[Sweep]:
+def sweeps(results: BackboneResults) -> list[Sweep]:
     """Every sweep in the suite: at least two rows of one method that differ in a single hyperparameter.
 
     A learning rate chosen anew for each value does not make a second one, unless a value then comes up twice. A row
     that leaves a hyperparameter to the method's default takes part only where no value of it is asked for.
     """
-    methods = scores.suite.get("methods")
-    if not isinstance(methods, Mapping):
-        return []
-    rows = {row.name: row for row in scores.rows if not row.ablates}
-    settings = {name: dict(methods[name]) for name in rows if isinstance(methods.get(name), Mapping)}
+    rows = {row.name: row for row in results.rows if not row.ablates}
+    settings = {name: _settings(row) for name, row in results.suite.methods.items() if name in rows}
     found = []
-    for name in dict.fromkeys(key for one in settings.values() for key in one if key not in NOT_SETTINGS):
+    for name in dict.fromkeys(key for one in settings.values() for key in one if key != METHOD):
         for group in _groups(settings, name):
             values = tuple((settings[row][name], rows[row]) for row in group)
-            method = str(settings[group[0]].get("method") or group[0])
+            method = str(settings[group[0]].get(METHOD) or group[0])
             found.append(Sweep(method, name, _ordered(values)))
     return found
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """What makes a row what it is: its method and everything that it sets, its own hyperparameters first."""
+    return row.hyperparameters | row.model_dump(include=set(Row.model_fields) - {"title", "ablates"})
 
 
 def _groups(settings: Mapping[str, dict[str, Any]], name: str) -> Iterator[list[str]]:
@@ -59,13 +62,13 @@ def _alike(rows: list[str], settings: Mapping[str, dict[str, Any]], name: str, f
         one = settings[row]
         if one.get(name) is None:
             continue
-        rest = {key: value for key, value in one.items() if key not in free and key not in NOT_SETTINGS}
-        key = json.dumps([one.get("method") or row, rest], sort_keys=True, default=str)
+        rest = {key: value for key, value in one.items() if key not in {*free, METHOD}}
+        key = json.dumps([one.get(METHOD) or row, rest], sort_keys=True, default=str)
         groups.setdefault(key, []).append(row)
     return list(groups.values())
 
 
-def _ordered(values: tuple[tuple[Any, Row], ...]) -> tuple[tuple[Any, Row], ...]:
+def _ordered(values: tuple[tuple[Any, TableRow], ...]) -> tuple[tuple[Any, TableRow], ...]:
     """Numbers in their order, anything else in the suite's."""
     try:
         return tuple(sorted(values, key=lambda pair: float(pair[0])))

@@ -3,14 +3,15 @@
 from collections.abc import Iterable
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from esft_bench.spec.results import write_text
+from esft_bench.spec.strict import Strict
 
 FILE = "curves.jsonl"
 
 
-class Point(BaseModel):
+class Point(Strict):
     """One point of a learning curve.
 
     Attributes:
@@ -22,7 +23,6 @@ class Point(BaseModel):
         value: the number.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     method: str
     method_title: str
     task: str

@@ -4,6 +4,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from esft_bench.spec.cell import TOGETHER
+
 SCHEMA_VERSION = 1
 
 
@@ -31,7 +33,7 @@ class Record(BaseModel):
     method_title: str
     """How tables print the row, e.g. `ESFT-Gate`."""
     ablates: str = ""
-    """For a random-expert row, the `method` it is the ablation of; else empty."""
+    """The row (`method`) that this one ablates, e.g. by random experts in place of chosen ones; else empty."""
     task: str
     """The task the cell was trained on, several with `+` between; empty for the base model."""
     after: str = ""
@@ -66,6 +68,16 @@ class Record(BaseModel):
     """Kind and key of the stored training that made the cell's model."""
     note: str = ""
     """Why there is no value, where there is none."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks that the cell was trained on; none for the base model."""
+        return self.task.split(TOGETHER) if self.task else []
+
+    @property
+    def earlier(self) -> list[str]:
+        """The tasks that the cell's model had been trained on before, in order."""
+        return self.after.split()
 
 
 class ItemScore(BaseModel):

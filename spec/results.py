@@ -1,30 +1,23 @@
 """The results of a run on disk: one flat line for each record, and the items behind it."""
 
-from __future__ import annotations
-
 import csv
 import io
 import json
+import math
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
 from esft_bench.spec.record import SCHEMA_VERSION, ItemScore, Record
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 JSONL, CSV, PARQUET = "results.jsonl", "results.csv", "results.parquet"
 KEY = ["run", "backbone", "method", "task", "seed", "benchmark", "role", "metric"]
 """What makes a record the same measurement as another."""
-
-LEFT_OUT = "left_out"
-"""`read(folder).attrs[LEFT_OUT]`: sentences about the lines that were left out, and why."""
 
 
 def write(records: Iterable[Record], folder: Path) -> None:
@@ -49,17 +42,23 @@ def write_copies(records: Iterable[Record], folder: Path) -> None:
     write_bytes(folder / PARQUET, _parquet(rows))
 
 
-def read(folder: Path) -> pd.DataFrame:
-    """Read `results.jsonl`: one row a record, columns of Record, in the order of the file.
+@dataclass(frozen=True)
+class Results:
+    """What `results.jsonl` holds: its records in order, and a sentence for each kind of line that was left out."""
+
+    records: list[Record]
+    left_out: list[str]
+
+
+def read(folder: Path) -> Results:
+    """Read `results.jsonl`. A folder without results gives no records.
 
     Half-written lines, records of another schema version and repeated records are left out; of contradictory ones
-    the last is kept. `attrs["left_out"]` says so, a sentence for each kind. A folder without results gives no rows.
+    the last is kept.
     """
     path = folder / JSONL
-    left_out: list[str] = []
     if not path.is_file():
-        left_out.append(f"There is no {JSONL}: nothing has been evaluated yet.")
-        return _frame([], left_out)
+        return Results([], [f"There is no {JSONL}: nothing has been evaluated yet."])
     kept: dict[tuple[object, ...], Record] = {}
     versions: Counter[str] = Counter()
     broken: list[int] = []
@@ -67,33 +66,45 @@ def read(folder: Path) -> pd.DataFrame:
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").split("\n"), start=1):
         if not line.strip():
             continue
-        try:
-            raw = json.loads(line)
-            version = raw.get("schema_version", SCHEMA_VERSION)
-            if version != SCHEMA_VERSION:
-                versions[str(version)] += 1
-                continue
-            record = Record.model_validate(raw)
-        except (ValueError, AttributeError):
+        found = _record_of(line)
+        if found is None:
             broken.append(number)
-            continue
-        key = tuple(getattr(record, field) for field in KEY)
-        before = kept.pop(key, None)
-        repeated += before == record
-        contradictory += before is not None and before != record
-        kept[key] = record
+        elif isinstance(found, str):
+            versions[found] += 1
+        else:
+            key = tuple(getattr(found, field) for field in KEY)
+            before = kept.pop(key, None)
+            repeated += before == found
+            contradictory += before is not None and before != found
+            kept[key] = found
+    return Results(list(kept.values()), list(_left_out(broken, versions, repeated, contradictory)))
+
+
+def _record_of(line: str) -> Record | str | None:
+    """The record of a line; its schema version where that is another one; None where it cannot be read."""
+    try:
+        raw = json.loads(line)
+        version = raw.get("schema_version", SCHEMA_VERSION)
+        if version != SCHEMA_VERSION:
+            return str(version)
+        record = Record.model_validate(raw)
+    except (ValueError, AttributeError):
+        return None
+    finite = record.value is None or math.isfinite(record.value)
+    return record if finite else record.model_copy(update={"value": None})
+
+
+def _left_out(broken: list[int], versions: Counter[str], repeated: int, contradictory: int) -> Iterator[str]:
+    """Sentences about the lines that were left out."""
     if broken:
         lines = ", ".join(map(str, broken[:10])) + (", …" if len(broken) > 10 else "")
-        left_out.append(f"{len(broken)} unreadable line(s) of {JSONL} left out (line {lines}).")
+        yield f"{len(broken)} unreadable line(s) of {JSONL} left out (line {lines})."
     for version, count in sorted(versions.items()):
-        left_out.append(
-            f"{count} record(s) of schema version {version} left out: this report reads version {SCHEMA_VERSION}."
-        )
+        yield f"{count} record(s) of schema version {version} left out: this report reads version {SCHEMA_VERSION}."
     if repeated:
-        left_out.append(f"{repeated} repeated record(s) counted once.")
+        yield f"{repeated} repeated record(s) counted once."
     if contradictory:
-        left_out.append(f"{contradictory} record(s) contradicted by a later one for the same measurement left out.")
-    return _frame(list(kept.values()), left_out)
+        yield f"{contradictory} record(s) contradicted by a later one for the same measurement left out."
 
 
 def read_items(folder: Path, record: Record) -> list[ItemScore]:
@@ -159,13 +170,3 @@ def _parquet(rows: list[dict[str, object]]) -> bytes:
     buffer = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema=pyarrow.schema(fields)), buffer)
     return bytes(buffer.getvalue().to_pybytes())
-
-
-def _frame(records: list[Record], left_out: list[str]) -> pd.DataFrame:
-    """A frame of records, with what was left out in its attrs."""
-    import pandas as pd  # here, so that a command that only writes results starts without it
-
-    frame = pd.DataFrame([record.model_dump() for record in records], columns=list(Record.model_fields))
-    frame["value"] = pd.to_numeric(frame["value"]).astype(float)
-    frame.attrs[LEFT_OUT] = left_out
-    return frame

@@ -1,23 +1,22 @@
 """What a run knows about its routers and chosen experts: one file, `routing.json`, beside the results.
 
-The harness writes it from profiles and adapters; figures about experts read it and nothing else.
+The harness writes it from profiles and adapters, with every number that a figure about experts shows; figures read it
+and draw.
 """
 
 from pathlib import Path
+from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
 from esft_bench.spec.results import write_text
+from esft_bench.spec.strict import Strict
 
 FILE = "routing.json"
 Grid = list[list[float]]
 """A number for each layer and expert, [L][E]."""
-
-
-class Strict(BaseModel):
-    """Frozen, and no unknown fields."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Kind = Literal["gate", "token"]
+"""Mean gate weight of an expert, or its share of the token-expert pairs."""
 
 
 class TaskProfile(Strict):
@@ -37,30 +36,78 @@ class TaskProfile(Strict):
     token: Grid
 
 
-class Selection(Strict):
-    """The routed experts that a cell trained: ids by layer number, best first."""
+class Concentration(Strict):
+    """The share of a layer's weight that its n highest experts hold, for n = 1 … E, on a task's first sample.
+
+    Attributes:
+        mean, deviation: over layers, [E].
+    """
+
+    task: str
+    title: str
+    score: Kind
+    mean: list[float]
+    deviation: list[float]
+
+
+class Overlap(Strict):
+    """How many experts are among a layer's top k on the first sample of one task and the second one of another.
+
+    Attributes:
+        shared: mean over layers.
+    """
+
+    first: str
+    second: str
+    score: Kind
+    shared: float
+
+
+class OfCell(Strict):
+    """What belongs to one cell of the matrix."""
 
     method: str
     method_title: str
     task: str
     seed: int
+
+
+class SelectedExperts(OfCell):
+    """The routed experts that a cell trained: ids by layer number, best first."""
+
     experts: dict[int, list[int]]
 
 
-class Shift(Strict):
+class Shift(OfCell):
     """How far training moved a cell's routing of its own task's data, measured on the same sequences before and after.
 
     Attributes:
         distance: total variation between the two distributions of token-expert pairs, for each layer, 0 to 1.
         gate: mean gate weights after training, as in `TaskProfile`.
+        advantage: C-DAS@k before and after training, both against the general data before it, mean over layers; none
+            where the general data were not profiled.
     """
 
-    method: str
-    method_title: str
-    task: str
-    seed: int
     distance: list[float]
     gate: Grid
+    advantage: tuple[float, float] | None = None
+
+
+class OverCells(Strict):
+    """A quantity of a row by layer, over its cells: how many experts were trained, or how far the routing moved.
+
+    Attributes:
+        task: of whose cells; empty for all cells of the row.
+        mean, low, high: [L], `low` and `high` being the lowest and the highest cell.
+    """
+
+    quantity: Literal["experts", "shift"]
+    method: str
+    method_title: str
+    task: str = ""
+    mean: list[float]
+    low: list[float]
+    high: list[float]
 
 
 class Routing(Strict):
@@ -70,9 +117,16 @@ class Routing(Strict):
     layers: list[int]
     num_experts: int
     top_k: int
-    profiles: list[TaskProfile] = []
-    selections: list[Selection] = []
-    shifts: list[Shift] = []
+    profiles: list[TaskProfile] = Field(default_factory=list)
+    concentrations: list[Concentration] = Field(default_factory=list)
+    overlaps: list[Overlap] = Field(default_factory=list)
+    selections: list[SelectedExperts] = Field(default_factory=list)
+    shifts: list[Shift] = Field(default_factory=list)
+    over_cells: list[OverCells] = Field(default_factory=list)
+
+    def titles(self) -> dict[str, str]:
+        """How tables print the profiled tasks."""
+        return {profile.task: profile.title for profile in self.profiles}
 
 
 def write(routing: Routing, folder: Path) -> None:

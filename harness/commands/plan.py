@@ -31,25 +31,26 @@ def describe(prepared: Prepared, graph: Graph) -> Table:
 
 def foreseen(prepared: Prepared) -> Table:
     """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
-    from esft_bench.reports.foresight import ASSUMED, resolvable_by, seen_in
+    from esft_bench.reports.power import ASSUMED, detectable_with, deviations_in
 
     plan = prepared.plan
-    seen = seen_in(prepared.folder)
+    seen = deviations_in(prepared.folder)
     rows, seeds, tasks = len(plan.suite.methods), len(plan.suite.seeds), len(plan.suite.tasks)
-    table = Table(title="Smallest difference that can be resolved", title_justify="left", box=None, pad_edge=False)
+    table = Table(title="Minimum detectable effect", title_justify="left", box=None, pad_edge=False)
     for name in ("benchmark", "items", "runs", "points", "given"):
         table.add_column(name, justify="right" if name in ("items", "runs", "points") else "left")
     own = [name for task in plan.suite.tasks for name in plan.matrix.tested_on(task)]
     for benchmark in dict.fromkeys([*own, *plan.suite.general]):
         runs = seeds if benchmark in own else seeds * tasks
-        count, spread = plan.data[benchmark].count, seen.get(benchmark)
-        points = f"{resolvable_by(count, runs, rows, spread):.1f}"
-        given = "the spread seen in the run before" if spread else f"a spread of {ASSUMED:.0f} points over items"
+        count, deviations = plan.data[benchmark].count, seen.get(benchmark)
+        points = f"{detectable_with(count, runs, rows, deviations):.1f}"
+        given = "deviations seen in the run before" if deviations else f"{ASSUMED.items:.0f} points over items"
         table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
     table.caption = (
-        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows. A spread of "
-        f"{ASSUMED:.0f} points: all-or-nothing scores of which a quarter differ between two rows; how much a row "
-        "varies from one training run to the next is known only from an earlier run with several seeds."
+        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows, given the standard "
+        f"deviation of paired differences. {ASSUMED.items:.0f} points: all-or-nothing scores of which a quarter differ "
+        "between two rows; how much a row varies from one training run to the next is known only from an earlier run "
+        "with several seeds."
     )
     table.caption_justify = "left"
     return table

@@ -2,10 +2,9 @@
 
 from pathlib import Path
 
-from esft_bench.reports.comparison import write_comparison
 from esft_bench.reports.content import Content, gather
 from esft_bench.reports.export import FOLDER, export
-from esft_bench.reports.forms import write_reports
+from esft_bench.reports.forms import write_comparison, write_reports
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.spec.results import write_copies
@@ -17,8 +16,8 @@ def rewrite(folder: Path) -> Content:
         raise UserError(f"{folder}: there is no such run folder.")
     with full_disk_is_a_sentence(folder / "report.md"):
         content = write_reports(folder)
-        if content.parts:
-            write_copies([record for part in content.parts for record in part.scores.records], folder)
+        if content.backbones:
+            write_copies(content.records, folder)
     return content
 
 
@@ -27,7 +26,7 @@ def compare(run: Content, other: Path) -> list[Path]:
     if not other.is_dir():
         raise UserError(f"--against {other}: there is no such run folder.")
     before = gather(other)
-    if not before.parts:
+    if not before.backbones:
         raise UserError(f"--against {other}: nothing can be read there ({' '.join(before.left_out)})")
     with full_disk_is_a_sentence(run.folder / "comparison.md"):
         return write_comparison(run, before)

@@ -21,7 +21,7 @@ from esft_bench.harness.judge.question import rubric_key
 from esft_bench.harness.official.verify import SCORES, Completion, completions_file, read_lines
 from esft_bench.reports import calibration
 from esft_bench.reports.calibration import Calibration
-from esft_bench.reports.statistics import mean_interval
+from esft_bench.reports.statistics.paired import mean_interval
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text, full_disk_is_a_sentence
 from esft_bench.spec.judge import JudgeSettings

@@ -21,7 +21,7 @@ from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.moe.layout import AdapterConfig
 from esft_bench.methods.moe.scores import Score, Scores, expert_scores, read_logs, read_summary
 from esft_bench.methods.moe.selection import select
-from esft_bench.reports.statistics import mean_interval
+from esft_bench.reports.statistics.paired import mean_interval
 from esft_bench.spec.errors import UserError
 from esft_bench.tasks.intent_bdci.metric import score as intent_score
 

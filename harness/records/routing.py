@@ -9,11 +9,18 @@ from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.names import ADAPTER, AFTER, SECOND
 from esft_bench.methods.moe.layout import CONFIG, read_config
 from esft_bench.methods.moe.profile import FILE, Profile
-from esft_bench.methods.moe.routing import shift
+from esft_bench.methods.moe.routing import cumulated_advantage, shift
+from esft_bench.methods.moe.routing_record import (
+    KINDS,
+    concentration_of,
+    experts_over_cells,
+    overlaps_of,
+    shifts_over_cells,
+)
 from esft_bench.methods.moe.scores import Score, expert_scores
 from esft_bench.spec import routing
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.routing import Grid, Routing, Selection, Shift, TaskProfile
+from esft_bench.spec.routing import Grid, Routing, SelectedExperts, Shift, TaskProfile
 
 
 def collect(plan: Plan, graph: Graph) -> Routing | None:
@@ -21,23 +28,32 @@ def collect(plan: Plan, graph: Graph) -> Routing | None:
     found = {task: graph.artifacts[step] for task, step in plan.profiles.items() if step in graph.artifacts}
     if not found:
         return None
-    one = Profile.load(next(iter(found.values())).folder)
+    seen = {task: _samples(artifact.folder) for task, artifact in found.items()}
+    one = next(iter(seen.values()))[0]
+    general = seen.get(plan.suite.alignment or "")
     paths = [path for path in plan.paths.values() if path.cell.task and path.training in graph.artifacts]
     trained = [(path.cell, graph.artifacts[path.training]) for path in paths]
+    selections = [_selection(plan, cell, made) for cell, made in trained if (made.folder / ADAPTER / CONFIG).exists()]
+    shifts = [
+        _shift(plan, cell, made, seen[cell.task][0], general[0] if general else None)
+        for cell, made in trained
+        if cell.task in seen and not cell.after and (made.folder / AFTER / FILE).exists()
+    ]
     return Routing(
         backbone=plan.suite.backbone.path,
         layers=list(one.layers),
         num_experts=one.num_experts,
         top_k=one.top_k,
-        profiles=[profile for task, artifact in found.items() for profile in _profiles(plan, task, artifact.folder)],
-        selections=[
-            _selection(plan, cell, made) for cell, made in trained if (made.folder / ADAPTER / CONFIG).exists()
+        profiles=[profile for task, samples in seen.items() for profile in _profiles(plan, task, samples)],
+        concentrations=[
+            concentration_of(task, plan.tasks[task].title, samples[0], kind)
+            for task, samples in seen.items()
+            for kind in KINDS
         ],
-        shifts=[
-            _shift(plan, cell, found[cell.task], made)
-            for cell, made in trained
-            if cell.task in found and not cell.after and (made.folder / AFTER / FILE).exists()
-        ],
+        overlaps=list(overlaps_of(seen)),
+        selections=selections,
+        shifts=shifts,
+        over_cells=[*experts_over_cells(selections, one.layers), *shifts_over_cells(shifts)],
     )
 
 
@@ -48,18 +64,15 @@ def write(plan: Plan, graph: Graph, folder: Path) -> None:
         routing.write(found, folder)
 
 
-def _profiles(plan: Plan, task: str, folder: Path) -> Iterator[TaskProfile]:
+def _samples(folder: Path) -> list[Profile]:
     """The profiles of a task's samples; the second one is missing where the data did not suffice for it."""
-    for sample, place in enumerate((folder, folder / SECOND)):
-        if (place / FILE).exists():
-            seen = Profile.load(place)
-            yield TaskProfile(
-                task=task,
-                title=plan.tasks[task].title,
-                sample=sample,
-                gate=_grid(seen, "gate"),
-                token=_grid(seen, "token"),
-            )
+    return [Profile.load(place) for place in (folder, folder / SECOND) if (place / FILE).exists()]
+
+
+def _profiles(plan: Plan, task: str, samples: list[Profile]) -> Iterator[TaskProfile]:
+    for sample, seen in enumerate(samples):
+        grids = {kind: _grid(seen, kind) for kind in KINDS}
+        yield TaskProfile(task=task, title=plan.tasks[task].title, sample=sample, **grids)
 
 
 def _grid(seen: Profile, score: Score) -> Grid:
@@ -68,14 +81,17 @@ def _grid(seen: Profile, score: Score) -> Grid:
     return grid
 
 
-def _selection(plan: Plan, cell: Cell, made: Artifact) -> Selection:
-    return Selection(**_about(plan, cell), experts=read_config(made.folder / ADAPTER).experts)
+def _selection(plan: Plan, cell: Cell, made: Artifact) -> SelectedExperts:
+    return SelectedExperts(**_about(plan, cell), experts=read_config(made.folder / ADAPTER).experts)
 
 
-def _shift(plan: Plan, cell: Cell, before: Artifact, made: Artifact) -> Shift:
+def _shift(plan: Plan, cell: Cell, made: Artifact, before: Profile, general: Profile | None) -> Shift:
     after = Profile.load(made.folder / AFTER)
-    distance = shift(Profile.load(before.folder), after).tolist()
-    return Shift(**_about(plan, cell), distance=distance, gate=_grid(after, "gate"))
+    advantage = general and tuple(
+        float(cumulated_advantage(seen, general, seen.top_k, rule="released").mean()) for seen in (before, after)
+    )
+    distance = shift(before, after).tolist()
+    return Shift(**_about(plan, cell), distance=distance, gate=_grid(after, "gate"), advantage=advantage)
 
 
 def _about(plan: Plan, cell: Cell) -> dict[str, object]:

@@ -1,14 +1,17 @@
 """What scores and profiles say about routing: how concentrated it is, what tasks share, how training moved it.
 
-L layers, E experts; every result has a value for each layer, so that the variance over layers can be shown.
+L layers, E experts; a measure has a value for each layer, so that the variance over layers can be shown. A run stores
+what its figures show of them in `routing.json` (`esft_bench.spec.routing`).
 """
+
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.profile import Profile, check_same_experts
-from esft_bench.methods.moe.scores import Score, Scores, domain_advantage, expert_scores
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, domain_advantage, expert_scores
 from esft_bench.methods.moe.selection import highest
 
 
@@ -22,6 +25,13 @@ def concentration(scores: Scores) -> Tensor:
     return scores.values.sort(dim=1, descending=True).values.cumsum(dim=1)
 
 
+def concentration_shares(scores: Scores) -> Tensor:
+    """The concentration curve in shares of a layer's sum, [L, E]: from 0 to 1; a layer without weight stays 0."""
+    curve = concentration(scores)
+    total = curve[:, -1:]
+    return curve / torch.where(total > 0, total, 1.0)
+
+
 def overlap(first: Profile, second: Profile, count: int | None = None, score: Score = "gate") -> Tensor:
     """How many of the `count` best experts (default: top-k of the router) two profiles share in each layer, [L].
 
@@ -33,7 +43,9 @@ def overlap(first: Profile, second: Profile, count: int | None = None, score: Sc
     return torch.tensor([len({*best[0][layer]} & {*best[1][layer]}) for layer in first.layers])
 
 
-def cumulated_advantage(domain: Profile, general: Profile, k: int, score: Score = "gate") -> Tensor:
+def cumulated_advantage(
+    domain: Profile, general: Profile, k: int, score: Score = "gate", rule: ScoreRule = "paper"
+) -> Tensor:
     """C-DAS@k of each layer, [L]: the domain advantage that the k experts with the highest one have together.
 
         C-DAS@k_l = Σ_{r ≤ k} DAS_l(r),   DAS_l(r) being the r-th highest domain advantage of layer l      (C-DAS)
@@ -41,7 +53,7 @@ def cumulated_advantage(domain: Profile, general: Profile, k: int, score: Score 
     0 where the domain is routed as general data are; it grows as a domain concentrates on few experts of its own.
     Source: the expert-concentration paper, Figure 1, after its name; see `scores.domain_advantage` for the reading.
     """
-    scores = domain_advantage(domain, general, score)
+    scores = domain_advantage(domain, general, score, rule)
     if k > scores.values.shape[1]:
         raise MethodError(f"C-DAS@{k} asks for more experts than the {scores.values.shape[1]} a layer has")
     return concentration(scores)[:, k - 1]
@@ -58,3 +70,20 @@ def shift(before: Profile, after: Profile) -> Tensor:
     check_same_experts(before, after)
     shares = [one.token_counts / one.token_counts.sum(1, keepdim=True) for one in (before, after)]
     return (shares[1] - shares[0]).abs().sum(1) / 2
+
+
+def selected_counts(experts: Mapping[int, Sequence[int]], layers: Sequence[int]) -> Tensor:
+    """How many experts are selected in each of `layers`, [L] float64, so that means can be taken."""
+    return torch.tensor([len(experts.get(layer, ())) for layer in layers], dtype=torch.float64)
+
+
+def mean_and_deviation(values: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation (n − 1) over the rows of [L, E], [E] each; without a second row the latter is 0."""
+    deviation = values.std(dim=0) if len(values) > 1 else torch.zeros_like(values[0])
+    return values.mean(dim=0), deviation
+
+
+def over_cells(values: Sequence[Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+    """Mean, lowest and highest over the cells of a row, each [L], of measures [L]."""
+    stacked = torch.stack(list(values))
+    return stacked.mean(dim=0), stacked.amin(dim=0), stacked.amax(dim=0)

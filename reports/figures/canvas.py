@@ -99,6 +99,14 @@ class Missing:
 
 
 @dataclass(frozen=True)
+class Gallery:
+    """What was drawn, in the order of the report, and what this run has no data for."""
+
+    drawn: list[Drawn]
+    missing: list[Missing]
+
+
+@dataclass(frozen=True)
 class Picture:
     """A figure before it is drawn.
 

@@ -5,10 +5,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esft_bench.reports.figures.canvas import FAINT, INK, Missing, Picture, looks
-from esft_bench.reports.scores import Scores
-from esft_bench.reports.tables import COSTS
-from esft_bench.reports.words import amount
+from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.figures.canvas import FAINT, INK, Look, Missing, Picture, looks
+from esft_bench.reports.formatting import amount
+from esft_bench.reports.tables.costs import costs_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -20,16 +20,16 @@ PANELS = {
 }
 
 
-def costs(scores: Scores) -> Picture | Missing:
+def costs(results: BackboneResults) -> Picture | Missing:
     """Bars for each trained row: mean over its cells, with the lowest and highest cell."""
     title = "Time, memory and storage (ESFT Figure 4)"
     values = {
-        (row.name, metric): values_of(scores, row.name, metric)
-        for row in scores.rows
+        (row.name, metric): costs_of(results, row, metric)
+        for row in results.rows
         for metric in PANELS
-        if not scores.is_base(row)
+        if not results.is_base(row)
     }
-    rows = [row for row in scores.rows if any(values.get((row.name, metric)) for metric in PANELS)]
+    rows = [row for row in results.rows if any(values.get((row.name, metric)) for metric in PANELS)]
     if not rows:
         return Missing(title, "no cell has been trained yet")
     data = [
@@ -38,20 +38,13 @@ def costs(scores: Scores) -> Picture | Missing:
         for metric in PANELS
         if (found := values[row.name, metric])
     ]
-    style = looks([row.name for row in scores.rows])
+    style = looks([row.name for row in results.rows])
 
     def paint(axes: Sequence["Axes"]) -> None:
         for panel, (metric, label) in zip(axes, PANELS.items(), strict=True):
             for place, row in enumerate(rows):
-                found = values[row.name, metric]
-                if not found:
-                    continue
-                mean, look = float(np.mean(found)), style[row.name]
-                panel.barh(place, mean, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, height=0.7)
-                panel.plot([min(found), max(found)], [place, place], color=INK, linewidth=1.4)
-                panel.annotate(
-                    amount(mean), (max(found), place), (5, 0), textcoords="offset points", va="center", fontsize=10
-                )
+                if found := values[row.name, metric]:
+                    _bar(panel, place, found, style[row.name])
             panel.set_title(label)
             panel.set_yticks(range(len(rows)), [row.title for row in rows])
             panel.invert_yaxis()
@@ -73,10 +66,9 @@ def costs(scores: Scores) -> Picture | Missing:
     )
 
 
-def values_of(scores: Scores, row: str, metric: str) -> list[float]:
-    """A cost of each cell of a row, in the units of the efficiency table."""
-    return [
-        record.value / COSTS[metric][1]
-        for record in scores.records
-        if (record.method, record.role, record.metric) == (row, "cost", metric) and record.value is not None
-    ]
+def _bar(panel: "Axes", place: int, values: Sequence[float], look: Look) -> None:
+    """The mean over cells as a bar with its amount, a line from the lowest to the highest."""
+    mean, low, high = float(np.mean(values)), min(values), max(values)
+    panel.barh(place, mean, color=look.colour, hatch=look.hatch, edgecolor=INK, linewidth=0.8, height=0.7)
+    panel.plot([low, high], [place, place], color=INK, linewidth=1.4)
+    panel.annotate(amount(mean), (high, place), (5, 0), textcoords="offset points", va="center", fontsize=10)

@@ -1,51 +1,42 @@
-"""Figures about routers and chosen experts: ESFT Figures 2, 3 and 5, DAS Figures 4 and 5. All from routing.json."""
+"""Figures about routers and chosen experts: ESFT Figures 2, 3 and 5, DAS Figures 4 and 5.
 
-from collections.abc import Sequence
+Every number is in routing.json, worked out by `methods/moe/routing.py`; here it is only drawn.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
-from esft_bench.spec.routing import Routing, Selection, TaskProfile
+from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks
+from esft_bench.reports.figures.heatmap import heatmap
+from esft_bench.spec.routing import Concentration, Kind, OverCells, Routing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 NO_ROUTING = "the run has no routing.json with profiles of its tasks"
-Array = NDArray[np.float64]
+NO_SELECTION = "no row of this run selects experts, or routing.json does not say which"
+KINDS: dict[Kind, str] = {"gate": "of the gate weight", "token": "of the token-expert pairs"}
 
 
 def concentration(routing: Routing | None) -> Picture | Missing:
     """ESFT Figure 2: how much of a layer's weight its highest experts hold, and how far layers differ."""
     title = "Concentration of routing (ESFT Figure 2)"
-    profiles = [profile for profile in routing.profiles if profile.sample == 0] if routing else []
-    if not profiles or routing is None:
+    if routing is None or not routing.concentrations:
         return Missing(title, NO_ROUTING)
-    kinds = {"gate": "of the gate weight", "token": "of the token-expert pairs"}
-    curves = {(p.task, kind): cumulated(getattr(p, kind)) for p in profiles for kind in kinds}
+    curves = routing.concentrations
     rows = [
-        (profile.title, kind, count + 1, float(mean[count]), float(spread[count]))
-        for profile in profiles
-        for kind in kinds
-        for mean, spread in [_mean_and_spread(curves[profile.task, kind])]
-        for count in range(mean.size)
+        (one.title, one.score, count, mean, deviation)
+        for one in curves
+        for count, (mean, deviation) in enumerate(zip(one.mean, one.deviation, strict=True), start=1)
     ]
-    style = looks([profile.task for profile in profiles])
+    style = looks([one.task for one in curves])
 
     def paint(axes: Sequence["Axes"]) -> None:
-        count = np.arange(1, routing.num_experts + 1)
-        for panel, (kind, what) in zip(axes, kinds.items(), strict=True):
-            for profile in profiles:
-                mean, spread = _mean_and_spread(curves[profile.task, kind])
-                look = style[profile.task]
-                panel.fill_between(count, mean - spread, mean + spread, color=look.colour, alpha=0.15, linewidth=0)
-                panel.plot(count, mean, **_line(look, max(1, count.size // 8)), label=profile.title)
-            panel.plot(
-                count, count / count.size, color="#1a1a1a", linewidth=1, linestyle=":", label="all experts alike"
-            )
+        for panel, (kind, what) in zip(axes, KINDS.items(), strict=True):
+            _shares(panel, [one for one in curves if one.score == kind], style)
             panel.set_title(f"Share {what}")
-            panel.set_ylim(0, 1)
         axes[-1].set_xlabel("Experts of a layer, highest first")
 
     return Picture(
@@ -61,29 +52,36 @@ def concentration(routing: Routing | None) -> Picture | Missing:
     )
 
 
+def _shares(panel: "Axes", curves: Sequence[Concentration], style: Mapping[str, Look]) -> None:
+    """A curve with its band for each task, beside that of experts which are all alike."""
+    for one in curves:
+        look, mean, deviation = style[one.task], np.array(one.mean), np.array(one.deviation)
+        count = np.arange(1, mean.size + 1)
+        panel.fill_between(count, mean - deviation, mean + deviation, color=look.colour, alpha=0.15, linewidth=0)
+        panel.plot(count, mean, **_line(look, max(1, count.size // 8)), label=one.title)
+    panel.plot(count, count / count.size, color=INK, linewidth=1, linestyle=":", label="all experts alike")
+    panel.set_ylim(0, 1)
+
+
 def overlap(routing: Routing | None) -> Picture | Missing:
     """ESFT Figure 3: experts that two samples share among a layer's top k, mean over layers."""
     title = "Overlap of the top experts (ESFT Figure 3)"
     if routing is None or not routing.profiles:
         return Missing(title, NO_ROUTING)
-    first = {profile.task: profile for profile in routing.profiles if profile.sample == 0}
-    second = {profile.task: profile for profile in routing.profiles if profile.sample == 1}
-    tasks = [task for task in first if task in second]
+    shared = {(one.first, one.second, one.score): one.shared for one in routing.overlaps}
+    tasks = list(dict.fromkeys(first for first, _, _ in shared))
     if not tasks:
         return Missing(title, "no task was profiled on two independent samples")
-    shared = {
-        kind: np.array([[shared_top(first[a], second[b], kind, routing.top_k) for b in tasks] for a in tasks])
-        for kind in ("gate", "token")
-    }
-    titles = [first[task].title for task in tasks]
+    titles = [routing.titles()[task] for task in tasks]
     rows = [
-        (titles[i], titles[j], *(float(shared[kind][i, j]) for kind in ("gate", "token")))
-        for i in range(len(tasks))
-        for j in range(len(tasks))
+        (routing.titles()[first], routing.titles()[second], *(shared[first, second, kind] for kind in KINDS))
+        for first in tasks
+        for second in tasks
     ]
 
     def paint(axes: Sequence["Axes"]) -> None:
-        heatmap(axes[0], shared["gate"], titles, titles, high=routing.top_k, digits=1)
+        values = np.array([[shared[first, second, "gate"] for second in tasks] for first in tasks])
+        heatmap(axes[0], values, titles, titles, high=routing.top_k, digits=1)
         axes[0].set_xlabel("second sample")
         axes[0].set_ylabel("first sample")
 
@@ -102,41 +100,45 @@ def overlap(routing: Routing | None) -> Picture | Missing:
 def selected(routing: Routing | None, ablations: frozenset[str]) -> list[Picture | Missing]:
     """ESFT Figure 5: experts trained in each layer for each task, one figure for each row that selects experts."""
     title = "Experts trained, by layer and task (ESFT Figure 5)"
-    chosen = [one for one in routing.selections if one.method not in ablations] if routing else []
+    chosen = [one for one in _of("experts", routing, ablations) if one.task]
     if not chosen or routing is None:
-        return [Missing(title, "no row of this run selects experts, or routing.json does not say which")]
-    methods = dict.fromkeys(one.method for one in chosen)
-    names = {profile.task: profile.title for profile in routing.profiles}
+        return [Missing(title, NO_SELECTION)]
+    methods = list(dict.fromkeys(one.method for one in chosen))
     return [
-        _selected(routing, [one for one in chosen if one.method == method], names, title, index, len(methods))
-        for index, method in enumerate(methods)
+        _selected(
+            routing,
+            [one for one in chosen if one.method == method],
+            "esft-5-experts" if len(methods) == 1 else f"esft-5-experts-{index}",
+            title,
+        )
+        for index, method in enumerate(methods, start=1)
     ]
 
 
-def _selected(
-    routing: Routing, chosen: Sequence[Selection], names: dict[str, str], title: str, index: int, of: int
-) -> Picture:
-    tasks = list(dict.fromkeys([*(task for task in names if any(s.task == task for s in chosen))]))
-    tasks += [task for task in dict.fromkeys(one.task for one in chosen) if task not in tasks]
-    counts = np.array([[_count(chosen, task, layer) for task in tasks] for layer in routing.layers])
-    titles = [names.get(task, task) for task in tasks]
+def _selected(routing: Routing, chosen: Sequence[OverCells], name: str, title: str) -> Picture:
+    """One row's figure: layers by tasks, profiled tasks first."""
+    titles = routing.titles()
+    by_task = {one.task: one for one in chosen}
+    ordered = [by_task[task] for task in dict.fromkeys([*titles, *by_task]) if task in by_task]
+    named = [titles.get(one.task, one.task) for one in ordered]
+    counts = np.array([one.mean for one in ordered]).T
     rows = [
-        (chosen[0].method, layer, titles[j], float(counts[i, j]))
+        (chosen[0].method, layer, task, float(counts[i, j]))
         for i, layer in enumerate(routing.layers)
-        for j in range(len(tasks))
+        for j, task in enumerate(named)
     ]
 
     def paint(axes: Sequence["Axes"]) -> None:
         whole = bool((counts == counts.round()).all())
-        heatmap(axes[0], counts, [str(layer) for layer in routing.layers], titles, digits=0 if whole else 1)
+        heatmap(axes[0], counts, [str(layer) for layer in routing.layers], named, digits=0 if whole else 1)
         axes[0].set_ylabel("layer")
 
-    name = "esft-5-experts" if of == 1 else f"esft-5-experts-{index + 1}"
-    total = ", ".join(f"{text} {counts[:, j].sum():.0f}" for j, text in enumerate(titles))
+    total = ", ".join(f"{task} {sum(one.mean):.0f}" for task, one in zip(named, ordered, strict=True))
+    method = chosen[0].method_title
     return Picture(
         name,
-        f"{title}: {chosen[0].method_title}",
-        f"Of {routing.num_experts} routed experts in each layer, those that {chosen[0].method_title} trains (mean over "
+        f"{title}: {method}",
+        f"Of {routing.num_experts} routed experts in each layer, those that {method} trains (mean over "
         f"seeds where these differ). In all layers: {total}.",
         ("method", "layer", "task", "experts"),
         rows,
@@ -148,145 +150,60 @@ def _selected(
 def by_layer(routing: Routing | None, ablations: frozenset[str]) -> Picture | Missing:
     """DAS Figure 4: experts trained in each layer, a line for each row that selects experts."""
     title = "Experts trained, by layer (DAS Figure 4)"
-    chosen = [one for one in routing.selections if one.method not in ablations] if routing else []
+    chosen = [one for one in _of("experts", routing, ablations) if not one.task]
     if not chosen or routing is None:
-        return Missing(title, "no row of this run selects experts, or routing.json does not say which")
-    grouped = _by_method(chosen)
-    counts = {
-        method: np.array([[len(one.experts.get(layer, ())) for layer in routing.layers] for one in ones], dtype=float)
-        for method, ones in grouped.items()
-    }
-    return _over_layers(
-        routing,
-        "das-4-experts-by-layer",
-        title,
+        return Missing(title, NO_SELECTION)
+    caption = (
         f"Experts trained of {routing.num_experts} routed ones in each layer: mean over a row's cells, band from the "
-        "lowest to the highest.",
-        "Experts trained",
-        counts,
-        {method: ones[0].method_title for method, ones in grouped.items()},
+        "lowest to the highest."
     )
+    return _over_layers(routing.layers, chosen, "das-4-experts-by-layer", (title, caption), "Experts trained")
 
 
 def shift(routing: Routing | None) -> Picture | Missing:
     """DAS Figure 5: how far training moved the routing of a cell's own task."""
     title = "Routing shift (DAS Figure 5)"
-    if routing is None or not routing.shifts:
+    moved = _of("shift", routing)
+    if not moved or routing is None:
         return Missing(title, "the run did not measure routing after training")
-    grouped: dict[str, list[list[float]]] = {}
-    titles: dict[str, str] = {}
-    for one in routing.shifts:
-        grouped.setdefault(one.method, []).append(one.distance)
-        titles[one.method] = one.method_title
-    return _over_layers(
-        routing,
-        "das-5-routing-shift",
-        title,
+    caption = (
         "Total variation between the distributions of token-expert pairs before and after training (0 as before, 1 "
-        "nothing in common), on the cell's own task: mean over a row's cells, band from the lowest to the highest.",
-        "Total variation",
-        {method: np.array(values) for method, values in grouped.items()},
-        titles,
+        "nothing in common), on the cell's own task: mean over a row's cells, band from the lowest to the highest."
     )
+    return _over_layers(routing.layers, moved, "das-5-routing-shift", (title, caption), "Total variation")
 
 
 def _over_layers(
-    routing: Routing,
-    name: str,
-    title: str,
-    caption: str,
-    label: str,
-    values: dict[str, Array],
-    titles: dict[str, str],
+    layers: Sequence[int], lines: Sequence[OverCells], name: str, words: tuple[str, str], label: str
 ) -> Picture:
-    """A line for each method over layers; `values` are arrays [cells, layers]."""
-    style = looks(list(values))
+    """A line for each row over layers; `words` are title and caption."""
+    style = looks([one.method for one in lines])
     rows = [
-        (method, titles[method], layer, *(float(part) for part in (v[:, i].mean(), v[:, i].min(), v[:, i].max())))
-        for method, v in values.items()
-        for i, layer in enumerate(routing.layers)
+        (one.method, one.method_title, *point)
+        for one in lines
+        for point in zip(layers, one.mean, one.low, one.high, strict=True)
     ]
 
     def paint(axes: Sequence["Axes"]) -> None:
         from matplotlib.ticker import MaxNLocator
 
-        for method, cells in values.items():
-            look = style[method]
-            band = (cells.min(axis=0), cells.max(axis=0))
-            axes[0].fill_between(routing.layers, *band, color=look.colour, alpha=0.13, linewidth=0)
-            axes[0].plot(routing.layers, cells.mean(axis=0), **_line(look, 1), label=titles[method])
+        for one in lines:
+            look = style[one.method]
+            axes[0].fill_between(layers, one.low, one.high, color=look.colour, alpha=0.13, linewidth=0)
+            axes[0].plot(layers, one.mean, **_line(look, 1), label=one.method_title)
         axes[0].set_xlabel("layer")
         axes[0].set_ylabel(label)
         axes[0].set_ylim(bottom=0)
         axes[0].xaxis.set_major_locator(MaxNLocator(integer=True))
 
-    height = 3.4 + 0.22 * ((len(values) + 1) // 2)
-    return Picture(name, title, caption, ("method", "title", "layer", "mean", "min", "max"), rows, paint, height)
+    height = 3.4 + 0.22 * ((len(lines) + 1) // 2)
+    return Picture(name, *words, ("method", "title", "layer", "mean", "min", "max"), rows, paint, height)
 
 
-def cumulated(grid: Sequence[Sequence[float]]) -> Array:
-    """Cumulated share of each layer's highest experts, [L][E]; a layer without weight stays 0."""
-    scores = -np.sort(-np.asarray(grid, dtype=float), axis=1)
-    total = scores.sum(axis=1, keepdims=True)
-    return np.asarray(np.cumsum(scores / np.where(total > 0, total, 1.0), axis=1))
-
-
-def shared_top(first: TaskProfile, second: TaskProfile, kind: str, k: int) -> float:
-    """How many experts are among the top k of both profiles, mean over layers."""
-    pairs = zip(getattr(first, kind), getattr(second, kind), strict=True)
-    return float(np.mean([len(_top(a, k) & _top(b, k)) for a, b in pairs]))
-
-
-ON_LIGHT, ON_DARK = "#101010", "#fefefe"
-"""Inks of numbers on greys, which stay what they are where a page turns a figure's ink and paper dark."""
-
-
-def heatmap(
-    axes: "Axes",
-    values: Array,
-    rows: Sequence[str],
-    columns: Sequence[str],
-    *,
-    high: float | None = None,
-    digits: int = 0,
-) -> None:
-    """Numbers on greys: dark is much. The same in colour and in print."""
-    top = high or float(values.max()) or 1.0
-    axes.imshow(values, cmap="Greys", vmin=0, vmax=top * 1.15, aspect="auto")
-    for i, j in np.ndindex(values.shape):
-        ink = ON_DARK if values[i, j] > 0.6 * top else ON_LIGHT
-        axes.text(j, i, f"{values[i, j]:.{digits}f}", ha="center", va="center", color=ink, fontsize=10)
-    axes.grid(visible=False)
-    tilt = 40 if sum(map(len, columns)) > 30 else 0
-    axes.set_xticks(
-        range(len(columns)), columns, rotation=tilt, ha="right" if tilt else "center", rotation_mode="anchor"
-    )
-    axes.set_yticks(range(len(rows)), rows)
-    axes.spines[:].set_visible(False)
-    axes.tick_params(length=0)
-
-
-def _top(scores: Sequence[float], k: int) -> set[int]:
-    return set(np.argsort(-np.asarray(scores), kind="stable")[:k].tolist())
-
-
-def _mean_and_spread(values: Array) -> tuple[Array, Array]:
-    """Mean and standard deviation over layers."""
-    spread = values.std(axis=0, ddof=1) if values.shape[0] > 1 else np.zeros(values.shape[1])
-    return values.mean(axis=0), spread
-
-
-def _count(chosen: Sequence[Selection], task: str, layer: int) -> float:
-    """Experts of a layer, mean over the task's cells; 0 where none is chosen."""
-    cells = [len(one.experts.get(layer, ())) for one in chosen if one.task == task]
-    return float(np.mean(cells)) if cells else 0.0
-
-
-def _by_method(chosen: Sequence[Selection]) -> dict[str, list[Selection]]:
-    grouped: dict[str, list[Selection]] = {}
-    for one in chosen:
-        grouped.setdefault(one.method, []).append(one)
-    return grouped
+def _of(quantity: str, routing: Routing | None, without: frozenset[str] = frozenset()) -> list[OverCells]:
+    """What is stored of a quantity, without some rows."""
+    stored = routing.over_cells if routing else []
+    return [one for one in stored if one.quantity == quantity and one.method not in without]
 
 
 def _line(look: Look, every: int) -> dict[str, Any]:

@@ -1,16 +1,17 @@
 """Figures over a hyperparameter: ESFT Figures 6 and 7, DAS Figure 3, and any other one that a suite varies."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esft_bench.reports.averages import Point, average
-from esft_bench.reports.content import Part
+from esft_bench.reports.backbone_report import BackboneReport
+from esft_bench.reports.backbone_results import ROLES, Role, TableRow
 from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks, plain_log
-from esft_bench.reports.figures.costs import values_of
-from esft_bench.reports.scores import Role
+from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.sweeps import Sweep, sweeps
+from esft_bench.reports.tables.costs import costs_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -24,19 +25,19 @@ COLUMNS = ("method", "row", "hyperparameter", "value", "trainable_parameters_mil
 INTERVAL = "with 95% intervals of each mean by itself; the paired tests of the tables tell more apart than these do"
 
 
-def swept(part: Part) -> list[Picture | Missing]:
+def swept(report: BackboneReport) -> list[Picture | Missing]:
     """A figure for each hyperparameter that the suite varies, and a word on the papers' ones that it does not."""
-    found = [sweep for sweep in sweeps(part.scores) if sweep.numeric]
-    usable = [sweep for sweep in found if sum(average(part, row, "ability") is not None for _, row in sweep.rows) > 1]
+    found = [sweep for sweep in sweeps(report.results) if sweep.numeric]
+    usable = [sweep for sweep in found if sum(report.average(row, "ability") is not None for _, row in sweep.rows) > 1]
     figures: list[Picture | Missing] = []
     thresholds = [sweep for sweep in usable if sweep.name in THRESHOLDS]
     title = "Thresholds and ranks (ESFT Figure 6)"
-    figures.append(_by_parameters(part, thresholds, title) if thresholds else Missing(title, _why(found, THRESHOLDS)))
+    figures.append(_by_parameters(report, thresholds, title) if thresholds else Missing(title, _why(found, THRESHOLDS)))
     others = dict.fromkeys([*KNOWN, *(sweep.name for sweep in usable if sweep.name not in THRESHOLDS)])
     for name in others:
         same = [sweep for sweep in usable if sweep.name == name]
         label, title = KNOWN.get(name, (f"sweep-{name.replace('_', '-')}", f"Sweep of {name.replace('_', ' ')}"))
-        figures.append(_by_value(part, same, label, title) if same else Missing(title, _why(found, (name,))))
+        figures.append(_by_value(report, same, label, title) if same else Missing(title, _why(found, (name,))))
     return figures
 
 
@@ -47,47 +48,39 @@ def _why(found: Sequence[Sweep], names: Sequence[str]) -> str:
     return f"no two rows of the suite differ in {named} alone"
 
 
-def _by_parameters(part: Part, chosen: Sequence[Sweep], title: str) -> Picture:
+@dataclass(frozen=True)
+class Axis:
+    """The horizontal axis: its label, the place on it of a value of a row, and whether it is logarithmic."""
+
+    label: str
+    place: Callable[[float, str], float | None]
+    log: bool
+
+
+def _by_parameters(report: BackboneReport, chosen: Sequence[Sweep], title: str) -> Picture:
     """Task ability and general ability over what is trained, so that thresholds and ranks share an axis."""
-    sizes = {
-        row.name: float(np.mean(values))
-        for sweep in chosen
-        for _, row in sweep.rows
-        if (values := values_of(part.scores, row.name, "trainable_parameters"))
-    }
-
-    def position(value: float, row: str) -> float | None:
-        return sizes.get(row)
-
-    return _picture(part, chosen, "esft-6-sweep", title, "Trainable parameters, M (log)", position, log=True)
+    sizes = {row.name: size for sweep in chosen for _, row in sweep.rows if (size := _size(report, row)) is not None}
+    axis = Axis("Trainable parameters, M (log)", lambda value, row: sizes.get(row), log=True)
+    return _picture(report, chosen, "esft-6-sweep", title, axis)
 
 
-def _by_value(part: Part, chosen: Sequence[Sweep], name: str, title: str) -> Picture:
+def _by_value(report: BackboneReport, chosen: Sequence[Sweep], name: str, title: str) -> Picture:
+    """Task ability and general ability over the hyperparameter's own values."""
     values = [float(value) for sweep in chosen for value, _ in sweep.rows]
     log = min(values) > 0 and max(values) / min(values) >= 8
     label = chosen[0].name.replace("_", " ") + (" (log)" if log else "")
-    return _picture(part, chosen, name, title, label, lambda value, row: value, log=log)
+    return _picture(report, chosen, name, title, Axis(label, lambda value, row: value, log))
 
 
-def _picture(
-    part: Part,
-    chosen: Sequence[Sweep],
-    name: str,
-    title: str,
-    label: str,
-    position: Callable[[float, str], float | None],
-    *,
-    log: bool,
-) -> Picture:
+def _picture(report: BackboneReport, chosen: Sequence[Sweep], name: str, title: str, axis: Axis) -> Picture:
     """Task ability above general ability; a line for each sweep, the base model dotted."""
-    every: tuple[Role, ...] = ("ability", "general")
-    roles = [role for role in every if part.scores.columns(role)]
-    series = {_series(sweep, chosen, part): sweep for sweep in chosen}
-    lines = {(text, role): _line(part, sweep, role, position) for text, sweep in series.items() for role in roles}
+    roles = [role for role in ROLES if report.results.columns(role)]
+    series = {_series(sweep, chosen, report): sweep for sweep in chosen}
+    lines = {(text, role): _line(report, sweep, role, axis) for text, sweep in series.items() for role in roles}
     rows = [
-        (text, row, series[text].name, value, *_size(part, row), role, point.value, point.low, point.high)
+        (text, row.name, series[text].name, value, _size_or_blank(report, row), role, one.estimate, one.low, one.high)
         for (text, role), line in lines.items()
-        for _, value, row, point in line
+        for _, value, row, one in line
     ]
     style = looks(list(series))
 
@@ -97,26 +90,30 @@ def _picture(
                 _curve(panel, lines[text, role], style[text], text)
                 if sweep.name in THRESHOLDS:
                     _label(panel, lines[text, role], sweep.name, below=k % 2 == 0)
-            base = average(part, part.base, role) if part.base else None
-            if base and part.base and role == "general":
-                panel.axhline(base.value, color=INK, linestyle=":", linewidth=1, label=part.base.title)
-            panel.set_title("Task ability, average" if role == "ability" else "General ability, average")
-            panel.margins(x=0.2, y=0.2)
-            if log:
-                plain_log(panel)
-            elif len(ticks := {place for place, *_ in lines[next(iter(series)), role]}) <= 6:
-                panel.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
-        axes[-1].set_xlabel(label)
+            _frame(panel, report, role, axis, {place for place, *_ in lines[next(iter(series)), role]})
+        axes[-1].set_xlabel(axis.label)
 
-    return Picture(
-        name, title, f"Averages of the tables, {INTERVAL}.", COLUMNS, rows, paint, 2.6 * len(roles) + 0.5, len(roles)
-    )
+    caption = f"Averages of the tables, {INTERVAL}."
+    return Picture(name, title, caption, COLUMNS, rows, paint, 2.6 * len(roles) + 0.5, len(roles))
+
+
+def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks: set[float]) -> None:
+    """What stands around the curves: the base model, title, margins and ticks."""
+    base = report.average(report.base, role) if report.base else None
+    if base and report.base and role == "general":
+        panel.axhline(base.estimate, color=INK, linestyle=":", linewidth=1, label=report.base.title)
+    panel.set_title("Task ability, average" if role == "ability" else "General ability, average")
+    panel.margins(x=0.2, y=0.2)
+    if axis.log:
+        plain_log(panel)
+    elif len(ticks) <= 6:
+        panel.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
 
 
 def _curve(panel: "Axes", line: "Line", look: Look, label: str) -> None:
     """Averages with their intervals."""
-    x, y = [place for place, *_ in line], [point.value for *_, point in line]
-    error = [[point.value - point.low for *_, point in line], [point.high - point.value for *_, point in line]]
+    x, y = [place for place, *_ in line], [point.estimate for *_, point in line]
+    error = [[point.estimate - point.low for *_, point in line], [point.high - point.estimate for *_, point in line]]
     panel.errorbar(x, y, error, color=look.colour, marker=look.marker, linestyle=look.dash, capsize=3, label=label)
 
 
@@ -125,30 +122,37 @@ def _label(panel: "Axes", line: "Line", name: str, *, below: bool) -> None:
     for place, value, _, point in line:
         shift = (4, -12) if below else (4, 6)
         text = f"{name} {value:g}"
-        panel.annotate(text, (place, point.value), shift, textcoords="offset points", fontsize=9)
+        panel.annotate(text, (place, point.estimate), shift, textcoords="offset points", fontsize=9)
 
 
-def _series(sweep: Sweep, chosen: Sequence[Sweep], part: Part) -> str:
+def _series(sweep: Sweep, chosen: Sequence[Sweep], report: BackboneReport) -> str:
     """The method's title, with its first row where a method has several sweeps."""
-    titles = {row.name: row.title for row in part.scores.rows}
+    titles = {row.name: row.title for row in report.results.rows}
     title = titles.get(sweep.method, sweep.method)
     alike = [one for one in chosen if one.method == sweep.method and one.name == sweep.name]
     return title if len(alike) == 1 else f"{title} ({sweep.rows[0][1].title} …)"
 
 
-Line = list[tuple[float, float, str, Point]]
+Line = list[tuple[float, float, TableRow, Interval]]
 """(place on the axis, value, row, average)."""
 
 
-def _line(part: Part, sweep: Sweep, role: Role, position: Callable[[float, str], float | None]) -> Line:
+def _line(report: BackboneReport, sweep: Sweep, role: Role, axis: Axis) -> Line:
     """The rows of a sweep that have both a place and an average."""
     return [
-        (place, float(value), row.name, point)
+        (place, float(value), row, point)
         for value, row in sweep.rows
-        if (place := position(float(value), row.name)) is not None and (point := average(part, row, role)) is not None
+        if (place := axis.place(float(value), row.name)) is not None
+        and (point := report.average(row, role)) is not None
     ]
 
 
-def _size(part: Part, row: str) -> tuple[float | str]:
-    found = values_of(part.scores, row, "trainable_parameters")
-    return (float(np.mean(found)) if found else "",)
+def _size(report: BackboneReport, row: TableRow) -> float | None:
+    """Trainable parameters in millions, mean over the row's cells."""
+    found = costs_of(report.results, row, "trainable_parameters")
+    return float(np.mean(found)) if found else None
+
+
+def _size_or_blank(report: BackboneReport, row: TableRow) -> float | str:
+    size = _size(report, row)
+    return "" if size is None else size

@@ -6,14 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from esft_bench.reports.averages import gain
-from esft_bench.reports.content import Part
+from esft_bench.reports.backbone_report import BackboneReport
+from esft_bench.reports.backbone_results import ROLES, TableRow
 from esft_bench.reports.figures.canvas import INK, Missing, Picture, looks
-from esft_bench.reports.figures.costs import values_of
-from esft_bench.reports.paired import against
-from esft_bench.reports.scores import Row
-from esft_bench.reports.statistics import Comparison
-from esft_bench.reports.words import amount
+from esft_bench.reports.formatting import amount
+from esft_bench.reports.statistics.paired import PairedDifference
+from esft_bench.reports.tables.costs import costs_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,24 +34,24 @@ COLUMNS = (
 class Trade:
     """A row against the base model: task ability won, general ability changed, memory needed."""
 
-    row: Row
-    gain: Comparison
-    change: Comparison
+    row: TableRow
+    gain: PairedDifference
+    change: PairedDifference
     memory: float | None
     beaten_by: str = ""
 
 
-def pareto(part: Part) -> Picture | Missing:
+def pareto(report: BackboneReport) -> Picture | Missing:
     """Task gain over general ability lost, the area of a marker growing with the memory of training."""
     title = "Gain, forgetting and memory"
-    if not part.scores.columns("general"):
+    if not report.results.columns("general"):
         return Missing(title, "the suite has no general benchmarks")
-    if part.base is None:
+    if report.base is None:
         return Missing(title, "the base model was not evaluated")
-    trades = _trades(part)
+    trades = _trades(report)
     if not trades:
         return Missing(title, "no trained row has both averages yet")
-    style = looks([row.name for row in part.scores.rows])
+    style = looks([row.name for row in report.results.rows])
     known = [trade.memory for trade in trades if trade.memory]
     rows = [_line(trade) for trade in trades]
 
@@ -85,7 +83,7 @@ def pareto(part: Part) -> Picture | Missing:
         title,
         "Averages against the base model, paired over items, with 95% intervals; the larger a marker, the more memory "
         "training takes. Hollow: another row gains and keeps at least as much with no more memory, and one of these "
-        "differences is resolved.",
+        "differences has an interval above 0.",
         COLUMNS,
         rows,
         paint,
@@ -94,20 +92,20 @@ def pareto(part: Part) -> Picture | Missing:
     )
 
 
-def _trades(part: Part) -> list[Trade]:
+def _trades(report: BackboneReport) -> list[Trade]:
     """Every trained row that has both averages, with who beats it."""
     found = []
-    for row in part.scores.rows:
-        if part.base is None or row == part.base:
+    for row in report.results.rows:
+        if report.base is None or row == report.base:
             continue
-        won, change = gain(part, row, "ability"), gain(part, row, "general")
-        memory = values_of(part.scores, row.name, "peak_memory_bytes")
+        won, change = report.gain(row, "ability"), report.gain(row, "general")
+        memory = costs_of(report.results, row, "peak_memory_bytes")
         if won and change:
             found.append(Trade(row, won, change, float(np.mean(memory)) if memory else None))
-    return [Trade(one.row, one.gain, one.change, one.memory, _beaten_by(part, one, found)) for one in found]
+    return [Trade(one.row, one.gain, one.change, one.memory, _beaten_by(report, one, found)) for one in found]
 
 
-def _beaten_by(part: Part, one: Trade, others: Sequence[Trade]) -> str:
+def _beaten_by(report: BackboneReport, one: Trade, others: Sequence[Trade]) -> str:
     """The first row at least as good on all three counts and, on task or general ability, better beyond chance."""
     for other in others:
         as_good = (
@@ -119,8 +117,7 @@ def _beaten_by(part: Part, one: Trade, others: Sequence[Trade]) -> str:
             and other.memory <= one.memory
         )
         if as_good and any(
-            (found := against(part.scores, other.row, one.row, role)) is not None and found.low > 0
-            for role in ("ability", "general")  # type: ignore[assignment]
+            (found := report.results.against(other.row, one.row, role)) is not None and found.low > 0 for role in ROLES
         ):
             return other.row.title
     return ""

@@ -1,5 +1,1 @@
-"""report.html: the whole comparison as one page that opens anywhere."""
-
-from esft_bench.reports.html.page import REPORT, render, write_html
-
-__all__ = ["REPORT", "render", "write_html"]
+"""report.html and comparison.html: the content as one page each that opens anywhere."""

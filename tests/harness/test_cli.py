@@ -58,8 +58,8 @@ def test_plan_shows_every_row_and_computes_nothing(typed, tmp_path):
     code, printed, _ = typed("plan", "--engine", "transformers")
     assert code == 0
     assert "37 cells, 0 done" in printed
-    assert "Smallest difference that can be resolved" in printed
-    assert "a spread of 50 points over items" in printed
+    assert "Minimum detectable effect" in printed
+    assert "50 points over items" in printed
     assert all(title in printed for title in ("Base", "FFT", "LoRA", "ESFT-Token", "ESFT-Gate", "Random (Gate)"))
     assert not (tmp_path / "runs" / ".store" / "train").exists()
 

@@ -9,8 +9,24 @@ from hypothesis import strategies as st
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.profile import Profile
-from esft_bench.methods.moe.routing import concentration, cumulated_advantage, overlap, shift
+from esft_bench.methods.moe.routing import (
+    concentration,
+    concentration_shares,
+    cumulated_advantage,
+    mean_and_deviation,
+    over_cells,
+    overlap,
+    selected_counts,
+    shift,
+)
+from esft_bench.methods.moe.routing_record import (
+    concentration_of,
+    experts_over_cells,
+    overlaps_of,
+    shifts_over_cells,
+)
 from esft_bench.methods.moe.scores import Scores, expert_scores
+from esft_bench.spec.routing import SelectedExperts, Shift
 
 counts = st.lists(st.integers(1, 1000), min_size=6, max_size=6)
 
@@ -69,3 +85,48 @@ def test_profiles_of_different_models_cannot_be_compared() -> None:
         shift(one, replace(one, layers=(1,)))
     with pytest.raises(MethodError, match="C-DAS@4"):
         cumulated_advantage(one, one, 4)
+
+
+@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=3))
+def test_shares_of_a_layer_rise_ever_more_slowly_to_one(grid: list[list[float]]) -> None:
+    scores = Scores(tuple(range(len(grid))), torch.tensor(grid, dtype=torch.float64))
+    for curve, layer in zip(concentration_shares(scores), grid, strict=True):
+        steps = torch.cat([curve[:1], curve.diff()])
+        assert (steps >= -1e-12).all()
+        assert (steps.diff() <= 1e-12).all()
+        assert float(curve[-1]) == pytest.approx(1.0 if sum(layer) > 0 else 0.0)
+
+
+def test_means_deviations_and_bands_by_hand() -> None:
+    values = torch.tensor([[1.0, 4.0], [3.0, 4.0]], dtype=torch.float64)
+    mean, deviation = mean_and_deviation(values)
+    assert mean.tolist() == [2, 4]
+    assert deviation.tolist() == pytest.approx([2**0.5, 0])
+    assert mean_and_deviation(values[:1])[1].tolist() == [0, 0]
+    assert [part.tolist() for part in over_cells(list(values))] == [[2, 4], [1, 4], [3, 4]]
+    assert selected_counts({1: [3, 1], 4: [0]}, [1, 2, 4]).tolist() == [2, 0, 1]
+
+
+def test_what_a_run_stores_is_what_the_measures_say() -> None:
+    first, second = routed([8, 1, 1, 0], [4, 3, 2, 1]), routed([1, 8, 0, 1], [4, 3, 2, 1])
+    stored = concentration_of("law", "Law", first, "token")
+    assert stored.mean == pytest.approx([0.6, 0.8, 0.95, 1.0])
+    assert stored.deviation == pytest.approx([2**0.5 * 0.2, 2**0.5 * 0.1, 2**0.5 * 0.05, 0])
+    shared = {(one.first, one.second): one.shared for one in overlaps_of({"a": [first, first], "b": [second, second]})}
+    expected = float(overlap(first, second).double().mean())
+    assert shared == {("a", "a"): 2.0, ("a", "b"): expected, ("b", "a"): expected, ("b", "b"): 2.0}
+    assert list(overlaps_of({"a": [first]})) == []
+
+
+def test_what_rows_train_and_move_is_stored_over_their_cells() -> None:
+    about = {"method": "gate", "method_title": "Gate", "seed": 0}
+    chosen = [
+        SelectedExperts(**about, task="law", experts={1: [0, 1], 2: [3]}),
+        SelectedExperts(**about, task="math", experts={1: [0]}),
+    ]
+    whole, law, math = experts_over_cells(chosen, [1, 2])
+    assert (whole.task, whole.mean, whole.low, whole.high) == ("", [1.5, 0.5], [1, 0], [2, 1])
+    assert (law.task, law.mean, math.task, math.mean) == ("law", [2, 1], "math", [1, 0])
+    moved = [Shift(**about, task=task, distance=[far, 0.0], gate=[]) for task, far in (("law", 0.5), ("math", 0.25))]
+    (shifted,) = shifts_over_cells(moved)
+    assert (shifted.quantity, shifted.mean, shifted.low, shifted.high) == ("shift", [0.375, 0], [0.25, 0], [0.5, 0])

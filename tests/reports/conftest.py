@@ -10,6 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from esft_bench.reports import manifest
+from esft_bench.reports.content import gather
+from esft_bench.reports.markdown.report import render
+from esft_bench.reports.prose.advice import TaskAdvice
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import write
 
@@ -97,13 +101,12 @@ class MadeUpRun:
             "seed": seed,
         }
         records = []
-        for benchmark, column in self.tasks.items():
-            if task in ("", benchmark):
-                skill = self.skill[method]
-                records.append(self._record(folder, common, benchmark, column, "ability", skill, self.items))
-        for benchmark, column in self.general.items():
+        for column in self.tasks.items():
+            if task in ("", column[0]):
+                records.append(self._record(folder, common, column, "ability", self.skill[method], self.items))
+        for column in self.general.items():
             skill = 0.9 if method == "base" else 0.8
-            records.append(self._record(folder, common, benchmark, column, "general", skill, self.general_items))
+            records.append(self._record(folder, common, column, "general", skill, self.general_items))
         if method != "base":
             for metric, value in {
                 "train_seconds": 12.0,
@@ -118,8 +121,9 @@ class MadeUpRun:
         return records
 
     def _record(
-        self, folder: Path, common: dict[str, Any], benchmark: str, title: str, role: Any, skill: float, count: int
+        self, folder: Path, common: dict[str, Any], column: tuple[str, str], role: Any, skill: float, count: int
     ) -> Record:
+        benchmark, title = column
         judged = benchmark in JUDGED
         record = Record(
             **common,
@@ -155,6 +159,24 @@ class MadeUpRun:
                 "state": "scored" if values else "unscored",
             }
         )
+
+
+def report(folder: Path) -> str:
+    """The text of a run's report, without figures."""
+    return render(gather(folder))
+
+
+def in_words(advice: TaskAdvice) -> str:
+    """All of an advice in one line."""
+    return " ".join(f"{one.lead}: {one.text}" if one.lead else one.text for one in advice.sentences)
+
+
+def manifest_of(folder: Path, **suite: object) -> manifest.Manifest:
+    """The manifest of a run folder, with other fields of the suite."""
+    raw = json.loads((folder / manifest.FILE).read_text(encoding="utf-8"))
+    raw["suite"] |= suite
+    (folder / manifest.FILE).write_text(json.dumps(raw, ensure_ascii=False), encoding="utf-8")
+    return manifest.read(folder)[0]
 
 
 @pytest.fixture

@@ -1,15 +1,14 @@
-"""The advice follows the numbers and their uncertainty, and says "not resolved" where they decide nothing."""
+"""The advice follows the numbers and their uncertainty, and says so where they decide nothing."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from esft_bench.reports.advice import Advice, TaskAdvice
 from esft_bench.reports.content import gather
-from esft_bench.reports.markdown import report
+from esft_bench.reports.prose.advice import UNDECIDED, Advice, TaskAdvice
 from esft_bench.spec.record import Record
-from tests.reports.conftest import MadeUpRun
+from tests.reports.conftest import MadeUpRun, in_words, report
 
 ONE = {"intent": "Intent"}
 ROWS = ("base", "fft", "lora", "esft-gate")
@@ -31,7 +30,7 @@ def with_costs(made: MadeUpRun, factors: Mapping[str, float], only: str = "") ->
 
 def advice_of(made: MadeUpRun, folder: Path) -> Advice:
     made.build(folder)
-    return gather(folder).parts[0].advice
+    return gather(folder).backbones[0].advice
 
 
 def of(advice: Advice, task: str) -> TaskAdvice:
@@ -54,7 +53,7 @@ def test_one_method_that_is_ahead_of_all_others_is_taken(equal: MadeUpRun, tmp_p
     assert "Take LoRA" in report(tmp_path)
 
 
-def test_equal_scores_and_mixed_costs_are_not_resolved(equal: MadeUpRun, tmp_path: Path) -> None:
+def test_equal_scores_and_mixed_costs_decide_nothing(equal: MadeUpRun, tmp_path: Path) -> None:
     with_costs(equal, {"fft": 9.0, "lora": 2.0})
     with_costs(equal, {"lora": 0.1, "esft-gate": 4.0}, only="stored_bytes")
     one = of(advice_of(equal, tmp_path), "intent")
@@ -62,7 +61,7 @@ def test_equal_scores_and_mixed_costs_are_not_resolved(equal: MadeUpRun, tmp_pat
     assert one.pick is None
     assert [row.name for row in one.cheapest["train_seconds"]] == ["esft-gate"]
     assert [row.name for row in one.cheapest["stored_bytes"]] == ["lora"]
-    assert "**Not resolved**" in one.sentences[-1]
+    assert one.sentences[-1].lead == UNDECIDED
 
 
 def test_equal_scores_and_one_row_cheapest_in_everything_is_taken_for_its_costs(
@@ -72,8 +71,8 @@ def test_equal_scores_and_one_row_cheapest_in_everything_is_taken_for_its_costs(
     one = of(advice_of(equal, tmp_path), "intent")
     assert one.pick is not None
     assert one.pick.name == "esft-gate"
-    assert "cheapest" in one.sentences[-1]
-    assert any("not resolved against" in sentence for sentence in one.sentences)
+    assert "cheapest" in one.sentences[-1].text
+    assert "not distinguishable from" in in_words(one)
 
 
 def test_costs_that_are_alike_decide_nothing(equal: MadeUpRun, tmp_path: Path) -> None:
@@ -81,7 +80,7 @@ def test_costs_that_are_alike_decide_nothing(equal: MadeUpRun, tmp_path: Path) -
     one = of(advice_of(equal, tmp_path), "intent")
     assert {row.name for row in one.cheapest["train_seconds"]} == {"lora", "esft-gate"}
     assert one.pick is None
-    assert "alike within 5%" in " ".join(one.sentences)
+    assert "alike within 5%" in in_words(one)
 
 
 def forgetting(made: MadeUpRun, method: str, task: str = "intent") -> None:
@@ -90,10 +89,10 @@ def forgetting(made: MadeUpRun, method: str, task: str = "intent") -> None:
     before = made._record
 
     def record(folder: Path, common: dict[str, object], *rest: object) -> Record:
-        benchmark, title, role, skill, count = rest
+        column, role, skill, count = rest
         if role == "general" and (common["method"], common["task"]) == (method, task):
             skill = 0.2
-        return before(folder, common, benchmark, title, role, skill, count)  # type: ignore[arg-type]
+        return before(folder, common, column, role, skill, count)  # type: ignore[arg-type]
 
     made._record = record  # type: ignore[method-assign, assignment]
 
@@ -105,7 +104,7 @@ def test_the_cheapest_is_not_taken_where_another_keeps_more_general_ability(equa
     assert one.pick is None
     assert "esft-gate" in one.sure
     assert one.forgotten["esft-gate"].high < 0
-    assert "keep more of the general ability" in one.sentences[-1]
+    assert "keep more of the general ability" in one.sentences[-1].text
 
 
 def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal: MadeUpRun, tmp_path: Path) -> None:
@@ -119,21 +118,21 @@ def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal:
     loud = advice_of(equal, tmp_path / "loud").overall
     assert loud is not None
     assert loud.pick is None
-    assert "**Not resolved**" in loud.sentences[-1]
+    assert loud.sentences[-1].lead == UNDECIDED
 
 
 def test_a_base_model_that_is_as_good_leaves_nothing_to_take(equal: MadeUpRun, tmp_path: Path) -> None:
     equal.skill = dict.fromkeys(EQUAL, 0.8)
     one = of(advice_of(equal, tmp_path), "intent")
     assert one.pick is None
-    assert "no gain from training is resolved" in one.sentences[0]
+    assert "no gain from training is significant" in one.sentences[0].text
 
 
 def test_an_ablation_is_named_and_never_the_advice(equal: MadeUpRun, tmp_path: Path) -> None:
     equal.methods = (*ROWS, "random-gate")
     with_costs(equal, CHEAP_GATE)
     one = of(advice_of(equal, tmp_path), "intent")
-    assert "Random (Gate) (an ablation)" in one.sentences[0]
+    assert "Random (Gate) (an ablation)" in one.sentences[0].text
     assert "random-gate" not in {row.name for row in one.candidates}
 
 
@@ -147,7 +146,7 @@ def test_failed_and_half_scored_rows_are_named_with_the_reason_and_not_compared(
         else record
     )
     one = of(advice_of(equal, tmp_path), "intent")
-    words = " ".join(one.sentences)
+    words = in_words(one)
     assert [row.name for row in one.candidates] == ["esft-gate"]
     assert "FFT (failed: out of memory)" in words
     assert "LoRA (only 75% of its items scored)" in words
@@ -157,7 +156,7 @@ def test_without_general_benchmarks_what_is_forgotten_is_not_known(equal: MadeUp
     equal.general = {}
     one = of(advice_of(equal, tmp_path), "intent")
     assert one.forgotten == {}
-    assert "is not known" in " ".join(one.sentences)
+    assert "is not known" in in_words(one)
 
 
 def test_before_two_rows_are_there_there_is_no_advice(equal: MadeUpRun, tmp_path: Path) -> None:

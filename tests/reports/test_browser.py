@@ -15,8 +15,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.support.select import Select
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.figures import Drawn, Gallery
-from esft_bench.reports.html import write_html
+from esft_bench.reports.figures.canvas import Drawn, Gallery
+from esft_bench.reports.html.report import render
 from esft_bench.spec.record import Record
 from tests.reports.conftest import MadeUpRun
 
@@ -57,7 +57,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
     svg = folder / "figures" / "x.svg"
     svg.write_text(SVG, encoding="utf-8")
     content = replace(gather(folder), left_out=[NASTY])
-    return write_html(content, Gallery([Drawn("x", "A figure", NASTY, svg, svg.with_suffix(".csv"))], []))
+    gallery = Gallery([Drawn("x", "A figure", NASTY, svg, svg.with_suffix(".csv"))], [])
+    path = folder / "report.html"
+    path.write_text(render(content, gallery), encoding="utf-8")
+    return path
 
 
 @pytest.fixture(scope="module")

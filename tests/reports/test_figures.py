@@ -7,13 +7,11 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.figures import draw_all, gallery
-from esft_bench.reports.figures.experts import cumulated, shared_top
-from esft_bench.reports.markdown import write_report
+from esft_bench.reports.figures.canvas import Drawn
+from esft_bench.reports.figures.gallery import gallery
+from esft_bench.reports.forms import write_reports
 from esft_bench.reports.sweeps import sweeps
 from esft_bench.spec import curves, routing
 from tests.reports.conftest import METHODS, MadeUpRun
@@ -38,14 +36,37 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
         for method in ("esft-token", "esft-gate", "random-token")
         for task in titles
     ]
+    rows = [{"method": method, "method_title": METHODS[method][0]} for method in ("esft-token", "esft-gate")]
+    by_layer = {"mean": [2.0, 1.0, 3.0], "low": [2.0, 0.0, 3.0], "high": [2.0, 2.0, 3.0]}
+    moved = {"mean": [0.2, 0.3, 0.4], "low": [0.1, 0.2, 0.3], "high": [0.3, 0.4, 0.5]}
+    curve = {"mean": [0.3 + 0.7 * k / (EXPERTS - 1) for k in range(EXPERTS)], "deviation": [0.05] * EXPERTS}
     return routing.Routing(
         backbone="mini",
         layers=LAYERS,
         num_experts=EXPERTS,
         top_k=TOP,
         profiles=profiles,
-        selections=[routing.Selection(**cell, experts={1: [3, 1], 2: [5], 4: [0, 2, 7]}) for cell in cells],
-        shifts=[routing.Shift(**cell, distance=[0.1, 0.2, 0.3], gate=[[0.3] * 8 + [0.1] * 8] * 3) for cell in cells],
+        concentrations=[
+            routing.Concentration(task=task, title=title, score=kind, **curve)
+            for task, title in titles.items()
+            for kind in ("gate", "token")
+        ],
+        overlaps=[
+            routing.Overlap(first=first, second=second, score=kind, shared=TOP if first == second else 2.5)
+            for first in titles
+            for second in titles
+            for kind in ("gate", "token")
+        ],
+        selections=[routing.SelectedExperts(**cell, experts={1: [3, 1], 2: [5], 4: [0, 2, 7]}) for cell in cells],
+        shifts=[
+            routing.Shift(**cell, distance=[0.1, 0.2, 0.3], gate=[[0.2] * EXPERTS] * 3, advantage=(0.25, 0.5))
+            for cell in cells
+        ],
+        over_cells=[
+            *(routing.OverCells(quantity="experts", **row, **by_layer) for row in rows),
+            *(routing.OverCells(quantity="experts", **row, task=task, **by_layer) for row in rows for task in titles),
+            *(routing.OverCells(quantity="shift", **row, **moved) for row in rows),
+        ],
     )
 
 
@@ -73,8 +94,12 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     routing.write(routing_of(TITLES), folder)
     curves.write(points_of(TITLES), folder)
-    write_report(folder)
+    write_reports(folder)
     return folder
+
+
+def drawn_in(folder: Path) -> list[Drawn]:
+    return gallery(gather(folder)).drawn
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -125,7 +150,7 @@ def test_a_second_drawing_gives_the_same_bytes_and_removes_what_is_no_longer_the
     folder = whole / "figures"
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "from-another-suite.svg").write_text("<svg/>")
-    drawn = draw_all(whole)
+    drawn = drawn_in(whole)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert {one.svg.name for one in drawn} | {one.csv.name for one in drawn} == set(before)
 
@@ -134,7 +159,7 @@ def test_drawing_leaves_no_setting_behind(whole: Path) -> None:
     import matplotlib as mpl
 
     before = dict(mpl.rcParams)
-    draw_all(whole)
+    drawn_in(whole)
     assert dict(mpl.rcParams) == before
 
 
@@ -150,54 +175,52 @@ def test_a_run_without_routing_or_curves_has_the_figures_about_its_scores_only(
 
 
 def test_an_empty_run_draws_nothing_and_breaks_nothing(tmp_path: Path) -> None:
-    assert draw_all(tmp_path) == []
+    assert drawn_in(tmp_path) == []
     assert not (tmp_path / "figures").exists()
 
 
 def test_a_report_during_a_run_draws_nothing(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.items = made_up.general_items = 10
     made_up.build(tmp_path)
-    text = write_report(tmp_path, draw=False).read_text(encoding="utf-8")
+    write_reports(tmp_path, draw=False)
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
     assert not (tmp_path / "figures").exists()
     assert "](figures/" not in text
 
 
-def test_the_overlap_of_a_task_with_itself_is_counted_expert_by_expert(whole: Path) -> None:
+def test_figures_about_experts_show_the_stored_numbers_and_no_others(whole: Path) -> None:
     known = routing.read(whole)
     assert known is not None
-    first, second = known.profiles[:2]
-    by_hand = [
-        len(set(np.argsort(a)[::-1][:TOP].tolist()) & set(np.argsort(b)[::-1][:TOP].tolist()))
-        for a, b in zip(first.gate, second.gate, strict=True)
+    shown = {name: rows_of(whole / "figures" / f"{name}.csv") for name in ("esft-3-overlap", "das-5-routing-shift")}
+    assert [float(row["shared_by_gate"]) for row in shown["esft-3-overlap"]] == [
+        one.shared for one in known.overlaps if one.score == "gate"
     ]
-    row = rows_of(whole / "figures" / "esft-3-overlap.csv")[0]
-    assert float(row["shared_by_gate"]) == pytest.approx(np.mean(by_hand), abs=1e-4)
-    assert shared_top(first, first, "gate", TOP) == TOP
+    moved = [one for one in known.over_cells if one.quantity == "shift"]
+    assert [float(row["max"]) for row in shown["das-5-routing-shift"]] == [value for one in moved for value in one.high]
+    counted = rows_of(whole / "figures" / "esft-5-experts-1.csv")
+    assert [float(row["experts"]) for row in counted] == [2, 2, 2, 1, 1, 1, 3, 3, 3]
+    first = rows_of(whole / "figures" / "esft-2-concentration.csv")[0]
+    assert (first["share_mean_over_layers"], first["share_sd_over_layers"]) == ("0.3", "0.05")
 
 
 def test_the_domain_advantage_is_drawn_before_and_after_training(whole: Path) -> None:
     rows = [row for row in rows_of(whole / "figures" / "das-1-advantage.csv") if row["panel"].startswith("C-DAS@6")]
-    assert {row["step"] for row in rows} == {"0", "40"}
+    assert {(row["step"], row["mean"]) for row in rows} == {("0", "0.25"), ("40", "0.5")}
+
+
+def test_routing_of_an_earlier_version_is_read_and_what_it_lacks_is_not_drawn(whole: Path, tmp_path: Path) -> None:
+    MadeUpRun(tasks=dict(TITLES), items=4, general_items=4).build(tmp_path)
     known = routing.read(whole)
     assert known is not None
-    general = np.array(next(one.gate for one in known.profiles if one.task == GENERAL))
-    after = np.array(known.shifts[0].gate) - general
-    by_hand = np.mean([sorted(layer)[::-1][:TOP] for layer in after.tolist()]) * TOP
-    assert float(next(row["mean"] for row in rows if row["step"] == "40")) == pytest.approx(by_hand, rel=1e-4)
-
-
-@given(st.lists(st.lists(st.floats(0, 1), min_size=4, max_size=4), min_size=1, max_size=3))
-def test_a_concentration_curve_rises_ever_more_slowly_to_one(grid: list[list[float]]) -> None:
-    for curve, layer in zip(cumulated(grid), grid, strict=True):
-        steps = np.diff(curve, prepend=0.0)
-        assert (steps >= -1e-12).all()
-        assert (np.diff(steps) <= 1e-12).all()
-        assert curve[-1] == pytest.approx(1.0 if sum(layer) > 0 else 0.0)
+    old = known.model_dump(exclude={"concentrations", "overlaps", "over_cells"})
+    (tmp_path / routing.FILE).write_text(json.dumps(old), encoding="utf-8")
+    missing = {one.title: one.why for one in gallery(gather(tmp_path)).missing}
+    assert "routing.json" in missing["Concentration of routing (ESFT Figure 2)"]
 
 
 def test_the_pareto_figures_data_are_paired_differences_from_the_base(whole: Path) -> None:
     content = gather(whole)
-    table = content.parts[0].ability.frame()
+    table = content.backbones[0].ability.frame()
     for row in rows_of(whole / "figures" / "gain-forgetting-memory.csv"):
         gained = table.loc[row["title"], "Avg"] - table.loc["Base", "Avg"]
         assert float(row["gain"]) == pytest.approx(gained, abs=1e-3)
@@ -211,7 +234,7 @@ def suite_with(made: MadeUpRun, folder: Path, rows: dict[str, dict[str, object]]
     manifest = made.manifest()
     manifest["suite"]["methods"] = rows
     (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return [(sweep.name, [value for value, _ in sweep.rows]) for sweep in sweeps(gather(folder).parts[0].scores)]
+    return [(sweep.name, [value for value, _ in sweep.rows]) for sweep in sweeps(gather(folder).backbones[0].results)]
 
 
 def test_a_sweep_is_rows_of_one_method_that_differ_in_one_hyperparameter(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -248,6 +271,6 @@ def test_a_cell_that_stopped_early_does_not_bend_a_learning_curve(made_up: MadeU
     ]
     losses = [point.model_copy(update={"metric": "loss"}) for point in points]
     curves.write([*points, *losses], tmp_path)
-    draw_all(tmp_path)
+    drawn_in(tmp_path)
     rows = rows_of(tmp_path / "figures" / "learning-curves-score.csv")
     assert [(row["step"], row["mean"]) for row in rows] == [("50", "5")]

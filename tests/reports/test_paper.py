@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.markdown import report
-from esft_bench.reports.paper import Beside, BesideTable, published
-from tests.reports.conftest import METHODS, MadeUpRun
+from esft_bench.reports.tables.paper import Beside, BesideTable, published
+from tests.reports.conftest import METHODS, MadeUpRun, manifest_of, report
 
 MATH = {"gsm": "GSM8K", "maths": "Math"}
 
@@ -18,10 +17,8 @@ MATH = {"gsm": "GSM8K", "maths": "Math"}
 def beside_of(made: MadeUpRun, folder: Path, paper: str, **suite: object) -> list[BesideTable]:
     made.items = made.general_items = 30
     made.build(folder)
-    manifest = made.manifest()
-    manifest["suite"] |= {"paper": paper, **suite}
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return list(gather(folder).parts[0].beside)
+    manifest_of(folder, paper=paper, **suite)
+    return list(gather(folder).backbones[0].beside)
 
 
 def by_cell(table: BesideTable) -> dict[tuple[str, str], Beside]:
@@ -43,7 +40,7 @@ def test_every_published_table_names_its_source(paper: str) -> None:
 def test_a_published_value_stands_beside_ours_with_the_difference(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.general = {"clue": "CLUEWSC", "mmlu": "mmlu"}
     first, second, third = beside_of(made_up, tmp_path, "esft")
-    ours = gather(tmp_path).parts[0].ability.frame()
+    ours = gather(tmp_path).backbones[0].ability.frame()
     cell = by_cell(first)["ESFT-Gate", "Law"]
     assert cell.published == 49.1
     assert cell.ours == pytest.approx(ours.loc["ESFT-Gate", "Law"])
@@ -55,12 +52,12 @@ def test_a_published_value_stands_beside_ours_with_the_difference(made_up: MadeU
     assert any("MATH" in note and "GSM8K" in note for note in first.notes)
 
 
-def test_a_difference_is_resolved_beyond_both_uncertainties_and_unknown_without_ours() -> None:
+def test_a_difference_is_significant_beyond_both_uncertainties_and_unknown_without_ours() -> None:
     near = Beside("FFT", "MMLU", 50.0, half_width=3.0, ours=54.0, low=50.5, high=57.5)
-    assert near.resolved is False  # 4 < (3.5² + 3²)^½
-    assert Beside("FFT", "MMLU", 50.0, ours=54.0, low=50.5, high=57.5).resolved is True
-    assert Beside("FFT", "MMLU", 56.0, ours=54.0, low=50.5, high=57.5).resolved is False
-    assert Beside("FFT", "MMLU", 56.0, ours=54.0).resolved is None
+    assert near.significant is False  # 4 < (3.5² + 3²)^½
+    assert Beside("FFT", "MMLU", 50.0, ours=54.0, low=50.5, high=57.5).significant is True
+    assert Beside("FFT", "MMLU", 56.0, ours=54.0, low=50.5, high=57.5).significant is False
+    assert Beside("FFT", "MMLU", 56.0, ours=54.0).significant is None
     assert Beside("FFT", "MMLU", 56.0).difference is None
 
 
@@ -94,7 +91,7 @@ def test_what_was_not_scored_here_has_no_difference_and_says_why(made_up: MadeUp
         else record
     )
     cell = by_cell(beside_of(made_up, tmp_path, "esft")[0])["FFT", "Law"]
-    assert (cell.ours, cell.difference, cell.resolved) == (None, None, None)
+    assert (cell.ours, cell.difference, cell.significant) == (None, None, None)
     assert "out of memory" in cell.why
 
 
@@ -132,7 +129,7 @@ def test_training_data_without_items_of_its_own_has_a_column_for_each_benchmark_
     made_up: MadeUpRun, tmp_path: Path, named: bool
 ) -> None:
     one_task_of_two_benchmarks(made_up, MATH, tmp_path, named=named)
-    table = gather(tmp_path).parts[0].ability
+    table = gather(tmp_path).backbones[0].ability
     assert [column.title for column in table.columns] == ["GSM8K", "Math", "Avg"]
     assert not table.frame().isna().any().any()
     assert len(table.rows) == len(METHODS)

@@ -9,7 +9,7 @@ from pyarrow import parquet
 
 from esft_bench.reports.content import gather
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import LEFT_OUT, columns, read, read_items, write
+from esft_bench.spec.results import columns, read, read_items, write
 from tests.reports.conftest import MadeUpRun
 
 
@@ -19,11 +19,9 @@ def lines_of(folder: Path) -> list[str]:
 
 def test_written_records_come_back_as_they_were(made_up: MadeUpRun, tmp_path: Path) -> None:
     records = made_up.build(tmp_path)
-    frame = read(tmp_path)
-    assert frame.attrs[LEFT_OUT] == []
-    assert list(frame.columns) == list(Record.model_fields)
-    rows = frame.astype(object).where(frame.notna(), None).to_dict("records")
-    assert [Record.model_validate(row) for row in rows] == records
+    found = read(tmp_path)
+    assert found.left_out == []
+    assert found.records == records
     assert len(pd.read_csv(tmp_path / "results.csv")) == len(records)
 
 
@@ -33,27 +31,27 @@ def test_writing_leaves_nothing_else_behind_and_replaces_what_was_there(made_up:
     write(records[:2], tmp_path / "other")
     names = sorted(path.name for path in (tmp_path / "other").iterdir())
     assert names == ["results.csv", "results.jsonl", "results.parquet"]
-    assert len(read(tmp_path / "other")) == 2
+    assert len(read(tmp_path / "other").records) == 2
 
 
 def test_a_half_written_line_is_skipped_and_its_number_is_told(made_up: MadeUpRun, tmp_path: Path) -> None:
     records = made_up.build(tmp_path)
     path = tmp_path / "results.jsonl"
     path.write_text(path.read_text(encoding="utf-8")[:-40], encoding="utf-8")
-    frame = read(tmp_path)
-    assert len(frame) == len(records) - 1
-    assert [f"line {len(records)}" in sentence for sentence in frame.attrs[LEFT_OUT]] == [True]
+    found = read(tmp_path)
+    assert len(found.records) == len(records) - 1
+    assert [f"line {len(records)}" in sentence for sentence in found.left_out] == [True]
 
 
 def test_repeated_records_count_once_and_of_contradictory_ones_the_last(made_up: MadeUpRun, tmp_path: Path) -> None:
     records = made_up.build(tmp_path)
     other = records[0].model_copy(update={"value": 99.0})
     write([*records, records[1], other], tmp_path)
-    frame = read(tmp_path)
-    assert len(frame) == len(records)
-    assert frame.iloc[-1]["value"] == 99.0
-    assert any("repeated" in sentence for sentence in frame.attrs[LEFT_OUT])
-    assert any("contradicted" in sentence for sentence in frame.attrs[LEFT_OUT])
+    found = read(tmp_path)
+    assert len(found.records) == len(records)
+    assert found.records[-1].value == 99.0
+    assert any("repeated" in sentence for sentence in found.left_out)
+    assert any("contradicted" in sentence for sentence in found.left_out)
 
 
 def test_records_of_another_schema_version_are_left_out_and_named(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -62,16 +60,16 @@ def test_records_of_another_schema_version_are_left_out_and_named(made_up: MadeU
     future = json.loads(lines[0]) | {"schema_version": 7, "unheard_of": 1}
     path = tmp_path / "results.jsonl"
     path.write_text("\n".join([*lines[1:], json.dumps(future), "[1]", "null"]) + "\n", encoding="utf-8")
-    frame = read(tmp_path)
-    assert len(frame) == len(lines) - 1
-    assert any("schema version 7" in sentence for sentence in frame.attrs[LEFT_OUT])
-    assert any("2 unreadable" in sentence for sentence in frame.attrs[LEFT_OUT])
+    found = read(tmp_path)
+    assert len(found.records) == len(lines) - 1
+    assert any("schema version 7" in sentence for sentence in found.left_out)
+    assert any("2 unreadable" in sentence for sentence in found.left_out)
 
 
-def test_a_folder_without_results_gives_an_empty_frame_that_says_so(tmp_path: Path) -> None:
-    frame = read(tmp_path)
-    assert frame.empty
-    assert len(frame.attrs[LEFT_OUT]) == 1
+def test_a_folder_without_results_gives_no_records_and_says_so(tmp_path: Path) -> None:
+    found = read(tmp_path)
+    assert found.records == []
+    assert len(found.left_out) == 1
 
 
 def test_items_come_back_without_broken_lines_and_a_line_separator_inside_a_text_is_text(

@@ -2,29 +2,29 @@
 
 from pathlib import Path
 
-import pandas as pd
 import pytest
 
-from esft_bench.reports.retention import retention_table
-from esft_bench.reports.scores import Scores
+from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.manifest import Manifest, stored_suite
+from esft_bench.reports.tables.retention import retention_table
 from esft_bench.spec.record import Record
 
 SUITE = {"methods": {"fft": {}, "later": {"continues": "fft", "after": ["law"]}}, "tasks": ["law", "math"]}
 
 
-def record(method: str, task: str, role: str, value: float | None, **more: object) -> dict[str, object]:
+def record(method: str, task: str, role: str, value: float | None, **more: object) -> Record:
     about = {"run": "r", "suite": "s", "backbone": "b", "method": method, "method_title": method, "metric": "em"}
     fields = {**about, "task": task, "seed": 0, "benchmark": "law", "benchmark_title": "Law", "role": role, **more}
-    return Record.model_validate({**fields, "value": value}).model_dump()
+    return Record.model_validate({**fields, "value": value})
 
 
-def scores(*rows: dict[str, object]) -> Scores:
-    return Scores(pd.DataFrame(list(rows), columns=list(Record.model_fields)), Path("none"), SUITE)
+def results(*records: Record) -> BackboneResults:
+    return BackboneResults(records, Path("none"), Manifest(stored_suite(SUITE)[0]))
 
 
 def test_the_ratio_is_to_the_other_rows_own_score_with_the_same_seed() -> None:
     table = retention_table(
-        scores(
+        results(
             record("fft", "law", "ability", 80.0),
             record("fft", "law", "ability", 50.0, seed=1),
             record("later", "math", "retained", 60.0, after="law"),
@@ -40,8 +40,8 @@ def test_the_ratio_is_to_the_other_rows_own_score_with_the_same_seed() -> None:
 
 def test_a_score_of_zero_before_gives_no_ratio_and_no_table_is_made_where_no_row_goes_on() -> None:
     before = record("fft", "law", "ability", 0.0)
-    table = retention_table(scores(before, record("later", "math", "retained", 60.0, after="law")))
+    table = retention_table(results(before, record("later", "math", "retained", 60.0, after="law")))
     assert table is not None
     assert table.cells["later", "law"].value is None
     assert "none above 0 before" in table.cells["later", "law"].note
-    assert retention_table(scores(before)) is None
+    assert retention_table(results(before)) is None

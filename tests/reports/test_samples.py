@@ -1,15 +1,18 @@
 """Samples: the same choice each time, worst and best and most divided, never more than fits, never HTML."""
 
 import json
+import re
+from dataclasses import asdict
 from pathlib import Path
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.samples import LONGEST, Sample, as_json, choose
+from esft_bench.reports.html.report import render
+from esft_bench.reports.samples import LONGEST, Sample, choose
 from tests.reports.conftest import MadeUpRun
 
 
 def samples_of(folder: Path, **settings: int) -> list[Sample]:
-    return choose(gather(folder).parts[0].scores, **settings)
+    return choose(gather(folder).backbones[0].results, **settings)
 
 
 def test_the_choice_is_the_same_each_time_and_covers_every_benchmark(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -51,7 +54,8 @@ def test_an_item_without_a_score_is_shown_and_never_as_zero(made_up: MadeUpRun, 
 def test_samples_that_would_be_too_large_lose_the_last_of_each_benchmark(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.build(tmp_path)
     whole, few = samples_of(tmp_path), samples_of(tmp_path, largest=20_000)
-    assert len(as_json(few)) <= 20_100
+    text = json.dumps([asdict(sample) for sample in few], separators=(",", ":"))
+    assert len(text) <= 20_100
     assert len(few) < len(whole)
     assert {sample.benchmark for sample in few} == {sample.benchmark for sample in whole}
 
@@ -66,10 +70,13 @@ def test_long_texts_are_cut_and_say_by_how_much(made_up: MadeUpRun, tmp_path: Pa
     assert answer.completion == "x" * LONGEST + "… (5 more characters)"
 
 
-def test_json_for_a_page_holds_nothing_that_html_could_read(made_up: MadeUpRun, tmp_path: Path) -> None:
-    made_up.build(tmp_path)
-    sample = samples_of(tmp_path)[0]
-    nasty = "</script><script>alert(1)</script><!-- & \u2028 ]]>"
-    text = as_json([Sample(**{**vars(sample), "prompt": nasty})])
-    assert not set("<>&\u2028") & set(text)
-    assert json.loads(text)[0]["prompt"] == nasty
+def test_samples_in_a_page_hold_nothing_that_html_could_read(made_up: MadeUpRun, tmp_path: Path) -> None:
+    nasty = "</script><script>alert(1)</script><!-- & 法律 ]]>"
+    record = next(record for record in made_up.build(tmp_path) if record.method == "fft")
+    path = tmp_path / record.items
+    items = [json.loads(line) | {"completion": nasty} for line in path.read_text().splitlines()]
+    path.write_text("\n".join(map(json.dumps, items)), encoding="utf-8")
+    found = re.search(r'<script type="application/json" id="sample-data">(.*?)</script>', render(gather(tmp_path)))
+    assert found is not None
+    assert not set("<>&") & set(found[1])
+    assert nasty in {answer["completion"] for sample in json.loads(found[1]) for answer in sample["answers"]}

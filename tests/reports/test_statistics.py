@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy import stats
 
-from esft_bench.reports.best import best_or_indistinguishable
-from esft_bench.reports.resampling import bootstrap, mcnemar, sign_flip
-from esft_bench.reports.statistics import compare, holm, mean_interval, smallest_resolvable_difference, standard_error
+from esft_bench.reports.statistics.detectable import Deviations, minimum_detectable_effect
+from esft_bench.reports.statistics.paired import holm, mean_interval, paired_difference, standard_error
+from esft_bench.reports.statistics.ranking import rank
+from esft_bench.reports.statistics.resampling import bootstrap, mcnemar, sign_flip
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official" / "completions"
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
@@ -45,8 +46,8 @@ def test_an_interval_contains_its_estimate_and_a_swap_of_the_methods_mirrors_it(
 ) -> None:
     second = first.copy().ravel()
     random.shuffle(second)  # type: ignore[attr-defined]
-    found = compare([first - second.reshape(first.shape)])
-    mirrored = compare([second.reshape(first.shape) - first])
+    found = paired_difference([first - second.reshape(first.shape)])
+    mirrored = paired_difference([second.reshape(first.shape) - first])
     assert found is not None
     assert mirrored is not None
     assert found.low - 1e-9 <= found.estimate <= found.high + 1e-9
@@ -73,7 +74,7 @@ def test_mean_interval_is_the_t_interval_and_a_single_value_has_none() -> None:
 
 
 def test_items_that_all_tie_still_leave_room_for_a_difference_nobody_saw() -> None:
-    found = compare([np.zeros((1, 200))])
+    found = paired_difference([np.zeros((1, 200))])
     assert found is not None
     assert found.p_value == 1.0
     assert found.high == pytest.approx(100 * (1 - 0.025 ** (1 / 200)))
@@ -82,9 +83,9 @@ def test_items_that_all_tie_still_leave_room_for_a_difference_nobody_saw() -> No
 
 def test_a_pair_that_is_missing_counts_neither_for_nor_against() -> None:
     differences = np.array([[100.0, 0.0, np.nan, 0.0, 100.0, 0.0, 0.0, np.nan]])
-    whole = compare([differences[:, ~np.isnan(differences[0])]])
-    assert compare([differences]) == whole
-    assert compare([np.full((2, 3), np.nan)]) is None
+    whole = paired_difference([differences[:, ~np.isnan(differences[0])]])
+    assert paired_difference([differences]) == whole
+    assert paired_difference([np.full((2, 3), np.nan)]) is None
 
 
 @pytest.mark.parametrize(
@@ -97,7 +98,7 @@ def test_gate_minus_token_on_the_released_completions(task: str, estimate: float
         np.array([[100.0 * json.loads(line)["score"] for line in (OFFICIAL / name / f"{task}.jsonl").open()]])
         for name in ("gate", "token")
     )
-    found = compare([gate - token])
+    found = paired_difference([gate - token])
     assert found is not None
     assert found.estimate == pytest.approx(estimate, abs=0.05)
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.3)
@@ -125,7 +126,7 @@ def test_with_three_runs_the_t_interval_covers_and_a_bootstrap_over_runs_would_n
     covered, naive = 0, 0
     for _ in range(400):
         differences = rng.normal(0, 8, (3, 1)) + rng.normal(0, 20, (1, 80)) + rng.normal(0, 20, (3, 80))
-        found = compare([differences])
+        found = paired_difference([differences])
         assert found is not None
         covered += found.low <= 0 <= found.high
         again = differences[rng.integers(0, 3, (400, 3))].mean(axis=1)
@@ -143,7 +144,7 @@ def test_an_equally_good_row_loses_its_bold_in_at_most_about_five_tables_of_a_hu
         hardness = rng.random(100)
         noise = rng.normal(0, 0.05, (5, runs, 1)) if runs > 1 else np.zeros((5, 1, 1))
         scores = 100.0 * (rng.random((5, runs, 100)) < np.clip(hardness + noise, 0, 1))
-        found = best_or_indistinguishable({str(k): [scores[k]] for k in range(5)})
+        found = rank({str(k): [scores[k]] for k in range(5)})
         assert found is not None
         lost += len(found.indistinguishable) < 4
     assert lost / trials < 0.1
@@ -156,7 +157,7 @@ def test_bold_tells_a_clearly_worse_row_from_the_best_and_names_the_second() -> 
         name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1))]
         for name, gain in (("worst", -0.4), ("good", 0.3), ("also", 0.3), ("middle", -0.1))
     }
-    found = best_or_indistinguishable(rows)
+    found = rank(rows)
     assert found is not None
     assert {found.best, *found.indistinguishable} == {"good", "also"}
     assert found.second == "middle"
@@ -167,7 +168,7 @@ def test_bold_tells_a_clearly_worse_row_from_the_best_and_names_the_second() -> 
 def test_the_order_of_rows_does_not_change_what_is_best(order: list[str]) -> None:
     rng = np.random.default_rng(6)
     rows = {name: [rng.normal(50 + 3 * k, 20, (2, 60))] for k, name in enumerate("abcd")}
-    whole, shuffled = best_or_indistinguishable(rows), best_or_indistinguishable({name: rows[name] for name in order})
+    whole, shuffled = rank(rows), rank({name: rows[name] for name in order})
     assert whole is not None
     assert shuffled is not None
     assert shuffled.best == whole.best
@@ -175,15 +176,15 @@ def test_the_order_of_rows_does_not_change_what_is_best(order: list[str]) -> Non
 
 
 @given(st.integers(10, 5000), st.integers(1, 10), st.integers(1, 30))
-def test_more_items_resolve_smaller_differences_and_more_comparisons_larger_ones(n: int, runs: int, m: int) -> None:
-    delta = smallest_resolvable_difference(n, runs, comparisons=m)
-    assert smallest_resolvable_difference(4 * n, runs, comparisons=m) <= delta
-    assert smallest_resolvable_difference(n, runs, comparisons=m + 1) >= delta
+def test_more_items_detect_smaller_effects_and_more_comparisons_larger_ones(n: int, runs: int, m: int) -> None:
+    delta = minimum_detectable_effect(n, runs, comparisons=m)
+    assert minimum_detectable_effect(4 * n, runs, comparisons=m) <= delta
+    assert minimum_detectable_effect(n, runs, comparisons=m + 1) >= delta
     assert 0 < delta <= 100
 
 
-def test_the_smallest_resolvable_difference_is_found_as_often_as_it_says() -> None:
+def test_the_minimum_detectable_effect_is_found_as_often_as_it_says() -> None:
     rng = np.random.default_rng(7)
-    delta = smallest_resolvable_difference(200, sd_items=30.0)
+    delta = minimum_detectable_effect(200, deviations=Deviations(items=30.0))
     found = sign_flip(rng.normal(delta, 30.0, (200, 600)), draws=999) < 0.05
     assert 0.75 < float(found.mean()) < 0.86

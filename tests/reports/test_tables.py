@@ -1,25 +1,25 @@
 """The tables say what the records say, and nothing where the records say nothing."""
 
-import json
 import math
+import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.content import gather
-from esft_bench.reports.markdown import report
-from esft_bench.reports.scores import Scores
-from esft_bench.reports.tables import Table, ability_table, ablation_table, efficiency_table, general_table
+from esft_bench.reports.tables.ablation import ablation_table
+from esft_bench.reports.tables.costs import efficiency_table
+from esft_bench.reports.tables.scores import ability_table, general_table
+from esft_bench.reports.tables.table import Table
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import read
-from tests.reports.conftest import METHODS, MadeUpRun
+from tests.reports.conftest import METHODS, MadeUpRun, manifest_of, report
 
 
-def scores_of(made: MadeUpRun, folder: Path) -> Scores:
-    made.build(folder)
-    return Scores(read(folder), folder, made.manifest()["suite"])
+def results_of(made: MadeUpRun, folder: Path) -> BackboneResults:
+    return BackboneResults(made.build(folder), folder, manifest_of(folder))
 
 
 def cells(table: Table) -> dict[tuple[str, str], object]:
@@ -27,13 +27,13 @@ def cells(table: Table) -> dict[tuple[str, str], object]:
 
 
 def test_table_1_has_the_suites_order_the_records_values_and_their_average(made_up: MadeUpRun, tmp_path: Path) -> None:
-    scores = scores_of(made_up, tmp_path)
-    table = ability_table(scores)
+    results = results_of(made_up, tmp_path)
+    table = ability_table(results)
     assert [row.name for row in table.rows] == list(METHODS)
     assert [column.name for column in table.columns] == ["intent", "law", "translation", ""]
     values = {
         record.benchmark: record.value
-        for record in scores.records
+        for record in results.records
         if record.method == "fft" and record.role == "ability"
     }
     frame = table.frame()
@@ -42,9 +42,9 @@ def test_table_1_has_the_suites_order_the_records_values_and_their_average(made_
 
 def test_the_mean_over_seeds_is_what_table_1_shows(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.seeds = (0, 1, 2)
-    scores = scores_of(made_up, tmp_path)
-    values = [r.value for r in scores.records if (r.method, r.benchmark) == ("lora", "intent")]
-    cell = ability_table(scores).cells["lora", "intent"]
+    results = results_of(made_up, tmp_path)
+    values = [r.value for r in results.records if (r.method, r.benchmark) == ("lora", "intent")]
+    cell = ability_table(results).cells["lora", "intent"]
     assert (cell.value, cell.runs) == (pytest.approx(np.mean(values)), 3)
 
 
@@ -52,9 +52,9 @@ def test_table_2_has_the_t_interval_over_all_training_runs_and_none_for_the_base
     made_up: MadeUpRun, tmp_path: Path
 ) -> None:
     made_up.seeds = (0, 1)
-    scores = scores_of(made_up, tmp_path)
-    table = general_table(scores)
-    values = [r.value for r in scores.records if (r.method, r.benchmark) == ("fft", "facts")]
+    results = results_of(made_up, tmp_path)
+    table = general_table(results)
+    values = [r.value for r in results.records if (r.method, r.benchmark) == ("fft", "facts")]
     low, high = stats.t.interval(0.95, 5, loc=np.mean(values), scale=stats.sem(values))
     cell = table.cells["fft", "facts"]
     assert (cell.value, cell.low, cell.high, cell.runs) == (
@@ -69,7 +69,7 @@ def test_table_2_has_the_t_interval_over_all_training_runs_and_none_for_the_base
 
 def test_a_single_training_run_has_no_interval_and_the_caption_says_so(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.tasks = {"intent": "Intent"}
-    table = general_table(scores_of(made_up, tmp_path))
+    table = general_table(results_of(made_up, tmp_path))
     assert table.cells["fft", "facts"].low is None
     assert "no interval" in table.caption
 
@@ -77,8 +77,8 @@ def test_a_single_training_run_has_no_interval_and_the_caption_says_so(made_up: 
 @pytest.mark.parametrize("seeds", [(0,), (0, 1, 2)])
 def test_table_3_is_random_minus_the_row_it_ablates(made_up: MadeUpRun, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     made_up.seeds = seeds
-    scores = scores_of(made_up, tmp_path)
-    first, third = ability_table(scores).frame(), ablation_table(scores)
+    results = results_of(made_up, tmp_path)
+    first, third = ability_table(results).frame(), ablation_table(results)
     assert [row.title for row in third.rows] == ["Random (Token) − ESFT-Token", "Random (Gate) − ESFT-Gate"]
     expected = first.loc["Random (Token)"] - first.loc["ESFT-Token"]
     assert third.frame().iloc[0].tolist() == pytest.approx(expected.tolist())
@@ -86,7 +86,19 @@ def test_table_3_is_random_minus_the_row_it_ablates(made_up: MadeUpRun, tmp_path
     assert cell.low is not None
     assert cell.high is not None
     assert cell.low < cell.value < cell.high < 0  # type: ignore[operator]
-    assert cell.mark == "best"
+    assert cell.mark == "significant"
+
+
+def test_a_row_of_table_3_carries_its_own_title_whatever_its_experts_are(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.change = lambda record: (
+        record.model_copy(update={"method_title": "Unrelated experts"}) if record.ablates == "esft-token" else record
+    )
+    made_up.build(tmp_path)
+    third = gather(tmp_path).backbones[0].ablation
+    assert [row.title for row in third.rows] == ["Unrelated experts − ESFT-Token", "Random (Gate) − ESFT-Gate"]
+    text = report(tmp_path)
+    assert "Unrelated experts − ESFT-Token: −" in text
+    assert "random experts" not in text.lower()
 
 
 def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
@@ -98,7 +110,7 @@ def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
         return record.model_copy(update={"state": "failed", "value": None, "items": "", "note": "out of memory"})
 
     made_up.change = fail
-    table = ability_table(scores_of(made_up, tmp_path))
+    table = ability_table(results_of(made_up, tmp_path))
     assert table.cells["lora", "law"].value is None
     assert table.cells["lora", "law"].note == "failed: out of memory"
     assert table.cells["lora", ""].value is None
@@ -112,30 +124,30 @@ def test_a_failure_before_anything_was_judged_still_gives_its_reason(made_up: Ma
         if (record.method, record.benchmark) == ("fft", "law")
         else record
     )
-    table = ability_table(scores_of(made_up, tmp_path))
+    table = ability_table(results_of(made_up, tmp_path))
     assert table.cells["fft", "law"].note == "failed: crashed"
     assert table.cells["lora", "law"].value is not None
 
 
 def test_what_is_not_there_yet_is_missing_in_every_table(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: None if record.method == "random-gate" and record.task == "intent" else record
-    scores = scores_of(made_up, tmp_path)
-    assert ability_table(scores).cells["random-gate", "intent"].note == "not finished"
-    assert ablation_table(scores).cells["random-gate", "intent"].note == "not finished"
-    assert ablation_table(scores).cells["random-gate", "law"].value is not None
-    assert general_table(scores).cells["random-gate", "facts"].note == "2 of 3 runs"
+    results = results_of(made_up, tmp_path)
+    assert ability_table(results).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(results).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(results).cells["random-gate", "law"].value is not None
+    assert general_table(results).cells["random-gate", "facts"].note == "2 of 3 runs"
 
 
 def test_a_method_that_has_not_begun_is_a_row_of_its_own(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: None if record.method == "esft-gate" else record
-    table = ability_table(scores_of(made_up, tmp_path))
+    table = ability_table(results_of(made_up, tmp_path))
     assert [row.title for row in table.rows][4] == "ESFT-Gate"
     assert table.cells["esft-gate", "law"].value is None
 
 
 def test_short_coverage_is_shown_and_neither_bold_nor_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index % 5 == 0
-    table = ability_table(scores_of(made_up, tmp_path))
+    table = ability_table(results_of(made_up, tmp_path))
     cell = table.cells["fft", "law"]
     assert cell.coverage == pytest.approx(0.8)
     assert cell.mark == ""
@@ -147,7 +159,7 @@ def test_short_coverage_is_shown_and_neither_bold_nor_compared(made_up: MadeUpRu
 
 def test_a_few_unscored_items_do_not_keep_a_row_from_being_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index < 3
-    table = ability_table(scores_of(made_up, tmp_path))
+    table = ability_table(results_of(made_up, tmp_path))
     assert table.cells["fft", "law"].coverage is None
     assert table.cells["fft", "law"].mark == "best"
 
@@ -156,22 +168,22 @@ def test_rows_judged_by_different_judges_are_not_compared(made_up: MadeUpRun, tm
     made_up.change = lambda record: (
         record.model_copy(update={"judge": "gpt-5.2"}) if record.judge and record.method == "random-token" else record
     )
-    scores = scores_of(made_up, tmp_path)
-    table = ability_table(scores)
+    results = results_of(made_up, tmp_path)
+    table = ability_table(results)
     law = next(column for column in table.columns if column.name == "law")
     assert law.mixed
     assert {table.cells[row.name, "law"].mark for row in table.rows} == {""}
     assert {table.cells[row.name, "intent"].mark for row in table.rows} >= {"best"}
-    assert ablation_table(scores).cells["random-token", "law"].value is None
+    assert ablation_table(results).cells["random-token", "law"].value is None
 
 
 def test_the_order_of_the_records_changes_nothing(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.seeds = (0, 1)
-    made_up.build(tmp_path)
-    suite, frame = made_up.manifest()["suite"], read(tmp_path)
-    shuffled = frame.sample(frac=1.0, random_state=3)
+    records = made_up.build(tmp_path)
+    shuffled = random.Random(3).sample(records, len(records))
+    orders = [BackboneResults(each, tmp_path, manifest_of(tmp_path)) for each in (records, shuffled)]
     for make in (ability_table, general_table, ablation_table):
-        assert cells(make(Scores(frame, tmp_path, suite))) == cells(make(Scores(shuffled, tmp_path, suite)))
+        assert cells(make(orders[0])) == cells(make(orders[1]))
 
 
 def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -180,7 +192,7 @@ def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tm
         if (record.method, record.task, record.metric) == ("fft", "intent", "train_seconds")
         else record
     )
-    table = efficiency_table(scores_of(made_up, tmp_path))
+    table = efficiency_table(results_of(made_up, tmp_path))
     assert table.cells["fft", "train_seconds"].value == pytest.approx((120 + 12 + 12) / 3 / 60)
     assert table.cells["fft", "stored_bytes"].value == pytest.approx(2.5)
     assert table.cells["base", "train_seconds"].note == "not trained"
@@ -188,15 +200,13 @@ def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tm
 
 def test_a_table_that_the_suite_asks_for_compares_its_rows_among_themselves(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.build(tmp_path)
-    manifest = made_up.manifest()
     asked = {"title": "Table 5. Ways to identify experts", "rows": ["random-token", "random-gate"], "role": "ability"}
-    manifest["suite"] |= {"tables": [asked]}
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    (part,) = gather(tmp_path).parts
-    (table,) = part.views
+    manifest_of(tmp_path, tables=[asked])
+    (backbone,) = gather(tmp_path).backbones
+    (table,) = backbone.further
     assert [row.name for row in table.rows] == asked["rows"]
-    assert table.frame().equals(part.ability.frame().loc[["Random (Token)", "Random (Gate)"]])
-    assert "best" not in {part.ability.cells["random-gate", "intent"].mark}
+    assert table.frame().equals(backbone.ability.frame().loc[["Random (Token)", "Random (Gate)"]])
+    assert "best" not in {backbone.ability.cells["random-gate", "intent"].mark}
     assert table.cells["random-gate", "intent"].mark == "best"
     assert f"## {asked['title']}" in report(tmp_path)
 
@@ -205,10 +215,13 @@ def test_what_nothing_was_trained_for_is_no_column_and_takes_no_average_away(
     made_up: MadeUpRun, tmp_path: Path
 ) -> None:
     made_up.change = lambda record: None if record.task == "law" else record
-    made_up.build(tmp_path)
-    suite = {**made_up.manifest()["suite"], "tasks": ["intent", "translation"]}
-    told = ability_table(Scores(read(tmp_path), tmp_path, {**suite, "tested_only": ["law"]}))
-    untold = ability_table(Scores(read(tmp_path), tmp_path, suite))
+    records = made_up.build(tmp_path)
+    untold, told = (
+        ability_table(
+            BackboneResults(records, tmp_path, manifest_of(tmp_path, tasks=["intent", "translation"], **more))
+        )
+        for more in ({}, {"tested_only": ["law"]})
+    )
     assert [column.name for column in told.columns] == ["intent", "translation", ""]
     assert [column.name for column in untold.columns] == ["intent", "translation", "law", ""]
     assert not math.isnan(told.frame().loc["FFT"].iloc[-1])

@@ -1,0 +1,60 @@
+"""The measures of routing that a run stores in `routing.json`, in the form in which its figures show them."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain, product
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.routing import (
+    concentration_shares,
+    mean_and_deviation,
+    over_cells,
+    overlap,
+    selected_counts,
+)
+from esft_bench.methods.moe.scores import expert_scores
+from esft_bench.spec.routing import Concentration, Kind, OfCell, OverCells, Overlap, SelectedExperts, Shift
+
+KINDS: tuple[Kind, ...] = ("gate", "token")
+
+
+def concentration_of(task: str, title: str, seen: Profile, kind: Kind) -> Concentration:
+    """How much of a layer's weight its highest experts hold on a task's data, over layers."""
+    mean, deviation = mean_and_deviation(concentration_shares(expert_scores(seen, kind, "released")))
+    return Concentration(task=task, title=title, score=kind, mean=mean.tolist(), deviation=deviation.tolist())
+
+
+def overlaps_of(seen: Mapping[str, list[Profile]]) -> Iterator[Overlap]:
+    """Of all pairs of tasks that have two samples, a first sample against a second one."""
+    both = {task: samples for task, samples in seen.items() if len(samples) > 1}
+    for (first, one), (second, other) in product(both.items(), repeat=2):
+        for kind in KINDS:
+            shared = float(overlap(one[0], other[1], score=kind).double().mean())
+            yield Overlap(first=first, second=second, score=kind, shared=shared)
+
+
+def experts_over_cells(selections: Sequence[SelectedExperts], layers: Sequence[int]) -> Iterator[OverCells]:
+    """Experts trained by each row: in all its cells, and in those of each task."""
+    counts = [(one, selected_counts(one.experts, layers)) for one in selections]
+    return chain(_over_cells("experts", counts), _over_cells("experts", counts, by_task=True))
+
+
+def shifts_over_cells(shifts: Sequence[Shift]) -> Iterator[OverCells]:
+    """How far the routing moved in each row's cells."""
+    return _over_cells("shift", [(one, torch.tensor(one.distance, dtype=torch.float64)) for one in shifts])
+
+
+def _over_cells(
+    quantity: Literal["experts", "shift"], cells: Sequence[tuple[OfCell, Tensor]], *, by_task: bool = False
+) -> Iterator[OverCells]:
+    """A quantity [L] of cells over the cells of each row, or of each row and task."""
+    groups: dict[tuple[str, str], list[tuple[OfCell, Tensor]]] = {}
+    for one, values in cells:
+        groups.setdefault((one.method, one.task if by_task else ""), []).append((one, values))
+    for (method, task), members in groups.items():
+        mean, low, high = (part.tolist() for part in over_cells([values for _, values in members]))
+        title = members[0][0].method_title
+        yield OverCells(quantity=quantity, method=method, method_title=title, task=task, mean=mean, low=low, high=high)

@@ -1,0 +1,145 @@
+"""What is to be said of one backbone: its tables, what they say in words, and samples of answers."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
+from esft_bench.reports.prose.advice import Advice, TaskAdvice, advise
+from esft_bench.reports.prose.summary import compared, summary
+from esft_bench.reports.samples import Sample, choose
+from esft_bench.reports.statistics.paired import PairedDifference
+from esft_bench.reports.statistics.resampling import Interval
+from esft_bench.reports.tables.ablation import ablation_table
+from esft_bench.reports.tables.costs import efficiency_table, judging_table
+from esft_bench.reports.tables.glance import glance
+from esft_bench.reports.tables.paper import BesideTable, Kind, beside
+from esft_bench.reports.tables.retention import retention_table
+from esft_bench.reports.tables.scores import ability_table, general_table, table_of
+from esft_bench.reports.tables.table import Table
+from esft_bench.reports.tables.view import (
+    TableView,
+    beside_view,
+    cost_entry,
+    difference_entry,
+    glance_view,
+    score_entry,
+    view,
+)
+
+
+@dataclass(frozen=True)
+class BackboneReport:
+    """What is to be said of one backbone; `suffix` names it in titles where there are several."""
+
+    backbone: str
+    results: BackboneResults
+    suffix: str = ""
+
+    @cached_property
+    def ability(self) -> Table:
+        """Table 1."""
+        return ability_table(self.results)
+
+    @cached_property
+    def general(self) -> Table:
+        """Table 2."""
+        return general_table(self.results)
+
+    @cached_property
+    def ablation(self) -> Table:
+        """Table 3."""
+        return ablation_table(self.results)
+
+    @cached_property
+    def efficiency(self) -> Table:
+        """What training costs."""
+        return efficiency_table(self.results)
+
+    @cached_property
+    def further(self) -> list[Table]:
+        """The tables of some rows that the suite asks for, under its titles, and what earlier tasks retained."""
+        retained = retention_table(self.results)
+        asked = [table_of(self.results, one) for one in self.results.suite.tables]
+        return [*asked, *([retained] if retained else [])]
+
+    @cached_property
+    def beside(self) -> list[BesideTable]:
+        """A paper's values beside ours, where the suite is that paper's."""
+        paper = self.results.suite.paper
+        tables: dict[Kind, Table] = {"ability": self.ability, "general": self.general, "ablation": self.ablation}
+        return beside(paper, self.results, tables, self.backbone) if paper else []
+
+    @cached_property
+    def advice(self) -> Advice:
+        """Which method to take, task by task and in sum."""
+        return advise(self.results, self.ability, self.general)
+
+    @property
+    def advised(self) -> list[TaskAdvice]:
+        """The advice over all tasks, where there is one, then task by task."""
+        return [one for one in (self.advice.overall, *self.advice.tasks) if one is not None]
+
+    @cached_property
+    def base(self) -> TableRow | None:
+        """The row that is not trained."""
+        return next((row for row in self.results.rows if self.results.is_base(row)), None)
+
+    def table(self, role: Role) -> Table:
+        """The table of a role."""
+        return self.ability if role == "ability" else self.general
+
+    def average(self, row: TableRow, role: Role) -> Interval | None:
+        """A row's average with its 95% interval; None where a column is missing or short of coverage.
+
+        The interval is over items and runs for task ability, over training runs for general ability, as in the tables.
+        """
+        cell = self.table(role).average(row)
+        if cell.value is None or not cell.comparable:
+            return None
+        if cell.low is not None and cell.high is not None:
+            return Interval(cell.value, cell.low, cell.high)
+        found = self.results.own_interval(row, role)
+        low, high = (found.low, found.high) if found else (cell.value, cell.value)
+        return Interval(cell.value, low, high)
+
+    def gain(self, row: TableRow, role: Role) -> PairedDifference | None:
+        """A row minus the base model, averaged over the columns and paired; None where either has no average."""
+        table = self.table(role)
+        if self.base is None or not all(table.average(one).comparable for one in (row, self.base)):
+            return None
+        return self.results.against(row, self.base, role)
+
+    @cached_property
+    def samples(self) -> list[Sample]:
+        """Items that say most, with every row's answer."""
+        return choose(self.results)
+
+    @cached_property
+    def in_short(self) -> list[str]:
+        """The tables in plain words."""
+        return summary(self.results, self.ability, self.general, self.ablation)
+
+    @property
+    def compared(self) -> str:
+        """One paragraph: suite, rows, tasks, seeds, items, engine, judges."""
+        return compared(self.results, self.backbone)
+
+    def glance_view(self) -> TableView:
+        """All rows at a glance."""
+        seen = glance(self.results, self.ability, self.general, self.efficiency)
+        return glance_view(seen).titled(self.suffix)
+
+    def score_views(self) -> list[TableView]:
+        """Tables 1 to 3 and further ones, as they are shown; empty ones are left out."""
+        shown = [(self.ability, score_entry), (self.general, score_entry), (self.ablation, difference_entry)]
+        shown += [(table, score_entry) for table in self.further]
+        return [view(table, write).titled(self.suffix) for table, write in shown if table.rows and table.columns]
+
+    def beside_views(self) -> list[TableView]:
+        """The paper's values beside ours, as they are shown."""
+        return [beside_view(table).titled(self.suffix) for table in self.beside]
+
+    def cost_views(self) -> list[TableView]:
+        """What training and, where a model judged, judging cost, as it is shown."""
+        tables = [self.efficiency, judging_table(self.results)]
+        return [view(table, cost_entry).titled(self.suffix) for table in tables if table is not None]

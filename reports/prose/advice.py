@@ -1,0 +1,257 @@
+"""Which method for this task? In plain words, from the numbers and their uncertainty; no paper's order is presumed.
+
+For a task: the rows that are best or not distinguishable from the best (Table 1's own test); of these the cheapest in
+time, memory and storage; and what each of them makes the model forget (general ability of the cells trained on that
+task against the base model, paired over items, Holm's correction over the rows in question). Rows that ablate another,
+such as random experts, are named where they cannot be told from the best and are never the advice.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
+from esft_bench.reports.formatting import Sentence, interval, listing, number, one_line, quantity
+from esft_bench.reports.statistics.paired import ALPHA, PairedDifference, holm
+from esft_bench.reports.tables.table import AVERAGE, Table
+
+COSTS = {
+    "train_seconds": ("trains fastest", "train fastest"),
+    "peak_memory_bytes": ("needs the least memory", "need the least memory"),
+    "stored_bytes": ("stores the least", "store the least"),
+}
+UNDECIDED = "Not decided"
+NEARLY = 1.05
+"""Costs within 5% of the lowest count as the lowest: a second run of the same cell differs by as much."""
+
+
+@dataclass(frozen=True)
+class TaskAdvice:
+    """What the numbers say about one task, or about the average over all.
+
+    Attributes:
+        task: the column's name, empty for the average; `title`: its header.
+        candidates: rows that are best or not distinguishable from the best, highest first; no base, no ablations.
+        cheapest: for each cost, the candidates within 5% of the lowest.
+        forgotten: candidates' general ability minus the base model's; `sure`: whose difference is significant.
+        pick: the row to take, where the numbers leave one; None where they do not.
+        sentences: all of it in words.
+    """
+
+    task: str
+    title: str
+    candidates: tuple[TableRow, ...] = ()
+    cheapest: Mapping[str, tuple[TableRow, ...]] = field(default_factory=dict)
+    forgotten: Mapping[str, PairedDifference] = field(default_factory=dict)
+    sure: frozenset[str] = frozenset()
+    pick: TableRow | None = None
+    sentences: tuple[Sentence, ...] = ()
+
+
+@dataclass(frozen=True)
+class Advice:
+    """One for the average over all tasks, and one for each task."""
+
+    overall: TaskAdvice | None
+    tasks: tuple[TaskAdvice, ...]
+
+
+def advise(results: BackboneResults, ability: Table, general: Table) -> Advice:
+    """Derive the advice from the tables and the items behind them."""
+    columns = [column for column in ability.columns if column.name]
+    if not any(not results.is_base(row) for row in ability.rows) or not columns:
+        return Advice(None, ())
+    tasks = tuple(_advise(results, ability, general, column) for column in columns)
+    overall = _advise(results, ability, general, AVERAGE) if len(columns) > 1 else None
+    if overall and overall.pick:
+        overall = _unless_a_task_says_otherwise(results, overall, overall.pick, dict(zip(columns, tasks, strict=True)))
+    return Advice(overall, tasks)
+
+
+def _unless_a_task_says_otherwise(
+    results: BackboneResults, overall: TaskAdvice, pick: TableRow, tasks: Mapping[Column, TaskAdvice]
+) -> TaskAdvice:
+    """The overall pick only where no single task speaks against it: averages hide, and few tasks tell little apart."""
+    behind = [one.title for one in tasks.values() if one.candidates and pick not in one.candidates]
+    forgets = [
+        one.title
+        for column, one in tasks.items()
+        if pick in one.candidates and _keeping_more(results, pick, one.candidates, one.forgotten, column)
+    ]
+    if not behind and not forgets:
+        return overall
+    parts = [f"its score is behind on {listing(behind)}"] if behind else []
+    parts += [f"another that scores as high keeps more of the general ability on {listing(forgets)}"] if forgets else []
+    why = f"{pick.title} is best or cheapest on average, but {' and '.join(parts)}."
+    return replace(overall, pick=None, sentences=(*overall.sentences[:-1], Sentence(why, UNDECIDED)))
+
+
+def _advise(results: BackboneResults, ability: Table, general: Table, column: Column) -> TaskAdvice:
+    """One task, or the average."""
+    title = "Over all tasks" if column is AVERAGE else column.title
+    there = [row for row in ability.rows if ability.cell(row, column).comparable]
+    ranked = sorted(there, key=lambda row: -(ability.cell(row, column).value or 0.0))
+    if column.mixed or len(ranked) < 2:
+        why = "its rows were judged by different judges" if column.mixed else "fewer than two rows can be compared"
+        told = [Sentence(f"No advice: {why} yet."), *_absent(ability, column)]
+        return TaskAdvice(column.name, title, sentences=tuple(told))
+    top = [row for row in ranked if ability.cell(row, column).mark == "best"]
+    candidates = tuple(row for row in top if not results.is_base(row) and not row.ablates)
+    sentences = [_best(results, ability, column, ranked), *_absent(ability, column)]
+    if not candidates or any(results.is_base(row) for row in top):
+        return TaskAdvice(column.name, title, candidates, sentences=tuple(sentences))
+    costs = {metric: _costs(results, candidates, column, metric) for metric in COSTS}
+    cheapest = {metric: _lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
+    forgotten = _forgotten(results, general, candidates, column)
+    sure = _sure(forgotten)
+    pick, because = _pick(results, candidates, cheapest, forgotten, column)
+    sentences += [*_cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
+    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, tuple(sentences))
+
+
+def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequence[TableRow]) -> Sentence:
+    """Who is highest and who cannot be told from it."""
+    best = ranked[0]
+    marked = [row for row in ranked if ability.cell(row, column).mark == "best"]
+    others = [_name(row) for row in marked if row != best]
+    told = f"{_name(best)} scores highest, {number(ability.cell(best, column).value or 0.0)}"
+    if not marked:
+        told += ", but there are no items to compare it by."
+    elif not others:
+        told += ", and the difference to every other row is significant."
+    else:
+        told += f"; not distinguishable from {listing(others)}."
+    if any(results.is_base(row) for row in marked):
+        told += " The base model is among these: on these items no gain from training is significant."
+    return Sentence(told)
+
+
+def _name(row: TableRow) -> str:
+    return f"{row.title} (an ablation)" if row.ablates else row.title
+
+
+def _absent(ability: Table, column: Column) -> list[Sentence]:
+    """The rows that were not compared, with the reason."""
+    reasons = []
+    for row in ability.rows:
+        cell = ability.cell(row, column)
+        if cell.comparable:
+            continue
+        short = f"only {100 * cell.coverage:.0f}% of its items scored" if cell.coverage is not None else ""
+        reasons.append(f"{row.title} ({one_line(short or cell.note or 'no value', 80)})")
+    return [Sentence(f"Not compared: {listing(reasons)}.")] if reasons else []
+
+
+def _costs(results: BackboneResults, rows: Sequence[TableRow], column: Column, metric: str) -> dict[str, float]:
+    """Mean cost of a row's cells of the task (of all cells for the average); rows without any are left out."""
+    found: dict[str, list[float]] = {}
+    for record in results.records:
+        asked = record.metric == metric and (column is AVERAGE or record.task in column.tasks)
+        if asked and record.role == "cost" and record.value is not None:
+            found.setdefault(record.method, []).append(record.value)
+    return {row.name: float(np.mean(found[row.name])) for row in rows if row.name in found}
+
+
+def _lowest(rows: Sequence[TableRow], costs: Mapping[str, float]) -> tuple[TableRow, ...]:
+    lowest = min(costs.values())
+    return tuple(row for row in rows if costs[row.name] <= NEARLY * lowest)
+
+
+def _forgotten(
+    results: BackboneResults, general: Table, rows: Sequence[TableRow], column: Column
+) -> dict[str, PairedDifference]:
+    """General ability of the rows' cells of this task minus the base model's, where both are there."""
+    base = next((row for row in general.rows if results.is_base(row)), None)
+    if base is None or not general.columns or not general.cell(base, AVERAGE).comparable:
+        return {}
+    compared = {row.name: _kept(results, row, base, column) for row in rows if general.cell(row, AVERAGE).comparable}
+    return {name: one for name, one in compared.items() if one is not None}
+
+
+def _kept(results: BackboneResults, row: TableRow, other: TableRow, column: Column) -> PairedDifference | None:
+    """General ability of one row minus another's, in the cells of this task."""
+    tasks = [""] if column is AVERAGE else list(column.tasks)
+    return results.against(row, other, "general", tasks[0]) if len(tasks) == 1 else None
+
+
+def _sure(compared: Mapping[str, PairedDifference]) -> frozenset[str]:
+    adjusted = holm([one.p_value for one in compared.values()])
+    return frozenset(name for name, p in zip(compared, adjusted, strict=True) if p <= ALPHA)
+
+
+def _cheap(
+    rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]], costs: Mapping[str, Mapping[str, float]]
+) -> list[Sentence]:
+    """Who is cheapest among the candidates; for a single one, what it costs."""
+    if not cheapest:
+        return [Sentence("What they cost was not measured for all of them.")] if len(rows) > 1 else []
+    if len(rows) == 1:
+        known = [quantity(metric, costs[metric][rows[0].name]) for metric in cheapest]
+        return [Sentence(f"It takes {listing(known)}.")]
+    won: dict[tuple[TableRow, ...], list[str]] = {}
+    for metric, winners in cheapest.items():
+        lowest = quantity(metric, min(costs[metric].values()))
+        won.setdefault(winners, []).append(f"{COSTS[metric][len(winners) > 1]} ({lowest})")
+    parts = []
+    for winners, what in won.items():
+        names = listing([row.title for row in winners])
+        parts.append(f"{names} {listing(what)}" if len(winners) == 1 else f"{names}, alike within 5%, {listing(what)}")
+    return [Sentence(f"Of these, {'; '.join(parts)}.")]
+
+
+def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference], sure: frozenset[str]) -> Sentence:
+    """General ability against the base model, row by row."""
+    if not forgotten:
+        return Sentence("What is forgotten is not known: there is no average of general benchmarks to compare.")
+    told = []
+    for row in rows:
+        one = forgotten.get(row.name)
+        if one:
+            mark = "" if row.name in sure else " (not significant)"
+            told.append(f"{row.title} {interval(one.estimate, one.low, one.high)}{mark}")
+    return Sentence(f"General ability after training, against the base model: {listing(told)}.")
+
+
+def _keeping_more(
+    results: BackboneResults,
+    pick: TableRow,
+    rows: Sequence[TableRow],
+    forgotten: Mapping[str, PairedDifference],
+    column: Column,
+) -> list[str]:
+    """Titles of the candidates that keep more general ability than `pick`, where that is significant."""
+    others = [row for row in rows if row != pick and {row.name, pick.name} <= set(forgotten)]
+    compared = {row.name: one for row in others if (one := _kept(results, row, pick, column)) is not None}
+    sure = _sure(compared)
+    return [row.title for row in others if row.name in sure and compared[row.name].estimate > 0]
+
+
+def _cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]]) -> TableRow | None:
+    """The one row that is cheapest, or within 5% of it, in every cost; None where there is none or several are."""
+    found = [row for row in rows if len(cheapest) == len(COSTS) and all(row in won for won in cheapest.values())]
+    return found[0] if len(found) == 1 else None
+
+
+def _pick(
+    results: BackboneResults,
+    rows: Sequence[TableRow],
+    cheapest: Mapping[str, tuple[TableRow, ...]],
+    forgotten: Mapping[str, PairedDifference],
+    column: Column,
+) -> tuple[TableRow | None, Sentence]:
+    """The row to take, and why; none where what speaks for one speaks against it elsewhere."""
+    if len(rows) == 1:
+        return rows[0], Sentence("no other method scores as high here.", f"Take {rows[0].title}")
+    pick = _cheapest_of_all(rows, cheapest)
+    if pick is None:
+        why = "by score they are equal as far as this run can tell; choose by what is scarce."
+        return None, Sentence(why, UNDECIDED)
+    better = _keeping_more(results, pick, rows, forgotten, column)
+    if better:
+        keeps = "keep" if len(better) > 1 else "keeps"
+        why = f"{pick.title} is cheapest, but {listing(better)} {keeps} more of the general ability."
+        return None, Sentence(why, UNDECIDED)
+    known = len(forgotten) == len(rows)
+    why = "neither score nor forgetting speaks against it" if known else "the score does not speak against it"
+    return pick, Sentence(f"{why}, and it is the cheapest in time, memory and storage.", f"Take {pick.title}")

@@ -1,0 +1,218 @@
+"""A paper's published values beside ours, where the suite is that paper's.
+
+Published numbers are data (`published/*.yaml`, each with its source). A difference is *significant* where the published
+value lies outside our 95% interval; where the paper gives an interval of its own, both half widths are added in
+quadrature, (h_ours² + h_theirs²)^½, as for two independent estimates. Averages are recomputed from the paper's columns.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from importlib import resources
+from typing import Literal
+
+import numpy as np
+import yaml
+from pydantic import Field, model_validator
+
+from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
+from esft_bench.reports.tables.table import AVERAGE, Table
+from esft_bench.spec.strict import Strict
+
+Kind = Literal["ability", "general", "ablation"]
+
+
+class PublishedTable(Strict):
+    """A table as it was published.
+
+    Attributes:
+        title, kind: which of our tables it stands beside; in an `ablation` a row is named after the one it ablates.
+        digits: decimals it was printed with.
+        backbone: as the paper says it; `backbones`: parts of names or paths by which ours is known to be the same.
+        source: document and table.
+        rows: values by row title, in the order of `columns`; `averages` as printed; `half_widths` of 95% intervals,
+            the average's last.
+    """
+
+    title: str
+    kind: Kind
+    digits: int
+    backbone: str
+    backbones: list[str]
+    source: str
+    columns: list[str]
+    rows: dict[str, list[float]]
+    averages: dict[str, float] = Field(default_factory=dict)
+    half_widths: dict[str, list[float]] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _every_row_has_every_column(self) -> "PublishedTable":
+        wrong = [name for name, row in self.rows.items() if len(row) != len(self.columns)]
+        wrong += [name for name, row in self.half_widths.items() if len(row) != len(self.columns) + 1]
+        if wrong or not set(self.averages) <= set(self.rows) or not set(self.half_widths) <= set(self.rows):
+            raise ValueError(f"{self.source}: rows and columns do not fit ({', '.join(wrong) or 'unknown row names'})")
+        return self
+
+    def average(self, row: str) -> float:
+        """The mean of the row's columns."""
+        return float(np.mean(self.rows[row]))
+
+    def misprinted(self) -> dict[str, float]:
+        """Rows whose printed average is not the mean of their columns, beyond rounding: the printed value."""
+        unit = 10.0**-self.digits
+        return {row: value for row, value in self.averages.items() if abs(value - self.average(row)) > unit + 1e-9}
+
+
+class Published(Strict):
+    """A paper's tables. `aliases`: other titles under which its rows and columns are known here."""
+
+    paper: str
+    source: str
+    aliases: dict[str, list[str]] = Field(default_factory=dict)
+    tables: list[PublishedTable] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class Beside:
+    """One value of the paper beside ours; `half_width` is the paper's, `low` and `high` are ours."""
+
+    row: str
+    column: str
+    published: float
+    half_width: float | None = None
+    ours: float | None = None
+    low: float | None = None
+    high: float | None = None
+    why: str = ""
+
+    @property
+    def difference(self) -> float | None:
+        """Ours minus the published value."""
+        return None if self.ours is None else self.ours - self.published
+
+    @property
+    def significant(self) -> bool | None:
+        """Whether the difference is beyond both uncertainties; None without our interval."""
+        if self.ours is None or self.low is None or self.high is None:
+            return None
+        ours = self.ours - self.low if self.published < self.ours else self.high - self.ours
+        return bool(abs(self.ours - self.published) > np.hypot(ours, self.half_width or 0.0))
+
+
+@dataclass(frozen=True)
+class BesideTable:
+    """A published table beside ours: only rows and columns that both have."""
+
+    title: str
+    source: str
+    digits: int
+    cells: Sequence[Beside]
+    notes: Sequence[str] = field(default_factory=list)
+
+
+@cache
+def published(paper: str) -> Published:
+    """Read a paper's values: `esft` or `das`."""
+    text = resources.files(__package__).joinpath("published", f"{paper}.yaml").read_text(encoding="utf-8")
+    return Published.model_validate(yaml.safe_load(text))
+
+
+def beside(paper: str, results: BackboneResults, tables: Mapping[Kind, Table], backbone: str) -> list[BesideTable]:
+    """Set a paper's tables beside ours; those that share no row or column with ours are left out."""
+    known = published(paper)
+    chosen = _for_backbone(known.tables, backbone)
+    found = [_Pairing(known, table, tables[table.kind], results).table(backbone) for table in chosen]
+    return [table for table in found if table.cells]
+
+
+def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
+    """Of several tables of a kind the one for our backbone, else the paper's first."""
+    chosen: dict[str, PublishedTable] = {}
+    for table in tables:
+        if table.kind not in chosen or (_same(table, backbone) and not _same(chosen[table.kind], backbone)):
+            chosen[table.kind] = table
+    return list(chosen.values())
+
+
+def _same(table: PublishedTable, backbone: str) -> bool:
+    return any(name in backbone.lower() for name in table.backbones)
+
+
+class _Pairing:
+    """A published table and ours: which of our rows and columns are the paper's, None where we have none."""
+
+    def __init__(self, known: Published, theirs: PublishedTable, ours: Table, results: BackboneResults) -> None:
+        self.theirs, self.ours, self.results = theirs, ours, results
+        benchmarks = [column for column in ours.columns if column.name]
+        self.columns = {name: _find(name, known, benchmarks) for name in theirs.columns}
+        self.rows = {name: _find_row(name, known, theirs.kind, ours.rows) for name in theirs.rows}
+
+    def table(self, backbone: str) -> BesideTable:
+        """The values beside ours, and what must be known to read them."""
+        cells = [cell for name, row in self.rows.items() if row for cell in self._cells(name, row)]
+        notes = list(self._notes(cells, backbone))
+        return BesideTable(self.theirs.title, self.theirs.source, self.theirs.digits, cells, notes)
+
+    def _cells(self, name: str, row: TableRow) -> Iterator[Beside]:
+        """A row. Its average is set beside ours only where both are over the same columns."""
+        widths = self.theirs.half_widths.get(name, [None] * (len(self.theirs.columns) + 1))
+        for title, value, width in zip(self.theirs.columns, self.theirs.rows[name], widths, strict=False):
+            if (column := self.columns[title]) is not None:
+                yield self._with_ours(Beside(name, title, value, width), row, column)
+        if all(self.columns.values()) and len(self.ours.columns) == len(self.theirs.columns) + 1:
+            yield self._with_ours(Beside(name, "Avg", self.theirs.average(name), widths[-1]), row, AVERAGE)
+
+    def _with_ours(self, value: Beside, row: TableRow, column: Column) -> Beside:
+        """A published value with ours and our interval: the table's own, or that over items."""
+        cell = self.ours.cell(row, column)
+        if cell.value is None or cell.coverage is not None:
+            return replace(value, why=cell.note or "fewer than 95% of its items scored")
+        low, high = cell.low, cell.high
+        if low is None and self.theirs.kind != "ablation":
+            over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
+            found = self.results.own_interval(row, self.theirs.kind, over)
+            low, high = (found.low, found.high) if found else (None, None)
+        return replace(value, ours=cell.value, low=low, high=high)
+
+    def _notes(self, cells: Sequence[Beside], backbone: str) -> Iterator[str]:
+        theirs = self.theirs
+        if not _same(theirs, backbone):
+            yield (
+                f"The paper's backbone is {theirs.backbone}, ours is {backbone}: the differences are between models "
+                "first."
+            )
+        lost = [name for names in (self.rows, self.columns) for name, one in names.items() if one is None]
+        if lost:
+            yield f"Not in this suite: {', '.join(lost)}."
+        for row, printed in theirs.misprinted().items():
+            if self.rows[row] is not None:
+                yield (
+                    f"{row}: the paper prints the average {printed:.{theirs.digits}f}; the mean of its columns is "
+                    f"{theirs.average(row):.{theirs.digits}f}, which stands here."
+                )
+        if cells and not any(cell.column == "Avg" for cell in cells):
+            yield "Without averages: the paper's and ours are over other columns."
+
+
+def _find(name: str, known: Published, columns: Iterable[Column]) -> Column | None:
+    """Our column of that title, in whatever spelling."""
+    wanted = _spellings(name, known)
+    return next((column for column in columns if _plain(column.title) in wanted), None)
+
+
+def _find_row(name: str, known: Published, kind: Kind, rows: Iterable[TableRow]) -> TableRow | None:
+    """Our row of that title; of an ablation table the row that ablates it."""
+    wanted = _spellings(name, known)
+    if kind == "ablation":
+        return next((row for row in rows if _plain(row.ablates) in wanted), None)
+    return next((row for row in rows if {_plain(row.title), _plain(row.name)} & wanted), None)
+
+
+def _spellings(name: str, known: Published) -> set[str]:
+    return {_plain(text) for text in [name, *known.aliases.get(name, [])]}
+
+
+def _plain(text: str) -> str:
+    """Letters and digits only, without case."""
+    return re.sub(r"[\W_]+", "", text).casefold()

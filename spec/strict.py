@@ -1,0 +1,9 @@
+"""The base of everything that is read from a file and means what it says."""
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Strict(BaseModel):
+    """Frozen, and no unknown fields: a typing error is an error, not a default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
