@@ -1,4 +1,4 @@
-"""All that a run's folder holds besides its manifest and log."""
+"""All that a report is made of besides the manifest: results, routing and curves."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,14 +7,12 @@ from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.records import curves, routing
 from esft_bench.harness.records.scores import collect
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.reports.forms import write_reports
 from esft_bench.spec import results
 from esft_bench.spec.cell import Cell
 
 
-def write_all(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell, str], *, draw: bool) -> None:
-    """Write results, routing, curves and report from what is finished; figures only where asked for: they take time."""
+def write_records(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell, str]) -> None:
+    """Write what is known from finished steps into a run's folder."""
     results.write(collect(plan, graph, folder, failures), folder)
     routing.write(plan, graph, folder)
     curves.write(plan, graph, folder)
-    write_reports(folder, draw=draw)

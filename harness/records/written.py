@@ -1,4 +1,4 @@
-"""What a run's folder says, written from what is finished: records, curves, routing and report; only what changed."""
+"""A run's folder, kept up to date: records and report are written from what is finished, and only where that changed."""
 
 import json
 import time
@@ -9,15 +9,16 @@ from typing import Any
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.keys import Code
+from esft_bench.reports.forms import write_if_changed, write_reports
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
+from esft_bench.spec.files import canonical, digest_of_text, write_json
 
-FILE = ".written.json"
-CODE = Code(("esft_bench.harness.records.all", "esft_bench.reports.forms"), ("matplotlib", "scipy", "pandas"))
+FILE = ".records.json"
+CODE = Code(("esft_bench.harness.records.all",))
 
 
 class Written:
-    """Keeps a run's folder up to date."""
+    """Writes a run's folder, with what of the plan is finished."""
 
     def __init__(self, plan: Plan, graph: Graph, folder: Path) -> None:
         self.folder = folder
@@ -25,38 +26,37 @@ class Written:
         self._last = self._took = 0.0
 
     def refresh(self, failures: Mapping[Cell, str]) -> None:
-        """Write records and report, with all figures, unless the folder's are made of the very same."""
-        told = self._told(failures)
-        noted = self._noted()
-        if noted.get("made_of") == told and all((self.folder / name).exists() for name in noted["files"]):
-            return
-        self._write(failures, draw=True)
-        files = sorted(path.relative_to(self.folder).as_posix() for path in self.folder.rglob("*") if path.is_file())
-        write_json(self.folder / FILE, {"made_of": told, "files": files})
+        """Write records and report, with all figures, unless they are there and made of the very same."""
+        told, noted = self._told(failures), self._noted()
+        if noted.get("made_of") != told or not all((self.folder / name).exists() for name in noted["files"]):
+            self._write_records(failures)
+            files = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
+            write_json(self.folder / FILE, {"made_of": told, "files": sorted(path.as_posix() for path in files)})
+        write_if_changed(self.folder)
 
     def refresh_now_and_then(self, failures: Mapping[Cell, str]) -> None:
         """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures."""
-        if time.monotonic() - self._last > 20 * self._took:
-            self._write(failures, draw=False)
-
-    def _write(self, failures: Mapping[Cell, str], *, draw: bool) -> None:
-        from esft_bench.harness.records.all import write_all  # here: what draws takes seconds to import
-
+        if time.monotonic() - self._last < 20 * self._took:
+            return
         began = time.monotonic()
-        write_all(self._plan, self._graph, self.folder, failures, draw=draw)
+        self._write_records(failures)
+        write_reports(self.folder, draw=False)
         self._last, self._took = time.monotonic(), time.monotonic() - began
 
+    def _write_records(self, failures: Mapping[Cell, str]) -> None:
+        from esft_bench.harness.records.all import write_records  # here: it takes seconds to import
+
+        write_records(self._plan, self._graph, self.folder, failures)
+
     def _told(self, failures: Mapping[Cell, str]) -> str:
-        """A digest of all that records and report are made of."""
+        """A digest of all that records are made of."""
         artifacts = sorted(f"{made.name} {made.digest} {made.measured}" for made in self._graph.artifacts.values())
-        files = [path for name in ("manifest.json", "calibration.json") if (path := self.folder / name).exists()]
         failed = sorted((cell.label, why) for cell, why in failures.items())
-        beside = digest_of_files(files, self.folder)
         suite = self._plan.suite.model_dump(mode="json")
-        return digest_of_text(canonical([suite, artifacts, failed, beside, CODE.sources(), CODE.versions()]))
+        return digest_of_text(canonical([suite, artifacts, failed, CODE.sources()]))
 
     def _noted(self) -> dict[str, Any]:
-        """What the folder's files are made of, and which they are."""
+        """What the folder's records are made of, and the files that were there then."""
         try:
             return dict(json.loads((self.folder / FILE).read_text("utf-8")))
         except (OSError, ValueError):
