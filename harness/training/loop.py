@@ -20,35 +20,15 @@ from transformers import PreTrainedModel
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Training
 
-__all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
+__all__ = ["CHECKPOINT", "TrainingLog", "train"]
 
 Progress = Callable[[int, int], None]
-
-
-class AnswerLoss(nn.Module):
-    """Sum of the cross-entropy over supervised tokens; the LM head runs on those positions alone.
-
-    A module, so that what accelerate wraps (DDP, FSDP) sees one forward call a step.
-    """
-
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-        self._no_split_modules = model._no_split_modules  # FSDP shards layer by layer
-
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`input_ids` and `labels`: (B, T). Returns a scalar."""
-        decoder = getattr(self.model, self.model.base_model_prefix)
-        hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
-        targets = labels[:, 1:]
-        supervised = targets != IGNORED
-        logits = self.model.get_output_embeddings()(hidden[:, :-1][supervised])  # (supervised, V)
-        return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum")
 
 
 def train(
