@@ -19,7 +19,7 @@ from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
 from esft_bench.harness.training.data import Sample, encode_file, hold_out, mixed, packed
-from esft_bench.harness.training.loop import TrainingLog, train
+from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.methods.method import Context, Method
@@ -146,11 +146,13 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
         sequences,
         cell.training,
         cell.scratch,
-        mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
-        micro_batch=cell.micro_batch,
-        learning_rate_factors=method.learning_rate_factors(model),
-        held_out=held_out,
-        progress=progress,
+        Options(
+            mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
+            micro_batch=cell.micro_batch,
+            learning_rate_factors=method.learning_rate_factors(model),
+            held_out=held_out,
+            progress=progress,
+        ),
     )
     return count, log
 
