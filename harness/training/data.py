@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from esft_bench.harness.backbone import question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.suite import Overlong
@@ -35,13 +36,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sa
     ids: list[int] = []
     labels: list[int] = []
     for text, supervised in segments(conversation):
-        piece = tokenizer.encode(text, add_special_tokens=False)
         if supervised:
-            piece = [*piece, tokenizer.eos_token_id]
+            piece = [*text_ids(tokenizer, text), tokenizer.eos_token_id]
             labels += piece
         else:
-            if tokenizer.bos_token_id is not None:
-                piece = [tokenizer.bos_token_id, *piece]
+            piece = question_ids(tokenizer, text)
             labels += [IGNORED] * len(piece)
         ids += piece
     return Sample(ids, labels)
