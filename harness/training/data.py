@@ -69,6 +69,18 @@ def encode_file(
     return samples
 
 
+def first_turns(path: Path, count: int) -> list[tuple[str, str]]:
+    """The first question and answer, as texts that a model sees, of the first conversations in a JSONL file."""
+    conversations = itertools.islice(read_jsonl(path), count)
+    texts = [[text for text, _ in segments(conversation)] for conversation in conversations]
+    return [(question, answer) for question, answer, *_ in texts]
+
+
+def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
+    """The ids of a question and its answer, as `encode` makes them."""
+    return [*question_ids(tokenizer, question), *text_ids(tokenizer, answer), tokenizer.eos_token_id]
+
+
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
     """Samples to train on and `count` held-out ones, the same for every method and seed.
 
