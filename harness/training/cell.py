@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -26,9 +26,9 @@ from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Backbone, Profiling, Training
 
-Progress = Callable[[int, int], None]
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
 

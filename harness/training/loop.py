@@ -7,7 +7,7 @@ states of the random generators.
 
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,11 +25,10 @@ from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Training
 
 __all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
-
-Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

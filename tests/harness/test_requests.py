@@ -1,7 +1,6 @@
 """Testing asks in the ids that training taught, and decodes its own way, whatever lies beside the weights."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -108,10 +107,10 @@ STEERING = {
 
 
 @pytest.fixture(scope="module")
-def asked() -> Iterator[list[Instance]]:
+def asked() -> list[Instance]:
     """Requests of free text."""
     kwargs = {"until": ["\n\n"], "max_gen_toks": 12}
-    yield [Instance("generate_until", {}, (question(text), kwargs), n) for n, text in enumerate(("a b", "Say 7."))]
+    return [Instance("generate_until", {}, (question(text), kwargs), n) for n, text in enumerate(("a b", "Say 7."))]
 
 
 def answers(folder: Path, asked: list[Instance]) -> list[str]:
