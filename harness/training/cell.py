@@ -151,6 +151,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
             micro_batch=cell.micro_batch,
             learning_rate_factors=method.learning_rate_factors(model),
             held_out=held_out,
+            name=cell.method,
             progress=progress,
         ),
     )

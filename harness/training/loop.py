@@ -41,7 +41,7 @@ class Options:
         checkpoint_every: steps from one checkpoint to the next.
         learning_rate_factors: what the learning rate is multiplied by, by parameter name.
         held_out: what `evaluate_every` measures the loss on.
-        row: the suite's row, for what is said of a training that diverges.
+        name: what is trained, for what is said of a training that diverges.
         progress: called with the steps done and of how many.
     """
 
@@ -50,7 +50,7 @@ class Options:
     checkpoint_every: int = 50
     learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
     held_out: Sequence[Sample] = ()
-    row: str = ""
+    name: str = ""
     progress: Progress = lambda step, steps: None
 
 
@@ -185,6 +185,6 @@ def _share(batch: Sequence[Sample], process: int, processes: int) -> list[Sample
 
 def _diverged(step: int, loss: float, norm: float, settings: Training, options: Options) -> str:
     """The sentence on a training that cannot go on."""
-    where = f"methods.{options.row}: " if options.row else ""
+    where = f"{options.name}: " if options.name else ""
     what = f"the gradient norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
     return f"{where}training diverged: {what} in step {step} at learning rate {settings.learning_rate:g}; lower that."

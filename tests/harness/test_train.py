@@ -198,8 +198,8 @@ def test_a_training_that_diverges_is_ended_with_row_step_and_rate_and_leaves_no_
     for _ in range(2):
         model = tiny_model(architecture)
         parameters = FullFineTuning().prepare(model, Context(seed=0))
-        options = Options(row="full", checkpoint_every=1, held_out=held_out)
-        with pytest.raises(UserError, match=r"^methods\.full: .* in step \d+ at learning rate 1e\+20; ") as raised:
+        options = Options(name="full", checkpoint_every=1, held_out=held_out)
+        with pytest.raises(UserError, match=r"^full: .* in step \d+ at learning rate 1e\+20; ") as raised:
             train(model, parameters, sequences(), settings, tmp_path, options)
         told.append(str(raised.value))
         assert not list(tmp_path.rglob("*.safetensors"))
