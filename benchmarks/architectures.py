@@ -5,7 +5,9 @@
 Every causal language model of transformers that has experts is built at random and tiny, saved as a hub checkpoint,
 loaded, profiled, trained with ESFT-Token for a step, exported, merged and loaded again. It counts as trained where the
 prepared model's logits are the base's, the merged one's the trained one's (float32, 1e-4), base and merged checkpoint
-differ in tensors of experts alone, and the scaling factor that is divided out of gates is the one in them.
+differ in tensors of experts alone, and the scaling factor that is divided out of gates is the one in them. The loss is
+what training minimises, some positions of some rows left out, beside `model(input_ids, labels=…).loss`: equal where the
+values and all gradients are, to 1e-5 of the largest in each tensor; logits are scaled and capped where a model can.
 """
 
 import contextlib
@@ -15,7 +17,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,8 @@ from torch import Tensor
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from esft_bench.harness.training.data import IGNORED
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.method import Context
@@ -52,6 +56,9 @@ SMALL: dict[str, Any] = {
     "bos_token_id": 1,
     "eos_token_id": 2,
     "initializer_range": 0.2,
+    "logits_scaling": 4.0,
+    "logit_scale": 0.25,
+    "final_logit_softcapping": 3.0,
 }
 """Settings that make a configuration small, by the names that configurations share; each takes those it knows."""
 MIXED = ["linear_attention", "full_attention", "full_attention"]
@@ -75,15 +82,22 @@ FACTORS = (*SCALING, "moe_routed_scaling_factor", "moe_router_scaling_factor")
 """Names that configurations have for the factor of the gates or of the experts' output."""
 
 
+EQUAL = "equal"
+
+
 @dataclass(frozen=True)
 class Row:
-    """What is found out about an architecture; `state`: trained | refused | not built | differs."""
+    """What is found out about an architecture; `state`: trained | refused | not built | differs.
+
+    `loss`: equal, or by how much what is minimised differs from the model's own.
+    """
 
     name: str
     state: str
     note: str
     layer: MoeLayer | None = None
     stored: str = ""
+    loss: str = ""
 
 
 def names() -> Iterator[str]:
@@ -102,13 +116,44 @@ def examine(name: str) -> Row:
         model = build(name)
     except Exception as error:  # another library's configurations may object to being small in any way
         return Row(name, "not built", f"{type(error).__name__}: {_sentence(error)}")
+    loss = compared_loss(model)
     try:
         layers = moe_layers(model)
-        return _trained(name, model, next(iter(layers.values())))
+        row = replace(_trained(name, model, next(iter(layers.values()))), loss=loss)
+        return row if loss == EQUAL else replace(row, state="differs", note="trains on another loss")
     except MethodError as error:
-        return Row(name, "refused", _sentence(error))
+        return Row(name, "refused", _sentence(error), loss=loss)
     except Exception as error:
-        return Row(name, "differs", f"{type(error).__name__}: {_sentence(error)}")
+        return Row(name, "differs", f"{type(error).__name__}: {_sentence(error)}", loss=loss)
+
+
+def compared_loss(model: PreTrainedModel) -> str:
+    """Whether loss and gradients of training are the model's own: `equal`, or the largest difference.
+
+    Positions that count differ from row to row, and a row has none.
+    """
+    ids = torch.randint(3, 96, (4, 24), generator=torch.Generator().manual_seed(1))
+    labels = ids.clone()
+    for row, asked in enumerate((4, 15, 9, 24)):
+        labels[row, :asked] = IGNORED
+    counted = int((labels[:, 1:] != IGNORED).sum())
+    ours, gradients = _with_gradients(model, AnswerLoss(model)(ids, labels) / counted)
+    theirs, expected = _with_gradients(model, model(input_ids=ids, labels=labels, use_cache=False).loss)
+    if gradients.keys() != expected.keys():
+        return "other parameters"
+    apart = [abs(ours - theirs) / theirs]
+    apart += [
+        float((gradients[key] - value).abs().max() / value.abs().max().clamp(1e-8)) for key, value in expected.items()
+    ]
+    return EQUAL if max(apart) < 1e-5 else f"{max(apart):.0e}"
+
+
+def _with_gradients(model: PreTrainedModel, loss: Tensor) -> tuple[float, dict[str, Tensor]]:
+    model.zero_grad()
+    loss.backward()
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    return float(loss), found
 
 
 def build(name: str, **changes: Any) -> PreTrainedModel:
@@ -204,7 +249,7 @@ def _sentence(error: Exception) -> str:
 def _line(row: Row) -> str:
     layer = row.layer
     if layer is None:
-        return f"| {row.name} | {row.state} | | | | | {row.note} |"
+        return f"| {row.name} | {row.state} | {row.loss} | | | | | {row.note} |"
     words = [] if layer.experts.has_gate else ["no gate"]
     words += ["biases"] if layer.experts.has_bias else []
     words += ["transposed"] if layer.experts.is_transposed else []
@@ -214,7 +259,7 @@ def _line(row: Row) -> str:
         f"`{(layer.router or '?').rpartition('.')[2]}`",
         ", ".join(f"`{path.rpartition('.')[2]}`" for path, _ in layer.shared) or "none",
     )
-    return f"| {row.name} | {row.state} | {' | '.join(cells)} | {row.note} |"
+    return f"| {row.name} | {row.state} | {row.loss} | {' | '.join(cells)} | {row.note} |"
 
 
 def main() -> None:
@@ -223,6 +268,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     with contextlib.redirect_stdout(sys.stderr):
         rows = [examine(name) for name in names()]
+    equal = sum(row.loss == EQUAL for row in rows)
     counts = {
         state: sum(row.state == state for row in rows) for state in ("trained", "refused", "not built", "differs")
     }
@@ -232,10 +278,10 @@ def main() -> None:
     print()
     print(inspect.cleandoc(__doc__).partition("\n\n")[2].partition("\n\n")[2])
     print()
-    print(", ".join(f"{count} {state}" for state, count in counts.items() if count) + ".")
+    print(", ".join(f"{count} {state}" for state, count in counts.items() if count) + f"; loss {EQUAL} in {equal}.")
     print()
-    print("| architecture | ESFT | experts | in checkpoints | router | shared experts | note |")
-    print("|---|---|---|---|---|---|---|")
+    print("| architecture | ESFT | loss | experts | in checkpoints | router | shared experts | note |")
+    print("|---|---|---|---|---|---|---|---|")
     for row in rows:
         print(_line(row))
     sys.exit(counts["differs"] > 0)

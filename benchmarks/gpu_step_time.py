@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from transformers import AutoModelForCausalLM, DeepseekV2Config, PreTrainedModel
 
 from benchmarks.step_time import machine
-from esft_bench.harness.training.loop import AnswerLoss
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora

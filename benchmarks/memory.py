@@ -20,7 +20,7 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import PreTrainedModel
 
 from benchmarks.step_time import SHAPES, build, machine
-from esft_bench.harness.training.loop import AnswerLoss
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora

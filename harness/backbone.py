@@ -1,21 +1,38 @@
-"""The backbone: where its checkpoint lies, what it is (a digest), and loading it."""
+"""The backbone: where its checkpoint lies, what it is (a digest), and loading its model and tokenizer."""
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from esft_bench.methods.checkpoint import tensor_files
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
+from esft_bench.methods.moe.observed import observed
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
 from esft_bench.spec.suite import Backbone
 
-WEIGHTS = "*.safetensors"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
+"""What transformers loads: the one file, or the shards that the index names. No other copy is fetched."""
 OTHERS = ["*.json", "*.model", "*.txt", "*.jinja"]
+CODE = "*.py"
+READ = {".json", ".model", ".txt", ".jinja", ".py"}
 
 
 def locate(backbone: Backbone, weights: bool = True) -> Path:
@@ -35,9 +52,10 @@ def locate(backbone: Backbone, weights: bool = True) -> Path:
         return folder
     from huggingface_hub import snapshot_download
 
+    fetch = partial(snapshot_download, backbone.path, revision=backbone.revision)
     try:
-        patterns = [*OTHERS, *([WEIGHTS] if weights else [])]
-        return Path(snapshot_download(backbone.path, revision=backbone.revision, allow_patterns=patterns))
+        folder = Path(fetch(allow_patterns=[*OTHERS, *([CODE] if backbone.trust_remote_code else [])]))
+        return Path(fetch(allow_patterns=_weights_of(folder))) if weights else folder
     except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
         raise UserError(
             f"backbone.path: '{backbone.path}' is no folder here and could not be had from the hub "
@@ -45,14 +63,23 @@ def locate(backbone: Backbone, weights: bool = True) -> Path:
         ) from error
 
 
+def _weights_of(folder: Path) -> list[str]:
+    """The names of the weight files of a checkpoint whose other files lie in `folder`."""
+    if not (folder / INDEX).exists():
+        return [WEIGHTS]
+    return sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
+
+
 def digest(folder: Path, cache: Path, weights: bool = True) -> str:
     """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times.
 
-    Raises UserError where `weights` are asked for and there are none.
+    Raises UserError where `weights` are asked for and there are none, or a file of theirs is missing or damaged.
     """
-    files = [path for path in folder.iterdir() if path.suffix in (".json", ".safetensors", ".model", ".txt", ".jinja")]
-    if weights and not any(path.suffix == ".safetensors" for path in files):
-        raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, other formats are not loaded.")
+    files = [path for path in folder.iterdir() if path.suffix in READ]
+    if weights:
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, no others are loaded.")
+        files += set(tensor_files(folder).files.values())
     stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
     kept = cache / f"{stamp}.json"
     if kept.exists():
@@ -62,39 +89,123 @@ def digest(folder: Path, cache: Path, weights: bool = True) -> str:
     return value
 
 
+def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The checkpoint's configuration. Code of its own runs if trusted, and never asks.
+
+    What it defines is then known to transformers by its names, so that whatever loads the checkpoint, or one merged
+    from it, in this process finds it. Raises UserError where there is no such model, or its code is not trusted.
+    """
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+        if trust_remote_code:
+            _make_known(folder, config)
+    except Exception as error:  # configurations raise what they like
+        raise _no_model(folder, error) from error
+    return config
+
+
+def _make_known(folder: Path, config: PreTrainedConfig) -> None:
+    """Register the classes that a checkpoint's own code defines."""
+    place = getattr(config, "auto_map", {}).get("AutoModelForCausalLM")
+    if place is not None:
+        AutoConfig.register(config.model_type, type(config), exist_ok=True)
+        model = get_class_from_dynamic_module(place, folder)
+        AutoModelForCausalLM.register(type(config), model, exist_ok=True)
+
+
+def _no_model(folder: Path, error: Exception) -> UserError:
+    """One sentence on why a checkpoint's configuration makes no model."""
+    said = " ".join(str(error).split())
+    if "trust_remote_code" in said or "custom code" in said:
+        return UserError(
+            f"backbone.path: {folder} needs code of its own to be loaded: set backbone.trust_remote_code to true if "
+            "you trust it, or take another checkpoint."
+        )
+    if "Unrecognized configuration class" in said:
+        said = "it has none for this model_type"
+    return UserError(
+        f"backbone.path: transformers makes no causal language model of {folder}/config.json ({said[:200]}): take a "
+        "checkpoint of a text model that it knows."
+    )
+
+
+def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The checkpoint's model with shapes and no weights (on the meta device). Raises UserError where it has none."""
+    config = load_config(folder, trust_remote_code)
+    try:
+        with torch.device("meta"):
+            model: PreTrainedModel = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except Exception as error:  # so do models
+        raise _no_model(folder, error) from error
+    return model
+
+
 def check_methods(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool = False) -> None:
     """Refuse a backbone that a row's method cannot train, from its config alone: no weights are loaded.
 
-    Raises MethodError naming the row and what was looked for.
+    Raises UserError naming the row and what was looked for.
     """
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    model = empty_model(folder, trust_remote_code)
     for row, method in methods.items():
         try:
             method.check_model(model)
+            if method.needs_profile or method.needs_general:
+                with observed(model, moe_layers(model), {}):
+                    pass
         except MethodError as error:
             raise MethodError(f"methods.{row}: {error}") from error
 
 
 def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:
-    """The model's MoE layers; none where it is dense."""
-    try:
-        return moe_layers(model)
-    except MethodError:
-        return {}
+    """The model's MoE layers, by number; none where it is dense, or its experts cannot be profiled."""
+    with suppress(MethodError):
+        layers = moe_layers(model)
+        with observed(model, layers, {}):
+            return layers
+    return {}
 
 
-def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The checkpoint's tokenizer; it must have an end-of-sequence token."""
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """The checkpoint's tokenizer, as training and testing both use it.
+
+    Raises UserError where it has no end-of-sequence token, or a token for which the embeddings have no row.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer in {folder} has no end-of-sequence token: answers could not end.")
+    rows = load_config(folder, trust_remote_code).get_text_config().vocab_size
+    beyond = [token for token, number in tokenizer.get_added_vocab().items() if number >= rows]
+    if beyond:
+        raise UserError(
+            f"The tokenizer in {folder} has the token '{beyond[0]}', for which the embeddings, of {rows} rows, have "
+            "none: enlarge them, or take the token out."
+        )
     return tokenizer  # type: ignore[no-any-return]
 
 
+def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a question, in training as in testing: BOS if there is one, the text, and nothing after it."""
+    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
+    return [*bos, *text_ids(tokenizer, text)]
+
+
+def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    """The ids of a text that goes on from another one, whatever the tokenizer likes to put around texts."""
+    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
+    return ids
+
+
 def load_model(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
-    """The checkpoint's model, on the accelerator if there is one, in evaluation mode."""
+    """The checkpoint's model, on the accelerator if there is one, in evaluation mode.
+
+    Raises UserError where the checkpoint lacks some of its weights.
+    """
+    load_config(folder, trust_remote_code)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, trust_remote_code=trust_remote_code)
+    model, found = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+    )
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise UserError(f"{folder} has no weights for `{missing[0]}`{more}: fetch or write the checkpoint again.")
     return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-any-return]

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,6 +17,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import handle_non_serializable
 
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
 from esft_bench.tasks.task import Item
 
@@ -31,9 +32,6 @@ ABOUT_THEIR_DATA = (
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
-
-Progress = Callable[[int, int], None]
-"""Called with the number of answered and of all requests."""
 
 
 class Benchmark(Protocol):

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
@@ -83,8 +84,9 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     """Write into `out` the checkpoint `base` with the tensors of the folder `changed` in place of its own.
 
     A tensor of `changed` named `NAME[7]` takes the place of row 7 of the base's `NAME`. Goes shard by shard; shards
-    that do not change are linked, or copied across file systems. Replaced tensors take the base's dtype. `rename` maps
-    a name in `changed` to its name in the base.
+    that do not change are linked, or copied across file systems. Replaced tensors keep the dtype they were trained in,
+    so that what is served is what was trained, or the base's where that is the wider. `rename` maps a name in `changed`
+    to its name in the base.
 
     Raises MethodError, before anything is written, where a name or a shape is not in the base.
     """
@@ -104,10 +106,12 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
 
 
 def _replace(shard: dict[str, Tensor], name: str, row: int | None, value: Tensor) -> None:
+    wider = torch.promote_types(shard[name].dtype, value.dtype)
     if row is None:
-        shard[name] = value.to(shard[name].dtype)
+        shard[name] = value.to(wider)
     else:
-        shard[name][row] = value.to(shard[name].dtype)
+        shard[name] = shard[name].to(wider)
+        shard[name][row] = value.to(wider)
 
 
 def check_fits(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:

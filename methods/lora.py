@@ -69,8 +69,11 @@ class Lora(Method):
         write_json(folder / CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()})
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Add the updates to the base's weights with peft and write them under their names in hub checkpoints."""
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+        """Add the updates to the base's weights with peft and write them under their names in hub checkpoints.
+
+        In float32, or the type the updates were trained in: sums rounded to the base's would be others than trained.
+        """
+        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         with TemporaryDirectory(dir=out.parent, prefix=".merge-") as folder:
             merged.save_pretrained(folder)

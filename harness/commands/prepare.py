@@ -111,4 +111,5 @@ def engine_of(suite: Suite) -> EngineSettings:
     version = vllm_version() if evaluation.engine == "vllm" else importlib.metadata.version("transformers")
     if version is None:
         raise UserError("vLLM is not installed here: run `make env`, or choose --engine transformers.")
-    return EngineSettings(f"{evaluation.engine} {version}", dtype, evaluation.max_length, evaluation)
+    trusted = suite.backbone.trust_remote_code
+    return EngineSettings(f"{evaluation.engine} {version}", dtype, evaluation.max_length, evaluation, trusted)

@@ -5,6 +5,7 @@ proven everything in between at once: export, merge and the swap of weights.
 """
 
 import json
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,13 +13,19 @@ import torch
 from pydantic import BaseModel, ConfigDict, model_validator
 from transformers import PreTrainedModel
 
+from esft_bench.spec.errors import UserError
+
 
 class Canary(BaseModel):
-    """Prompts as token ids and, for each, the log-probability of every token but the first given those before it."""
+    """Prompts as token ids and, for each, the log-probability of every token but the first given those before it.
+
+    `turns` are the questions and answers that training made the prompts of, where it did; a prompt may be cut.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     prompts: list[list[int]]
     logprobs: list[list[float]]
+    turns: list[tuple[str, str]] = []
 
     @model_validator(mode="after")
     def _lengths_fit(self) -> "Canary":
@@ -37,10 +44,11 @@ class Canary(BaseModel):
 
 
 @torch.no_grad()
-def measure(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Canary:
+def measure(model: PreTrainedModel, prompts: Sequence[Sequence[int]], turns: Sequence[tuple[str, str]] = ()) -> Canary:
     """The log-probabilities `model` gives `prompts` (token ids, two or more each), in evaluation mode.
 
     One forward pass a prompt, so no padding can blur it; the log-softmax is taken in float32 whatever the model's type.
+    Raises UserError where one is no finite number.
     """
     if not prompts or min(len(prompt) for prompt in prompts) < 2:
         raise ValueError("a canary needs prompts of two tokens or more")
@@ -50,7 +58,9 @@ def measure(model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> Canary:
         logprobs = [_token_logprobs(model, prompt) for prompt in prompts]
     finally:
         model.train(was_training)
-    return Canary(prompts=[list(prompt) for prompt in prompts], logprobs=logprobs)
+    if not all(math.isfinite(value) for row in logprobs for value in row):
+        raise UserError("The model gives log-probabilities that are no finite numbers: its weights are no use.")
+    return Canary(prompts=[list(prompt) for prompt in prompts], logprobs=logprobs, turns=list(turns))
 
 
 def _token_logprobs(model: PreTrainedModel, prompt: Sequence[int]) -> list[float]:

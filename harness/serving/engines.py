@@ -16,16 +16,20 @@ import transformers
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
+from esft_bench.harness.backbone import load_model, load_tokenizer
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
+from esft_bench.harness.serving.requests import TrainingIds, check_ids, generation_config
 from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
 from esft_bench.spec.errors import UserError
 
 FLOAT32_TOLERANCE = 1e-3
 """Largest difference of log-probability, in nats, between float32 implementations; rounding reaches about 1e-5."""
+
+PRECISION = {"float32": "float32", "bfloat16": "bf16"}
+"""The suite's name for an engine's type of numbers."""
 
 
 @dataclass(frozen=True)
@@ -68,13 +72,8 @@ class Engine(Protocol):
         ...
 
 
-def load_tokenizer(checkpoint: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer as training used it: BOS first where it has one."""
-    tokenizer = AutoTokenizer.from_pretrained(checkpoint)
-    bos = tokenizer.bos_token_id
-    if bos is not None and tokenizer("a").input_ids[0] != bos:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint, add_bos_token=True)
-    return tokenizer
+class LocalLM(TrainingIds, HFLM):  # type: ignore[misc]
+    """lm-eval's own transformers model, asked in training's ids."""
 
 
 class VllmEngine:
@@ -113,6 +112,7 @@ class VllmEngine:
                 f"{self.name} does not compute what {checkpoint} computed when it was trained: log-probabilities "
                 f"differ by {difference:.2g}, {self._tolerance:.2g} allowed; choose the engine transformers"
             )
+        check_ids(self.lm(), canary)
         self._served = digest
         return Loaded(how, time.perf_counter() - begin, difference)
 
@@ -137,7 +137,8 @@ class VllmEngine:
         self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
         length = served_length(model_config(checkpoint), self._settings)
         with quiet():
-            self._lm = ServerLM.connect(self._server.url, checkpoint, load_tokenizer(checkpoint), length)
+            trusted = self._settings.trust_remote_code
+            self._lm = ServerLM.connect(self._server.url, checkpoint, length, trusted)
         return compare(canary, self._server.canary(canary.prompts))
 
     def lm(self) -> LM:
@@ -167,15 +168,10 @@ class TransformersEngine:
     """lm-eval's own transformers model, loaded anew for each checkpoint: slower, and runs wherever torch does."""
 
     def __init__(
-        self,
-        dtype: str = "float32",
-        max_length: int = 2048,
-        batch_size: int = 32,
-        tolerance: float = FLOAT32_TOLERANCE,
+        self, settings: Settings | None = None, batch_size: int = 32, tolerance: float = FLOAT32_TOLERANCE
     ) -> None:
-        """`dtype` and `max_length` as in `Settings`."""
-        self._dtype = dtype
-        self._max_length = max_length
+        """Of the settings, `dtype`, `max_length` and `trust_remote_code` count here."""
+        self._settings = settings or Settings()
         self._batch_size = batch_size
         self._tolerance = tolerance
         self._lm: LM | None = None
@@ -189,25 +185,27 @@ class TransformersEngine:
         """See `Engine.load`. There is nothing to swap: `how` is always `start`."""
         begin = time.perf_counter()
         self.close()
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        trusted = self._settings.trust_remote_code
         with quiet():
-            model = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=self._dtype).to(device).eval()
+            model = load_model(checkpoint, PRECISION[self._settings.dtype], trusted)
+            tokenizer = load_tokenizer(checkpoint, trusted)
+        model.generation_config = generation_config(tokenizer)
         difference = compare(canary, measure(model, canary.prompts))
         if difference > self._tolerance:
             raise UserError(
                 f"{checkpoint} does not compute what it computed when it was trained: log-probabilities differ by "
                 f"{difference:.2g}, {self._tolerance:.2g} allowed"
             )
-        length = min(self._max_length, int(model.config.max_position_embeddings))
         with quiet():
-            self._lm = HFLM(
+            self._lm = LocalLM(
                 pretrained=model,
                 backend="causal",
-                tokenizer=load_tokenizer(checkpoint),
+                tokenizer=tokenizer,
                 batch_size=self._batch_size,
-                max_length=length,
+                max_length=served_length(model_config(checkpoint), self._settings),
                 add_bos_token=True,
             )
+        check_ids(self._lm, canary)
         return Loaded("start", time.perf_counter() - begin, difference)
 
     def lm(self) -> LM:

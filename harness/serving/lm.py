@@ -17,8 +17,9 @@ from typing import Any, Self
 
 import httpx
 from lm_eval.models.openai_completions import LocalCompletionsAPI
-from transformers import PreTrainedTokenizerBase
 
+from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.serving.requests import SAMPLING, TrainingIds
 from esft_bench.harness.serving.server import MODEL
 
 PROMPTS_A_REQUEST = 64
@@ -39,7 +40,7 @@ Distribution = dict[int, float]
 """Log-probability by token id: of the tokens asked for, and of the most likely one."""
 
 
-class ServerLM(LocalCompletionsAPI):
+class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
     """Requests of token ids, many prompts each, over a few connections; three times faster than one prompt each.
 
     `on_answers`, if set, is called with the number of lm-eval's requests answered, batch by batch.
@@ -48,8 +49,8 @@ class ServerLM(LocalCompletionsAPI):
     on_answers: Callable[[int], None] | None = None
 
     @classmethod
-    def connect(cls, url: str, checkpoint: Path, tokenizer: PreTrainedTokenizerBase, max_length: int) -> Self:
-        """A model that asks the server at `url`, with BOS first as in training."""
+    def connect(cls, url: str, checkpoint: Path, max_length: int, trust_remote_code: bool = False) -> Self:
+        """A model that asks the server at `url`, with the checkpoint's tokenizer used as in training."""
         lm = cls(
             base_url=f"{url}/v1/completions",
             model=MODEL,
@@ -60,19 +61,21 @@ class ServerLM(LocalCompletionsAPI):
             num_concurrent=CONNECTIONS,
             max_retries=2,
             timeout=1800,
+            trust_remote_code=trust_remote_code,
             # Without a header of our own lm-eval would send the user's OPENAI_API_KEY.
             header={"Accept": "application/json"},
         )
-        lm.tokenizer = tokenizer
-        lm.add_bos_token = tokenizer.bos_token_id is not None
+        lm.tokenizer = load_tokenizer(checkpoint, trust_remote_code)
+        lm.add_bos_token = True  # where there is one
         return lm
 
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """As inherited, with no more stops than the server takes; answers are cut at the others here."""
+        """As inherited, decoded our way, with no more stops than the server takes; the others cut answers here."""
         payload: dict[str, Any] = super()._create_payload(*args, **kwargs)
-        if "stop" in payload:
-            payload["stop"] = payload["stop"][:STOPS]
-        return payload
+        if "stop" not in payload:  # nothing is to be generated
+            return payload
+        ours = {**SAMPLING, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        return ours | payload | {"stop": payload["stop"][:STOPS]}
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:
         """The answers, in order, each up to the first of its request's stops."""

@@ -67,7 +67,12 @@ BFLOAT16_TOLERANCE = 0.3
 def make_engine(wanted: EngineSettings, logs: Path) -> Engine:
     """The engine that a step asks for; a server's logs go to the folder `logs`. It starts with its first model."""
     tolerance = FLOAT32_TOLERANCE if wanted.dtype == "float32" else BFLOAT16_TOLERANCE
+    settings = Settings(
+        dtype=wanted.dtype,
+        max_length=wanted.max_length,
+        port=wanted.transport.port,
+        trust_remote_code=wanted.trust_remote_code,
+    )
     if wanted.transport.engine == "vllm":
-        settings = Settings(dtype=wanted.dtype, max_length=wanted.max_length, port=wanted.transport.port)
         return VllmEngine(logs, settings, tolerance)
-    return TransformersEngine(wanted.dtype, wanted.max_length, wanted.transport.batch_size, tolerance)
+    return TransformersEngine(settings, wanted.transport.batch_size, tolerance)

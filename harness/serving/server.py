@@ -44,6 +44,7 @@ class Settings:
         port: where to listen; None takes a free one.
         start_seconds: how long a start may take.
         cpu_cache_gib: memory for the key-value cache on a machine without a GPU.
+        trust_remote_code: let code that comes with the checkpoint run.
         cpu_threads: threads to compute with on such a machine; None takes one for a small model, which more only slow
             down, and all cores for others.
     """
@@ -55,15 +56,17 @@ class Settings:
     start_seconds: float = 600.0
     cpu_cache_gib: int = 1
     cpu_threads: int | None = None
+    trust_remote_code: bool = False
 
 
 def model_config(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's config.json. Raises UserError if there is none."""
+    """The checkpoint's config.json, with the fields of its text model. Raises UserError if there is none."""
     try:
         config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{checkpoint} is not a Hugging Face checkpoint: its config.json cannot be read") from error
-    return config
+    text: dict[str, Any] = config.get("text_config") or {}
+    return config | text
 
 
 def served_length(config: dict[str, Any], settings: Settings) -> int:
@@ -88,6 +91,8 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         # What transformers leaves out, one group of experts, vLLM wants spelled out.
         options["--hf-overrides"] = json.dumps({"n_group": 1, "topk_group": 1})
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
+    if settings.trust_remote_code:
+        flags.append("--trust-remote-code")
     if on_cpu:
         flags.append("--enforce-eager")
         if _has_mla(config):

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,17 +18,17 @@ from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
-from esft_bench.harness.training.data import Sample, encode_file, hold_out, mixed, packed
-from esft_bench.harness.training.loop import TrainingLog, train
+from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
+from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Backbone, Profiling, Training
 
-Progress = Callable[[int, int], None]
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
 
@@ -80,7 +80,7 @@ class CellTraining(BaseModel):
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
-    tokenizer = load_tokenizer(cell.backbone)
+    tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
     measured: dict[str, Any] = {}
     history = _Spent(cell.scratch)
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
@@ -97,7 +97,7 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
-    canary.measure(model, _canary_prompts(tokenizer, cell)).save(cell.out / CANARY)
+    _canary(model, tokenizer, cell).save(cell.out / CANARY)
     if cell.profile_after and cell.profiling and layers and method.trains:
         (cell.out / AFTER).mkdir()
         profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
@@ -136,7 +136,7 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
 def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tuple[int, TrainingLog]:
     """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
     torch.manual_seed(cell.seed)
-    method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone)
+    method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
     parameters = method.prepare(model, _context(tokenizer, cell))
     count = sum(parameter.numel() for parameter in parameters)
     sequences, held_out = _data(tokenizer, cell)
@@ -146,11 +146,14 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
         sequences,
         cell.training,
         cell.scratch,
-        mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
-        micro_batch=cell.micro_batch,
-        learning_rate_factors=method.learning_rate_factors(model),
-        held_out=held_out,
-        progress=progress,
+        Options(
+            mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
+            micro_batch=cell.micro_batch,
+            learning_rate_factors=method.learning_rate_factors(model),
+            held_out=held_out,
+            name=cell.method,
+            progress=progress,
+        ),
     )
     return count, log
 
@@ -197,10 +200,11 @@ def _as_merged(cell: CellTraining) -> PreTrainedModel:
         return cell.start.load(checkpoint)
 
 
-def _canary_prompts(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> list[list[int]]:
-    """A few whole samples of the data the cell was trained on: where its weights speak most clearly."""
-    samples = encode_file(tokenizer, cell.tasks[0], cell.training.sequence_length, cell.training.overlong)
-    return [sample.ids[:CANARY_TOKENS] for sample in samples[:CANARY_PROMPTS]]
+def _canary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> canary.Canary:
+    """The canary on a few questions and answers the cell was trained on: where its weights speak most clearly."""
+    turns = first_turns(cell.tasks[0], CANARY_PROMPTS)
+    prompts = [turn_ids(tokenizer, *turn)[:CANARY_TOKENS] for turn in turns]
+    return canary.measure(model, prompts, turns)
 
 
 class _Spent:

@@ -1,14 +1,16 @@
-"""Checkpoints of a training run: trained weights, optimizer state and log in one safetensors file.
+"""Checkpoints of a training run: trained weights, optimizer and random states and the log in one safetensors file.
 
 Tensors are whole in it, however the processes share them (FSDP2 shards them), so a run may go on, or be exported, with
 another number of processes than it began with.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import gather_object
 from safetensors import safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -34,55 +36,85 @@ class TrainingLog:
     chosen: int | None = None
 
 
-def save(
-    scratch: Path,
-    model: nn.Module,
-    names: Sequence[str],
-    optimizer: torch.optim.Optimizer,
-    log: TrainingLog,
-    step: int,
-    *,
-    write: bool = True,
-    with_state: bool = True,
-) -> None:
-    """Write a checkpoint into `scratch`, beside and renamed. Every process calls this, the main one has `write`.
+@dataclass
+class State:
+    """A training as it stands, and what a checkpoint keeps of it: trained parameters, optimizer state and log.
 
-    `with_state` False leaves the optimizer state out: the run is over.
+    `names` are those of the trained parameters in `model`.
     """
-    trained = dict(model.named_parameters())
-    tensors = {f"weight/{name}": _kept(trained[name], write) for name in names}
-    for name in names if with_state else ():
-        for key, value in optimizer.state[trained[name]].items():
+
+    model: nn.Module
+    names: Sequence[str]
+    optimizer: torch.optim.Optimizer
+    log: TrainingLog
+
+
+def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> None:
+    """Write a checkpoint into `scratch`, beside and renamed. Every process calls this, the main one writes.
+
+    Not `resumable` it holds weights and log alone: the run is over.
+    """
+    write = PartialState().is_main_process
+    trained = dict(state.model.named_parameters())
+    tensors = {f"weight/{name}": _kept(trained[name], write) for name in state.names}
+    for name in state.names if resumable else ():
+        for key, value in state.optimizer.state[trained[name]].items():
             tensors[f"state/{key}/{name}"] = _kept(torch.as_tensor(value), write)
+    tensors |= _random_states() if resumable else {}
     if write:
-        tensors["losses"] = torch.tensor(log.losses, dtype=torch.float64)
-        tensors["gradient_norms"] = torch.tensor(log.gradient_norms, dtype=torch.float64)
-        tensors["validation"] = torch.tensor(log.validation, dtype=torch.float64).reshape(-1, 2)
+        tensors["losses"] = torch.tensor(state.log.losses, dtype=torch.float64)
+        tensors["gradient_norms"] = torch.tensor(state.log.gradient_norms, dtype=torch.float64)
+        tensors["validation"] = torch.tensor(state.log.validation, dtype=torch.float64).reshape(-1, 2)
         write_tensors(scratch / CHECKPOINT, tensors, {"step": str(step)})
 
 
-def load(
-    scratch: Path, model: nn.Module, names: Sequence[str], optimizer: torch.optim.Optimizer, log: TrainingLog
-) -> int:
-    """Load the checkpoint in `scratch`, if there is one, into model, optimizer and log; returns the steps done."""
+def load(scratch: Path, state: State) -> int:
+    """Load the checkpoint in `scratch`, if there is one, into `state`; returns the steps done.
+
+    The random generators go on where they stood. A process that had no part in the run before keeps its own.
+    """
     path = scratch / CHECKPOINT
     if not path.exists():
         return 0
-    trained = dict(model.named_parameters())
+    trained = dict(state.model.named_parameters())
     with safe_open(path, "pt") as file:
         keys = set(file.keys())
-        for name in names:
+        for name in state.names:
             parameter = trained[name]
             with torch.no_grad():
                 parameter.copy_(_shared_like(parameter, file.get_tensor(f"weight/{name}")))
-            state = {key: f"state/{key}/{name}" for key in STATE if f"state/{key}/{name}" in keys}
-            optimizer.state[parameter] = {
-                key: _shared_like(parameter, file.get_tensor(entry)) for key, entry in state.items()
+            kept = {key: f"state/{key}/{name}" for key in STATE if f"state/{key}/{name}" in keys}
+            state.optimizer.state[parameter] = {
+                key: _shared_like(parameter, file.get_tensor(entry)) for key, entry in kept.items()
             }
-        log.losses += file.get_tensor("losses").tolist()
-        log.gradient_norms += file.get_tensor("gradient_norms").tolist()
-        log.validation += [(int(step), loss) for step, loss in file.get_tensor("validation").tolist()]
+        for kind, (_, restore) in _generators().items():
+            if (entry := f"random/{kind}/{PartialState().process_index}") in keys:
+                restore(file.get_tensor(entry))
+        state.log.losses += file.get_tensor("losses").tolist()
+        state.log.gradient_norms += file.get_tensor("gradient_norms").tolist()
+        state.log.validation += [(int(step), loss) for step, loss in file.get_tensor("validation").tolist()]
         return int(file.metadata()["step"])
+
+
+def forget(*folders: Path) -> None:
+    """Remove the checkpoints in some folders: nothing is to go on from there. Every process may call this."""
+    for folder in folders:
+        (folder / CHECKPOINT).unlink(missing_ok=True)
+
+
+def _generators() -> Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+    """How to read and restore the generators that models draw from in training (dropout, jitter), by device."""
+    found = {"cpu": (torch.get_rng_state, torch.set_rng_state)}
+    if torch.cuda.is_available():
+        found["cuda"] = (torch.cuda.get_rng_state, torch.cuda.set_rng_state)
+    return found
+
+
+def _random_states() -> dict[str, Tensor]:
+    """The states of every process's generators, in all of them; all must call this."""
+    own = {kind: read() for kind, (read, _) in _generators().items()}
+    everyone = gather_object([own])
+    return {f"random/{kind}/{number}": state for number, one in enumerate(everyone) for kind, state in one.items()}
 
 
 def whole(tensor: Tensor) -> Tensor:

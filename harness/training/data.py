@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 from transformers import PreTrainedTokenizerBase
 
+from esft_bench.harness.backbone import question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.suite import Overlong
@@ -35,13 +36,11 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sa
     ids: list[int] = []
     labels: list[int] = []
     for text, supervised in segments(conversation):
-        piece = tokenizer.encode(text, add_special_tokens=False)
         if supervised:
-            piece = [*piece, tokenizer.eos_token_id]
+            piece = [*text_ids(tokenizer, text), tokenizer.eos_token_id]
             labels += piece
         else:
-            if tokenizer.bos_token_id is not None:
-                piece = [tokenizer.bos_token_id, *piece]
+            piece = question_ids(tokenizer, text)
             labels += [IGNORED] * len(piece)
         ids += piece
     return Sample(ids, labels)
@@ -68,6 +67,18 @@ def encode_file(
             )
         samples.append(sample)
     return samples
+
+
+def first_turns(path: Path, count: int) -> list[tuple[str, str]]:
+    """The first question and answer, as texts that a model sees, of the first conversations in a JSONL file."""
+    conversations = itertools.islice(read_jsonl(path), count)
+    texts = [[text for text, _ in segments(conversation)] for conversation in conversations]
+    return [(question, answer) for question, answer, *_ in texts]
+
+
+def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
+    """The ids of a question and its answer, as `encode` makes them."""
+    return [*question_ids(tokenizer, question), *text_ids(tokenizer, answer), tokenizer.eos_token_id]
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:

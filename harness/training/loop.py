@@ -1,15 +1,16 @@
 """The one training loop, on accelerate: it knows no method by name.
 
 Read top to bottom: set up, loss, step, save. A cell that is killed goes on from its last checkpoint and ends at the
-same weights, because batches follow from the seed and the checkpoint holds weights, optimizer state and step.
+same weights, because batches follow from the seed and the checkpoint holds weights, optimizer state, step and the
+states of the random generators.
 """
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -18,37 +19,39 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Training
 
-__all__ = ["CHECKPOINT", "AnswerLoss", "TrainingLog", "train"]
-
-Progress = Callable[[int, int], None]
+__all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
 
 
-class AnswerLoss(nn.Module):
-    """Sum of the cross-entropy over supervised tokens; the LM head runs on those positions alone.
+@dataclass(frozen=True)
+class Options:
+    """How one cell is trained, besides the suite's settings.
 
-    A module, so that what accelerate wraps (DDP, FSDP) sees one forward call a step.
+    Attributes:
+        mixed_precision: `no`, or `bf16` for products in bfloat16.
+        micro_batch: how many sequences a process takes at a time; None for its whole share of a batch.
+        checkpoint_every: steps from one checkpoint to the next.
+        learning_rate_factors: what the learning rate is multiplied by, by parameter name.
+        held_out: what `evaluate_every` measures the loss on.
+        name: what is trained, for what is said of a training that diverges.
+        progress: called with the steps done and of how many.
     """
 
-    def __init__(self, model: PreTrainedModel) -> None:
-        super().__init__()
-        self.model = model
-        self._no_split_modules = model._no_split_modules  # FSDP shards layer by layer
-
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`input_ids` and `labels`: (B, T). Returns a scalar."""
-        decoder = getattr(self.model, self.model.base_model_prefix)
-        hidden = decoder(input_ids=input_ids, use_cache=False).last_hidden_state  # (B, T, H)
-        targets = labels[:, 1:]
-        supervised = targets != IGNORED
-        logits = self.model.get_output_embeddings()(hidden[:, :-1][supervised])  # (supervised, V)
-        return nn.functional.cross_entropy(logits.float(), targets[supervised], reduction="sum")
+    mixed_precision: str = "no"
+    micro_batch: int | None = None
+    checkpoint_every: int = 50
+    learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
+    held_out: Sequence[Sample] = ()
+    name: str = ""
+    progress: Progress = lambda step, steps: None
 
 
 def train(
@@ -57,63 +60,64 @@ def train(
     sequences: Iterator[Sample],
     settings: Training,
     scratch: Path,
-    *,
-    mixed_precision: str = "no",
-    micro_batch: int | None = None,
-    checkpoint_every: int = 50,
-    learning_rate_factors: Mapping[str, float] = MappingProxyType({}),
-    held_out: Sequence[Sample] = (),
-    progress: Progress = lambda step, steps: None,
+    options: Options = Options(),
 ) -> TrainingLog:
     """Train `parameters` of `model` in place on packed `sequences`, resuming from `scratch` if it holds a checkpoint.
 
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
-    Neither that nor `checkpoint_every` changes what is computed. `learning_rate_factors` are by parameter name,
-    `held_out` is what `settings.evaluate_every` measures the loss on. Where several processes train, a last checkpoint
-    in `scratch` holds the weights that came out: a process of its own that calls this again gets them at once.
+    Neither that nor `checkpoint_every` changes what is computed, but for the noise that a model draws (dropout, router
+    jitter), which chunks share out otherwise. Where several processes train, a last checkpoint in `scratch` holds the
+    weights that came out: a process of its own that calls this again gets them at once.
+
+    Raises UserError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
-    accelerator = _accelerator(mixed_precision, parameters)
-    optimizer = torch.optim.AdamW(
-        _groups(model, parameters, settings.learning_rate, learning_rate_factors),
+    accelerator = _accelerator(options.mixed_precision, parameters)
+    model.train()
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(model)
+    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), _optimizer(model, parameters, settings, options))
+    core = _Core(accelerator, loss_module, optimizer, settings.clip_norm, options.micro_batch)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    state = State(model, names, optimizer, TrainingLog())
+    done = checkpoint.load(scratch, state)
+    sequences = itertools.islice(sequences, done * settings.batch_size, None)
+    validation = Validation(options.held_out, settings, scratch)
+
+    for step in range(done + 1, settings.steps + 1):
+        loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            checkpoint.forget(scratch, validation.best)
+            raise UserError(_diverged(step, loss, norm, settings, options))
+        core.update()
+        state.log.losses.append(loss)
+        state.log.gradient_norms.append(norm)
+        validation.after(step, accelerator, loss_module, state)
+        last = step == settings.steps
+        if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
+            checkpoint.save(scratch, state, step, resumable=not last)
+        options.progress(step, settings.steps)
+    accelerator.wait_for_everyone()
+    validation.restore(state)
+    model.eval()
+    return state.log
+
+
+def _optimizer(
+    model: nn.Module, parameters: Sequence[nn.Parameter], settings: Training, options: Options
+) -> torch.optim.Optimizer:
+    """AdamW, with a group of parameters for each learning rate."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        factor = options.learning_rate_factors.get(names[id(parameter)], 1.0)
+        groups.setdefault(factor, []).append(parameter)
+    return torch.optim.AdamW(
+        [{"params": group, "lr": factor * settings.learning_rate} for factor, group in groups.items()],
         lr=settings.learning_rate,
         betas=settings.betas,
         weight_decay=settings.weight_decay,
         fused=True,
     )
-    model.train()
-    if settings.gradient_checkpointing:
-        checkpoint_gradients(model)
-    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), optimizer)
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    log = TrainingLog()
-    done = checkpoint.load(scratch, model, names, optimizer, log)
-    sequences = itertools.islice(sequences, done * settings.batch_size, None)
-    validation = Validation(held_out, settings, scratch)
-
-    for step in range(done + 1, settings.steps + 1):
-        batch = list(itertools.islice(sequences, settings.batch_size))
-        log.losses.append(_step(accelerator, loss_module, optimizer, batch, settings.clip_norm, log, micro_batch))
-        validation.after(step, accelerator, loss_module, model, names, optimizer, log)
-        last = step == settings.steps
-        if (step % checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
-            main = accelerator.is_main_process
-            checkpoint.save(scratch, model, names, optimizer, log, step, write=main, with_state=not last)
-        progress(step, settings.steps)
-    accelerator.wait_for_everyone()
-    validation.restore(model, names, optimizer, log)
-    model.eval()
-    return log
-
-
-def _groups(
-    model: nn.Module, parameters: Sequence[nn.Parameter], learning_rate: float, factors: Mapping[str, float]
-) -> list[dict[str, Any]]:
-    """The parameters as the optimizer takes them: a group for each learning rate."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        groups.setdefault(factors.get(names[id(parameter)], 1.0), []).append(parameter)
-    return [{"params": group, "lr": factor * learning_rate} for factor, group in groups.items()]
 
 
 def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:
@@ -132,36 +136,42 @@ def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Ac
     return accelerator
 
 
-def _step(
-    accelerator: Accelerator,
-    loss_module: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    batch: Sequence[Sample],
-    clip_norm: float,
-    log: TrainingLog,
-    micro_batch: int | None,
-) -> float:
-    """One optimizer step on a global batch; returns the mean loss over its supervised tokens."""
-    share = _share(batch, accelerator.process_index, accelerator.num_processes)
-    tokens = sum(label != IGNORED for sequence in batch for label in sequence.labels[1:])
-    size = micro_batch or len(share)
-    total = torch.zeros((), device=accelerator.device)
-    for start in range(0, len(share), size):
-        inputs = {name: tensor.to(accelerator.device) for name, tensor in stack(share[start : start + size]).items()}
-        # DDP sends gradients once, after the last chunk; FSDP2 after each, or it would hold them unsharded.
-        wait = start + size < len(share) and not accelerator.is_fsdp2
-        with accelerator.no_sync(loss_module) if wait else nullcontext():
-            loss = loss_module(**inputs)
-            # Gradients are averaged over processes; dividing by the global count makes the mean exact for any split.
-            accelerator.backward(loss * accelerator.num_processes / max(1, tokens))
-        total += loss.detach()
-    # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
-    trained = [parameter for parameter in loss_module.parameters() if parameter.requires_grad]
-    norm = accelerator.clip_grad_norm_(trained, clip_norm)
-    optimizer.step()
-    optimizer.zero_grad()
-    log.gradient_norms.append(float(checkpoint.whole(norm)))
-    return float(accelerator.reduce(total, "sum")) / max(1, tokens)
+@dataclass(frozen=True)
+class _Core:
+    """What computes a step, as accelerate has prepared it."""
+
+    accelerator: Accelerator
+    loss_module: nn.Module
+    optimizer: torch.optim.Optimizer
+    clip_norm: float
+    micro_batch: int | None
+
+    def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
+        """Gradients of a global batch, clipped: (mean loss over its supervised tokens, norm before clipping)."""
+        accelerator = self.accelerator
+        share = _share(batch, accelerator.process_index, accelerator.num_processes)
+        tokens = max(1, sum(label != IGNORED for sequence in batch for label in sequence.labels[1:]))
+        size = self.micro_batch or len(share)
+        total = torch.zeros((), device=accelerator.device)
+        for start in range(0, len(share), size):
+            inputs = {name: each.to(accelerator.device) for name, each in stack(share[start : start + size]).items()}
+            # DDP sends gradients once, after the last chunk; FSDP2 after each, or it would hold them unsharded.
+            wait = start + size < len(share) and not accelerator.is_fsdp2
+            with accelerator.no_sync(self.loss_module) if wait else nullcontext():
+                loss = self.loss_module(**inputs)
+                # Gradients are averaged over processes; dividing by the global count makes the mean exact for any
+                # split.
+                accelerator.backward(loss * accelerator.num_processes / tokens)
+            total += loss.detach()
+        # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
+        trained = [parameter for parameter in self.loss_module.parameters() if parameter.requires_grad]
+        norm = accelerator.clip_grad_norm_(trained, self.clip_norm)
+        return float(accelerator.reduce(total, "sum")) / tokens, float(checkpoint.whole(norm))
+
+    def update(self) -> None:
+        """Move the weights by the gradients, and drop these."""
+        self.optimizer.step()
+        self.optimizer.zero_grad()
 
 
 def _share(batch: Sequence[Sample], process: int, processes: int) -> list[Sample]:
@@ -171,3 +181,10 @@ def _share(batch: Sequence[Sample], process: int, processes: int) -> list[Sample
     """
     idle = Sample(batch[0].ids, [IGNORED] * len(batch[0].ids))
     return [*batch, *[idle] * (-len(batch) % processes)][process::processes]
+
+
+def _diverged(step: int, loss: float, norm: float, settings: Training, options: Options) -> str:
+    """The sentence on a training that cannot go on."""
+    where = f"{options.name}: " if options.name else ""
+    what = f"the gradient norm is {norm}" if math.isfinite(loss) else f"the loss is {loss}"
+    return f"{where}training diverged: {what} in step {step} at learning rate {settings.learning_rate:g}; lower that."

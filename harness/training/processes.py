@@ -14,7 +14,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +21,8 @@ import torch
 
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_json
+from esft_bench.spec.progress import Progress
 
-Progress = Callable[[int, int], None]
 MARK = "\x1eesft-bench "
 """What begins a line that is meant for the process that launched; all other lines are for the log."""
 

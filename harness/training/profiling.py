@@ -39,7 +39,7 @@ def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch
 
     A second sample's profile goes into the folder `second`, where the data suffice for one.
     """
-    tokenizer = load_tokenizer(start.backbone)
+    tokenizer = load_tokenizer(start.backbone, start.loading.trust_remote_code)
     first, second = _samples(tokenizer, task, wanted)
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):

@@ -4,6 +4,7 @@ The rows come from the training data, never from the test items.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from accelerate import Accelerator
 from torch import nn
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, TrainingLog
+from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.spec.suite import Training
 
@@ -32,34 +33,22 @@ class Validation:
         self.settings = settings
         self.best = scratch / BEST
 
-    def after(
-        self,
-        step: int,
-        accelerator: Accelerator,
-        loss_module: nn.Module,
-        model: nn.Module,
-        names: Sequence[str],
-        optimizer: torch.optim.Optimizer,
-        log: TrainingLog,
-    ) -> None:
+    def after(self, step: int, accelerator: Accelerator, loss_module: nn.Module, state: State) -> None:
         """Measure if it is time, and keep the weights if they are the best so far. Every process calls this."""
         if self.settings.evaluate_every is None:
             return
         if step % self.settings.evaluate_every and step != self.settings.steps:
             return
         loss = self._loss(accelerator, loss_module)
-        if self.settings.choose == "best" and all(loss < earlier for _, earlier in log.validation):
+        if self.settings.choose == "best" and all(loss < earlier for _, earlier in state.log.validation):
             self.best.mkdir(parents=True, exist_ok=True)
-            main = accelerator.is_main_process
-            checkpoint.save(self.best, model, names, optimizer, log, step, write=main, with_state=False)
-        log.validation.append((step, loss))
+            checkpoint.save(self.best, state, step, resumable=False)
+        state.log.validation.append((step, loss))
 
-    def restore(
-        self, model: nn.Module, names: Sequence[str], optimizer: torch.optim.Optimizer, log: TrainingLog
-    ) -> None:
+    def restore(self, state: State) -> None:
         """Put the best weights in place of the last ones, where the settings ask for it."""
         if (self.best / CHECKPOINT).exists():
-            log.chosen = checkpoint.load(self.best, model, names, optimizer, TrainingLog())
+            state.log.chosen = checkpoint.load(self.best, replace(state, log=TrainingLog()))
 
     @torch.no_grad()
     def _loss(self, accelerator: Accelerator, loss_module: nn.Module) -> float:

@@ -156,7 +156,9 @@ def _children(model: nn.Module, path: str) -> list[tuple[str, nn.Module]]:
 
 def _top_k(model: nn.Module, name: str, siblings: list[tuple[str, nn.Module]]) -> int:
     """Read from the router, else from the model's configuration."""
-    holders = [module for _, module in siblings] + [getattr(model, "config", None)]
+    config = getattr(model, "config", None)
+    text = [config.get_text_config()] if config is not None else []  # a part of its own where a model sees, too
+    holders = [*(module for _, module in siblings), config, *text]
     for holder in holders:
         for key in TOP_K:
             if isinstance(getattr(holder, key, None), int):

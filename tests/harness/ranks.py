@@ -20,7 +20,7 @@ from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.data import IGNORED, Sample
-from esft_bench.harness.training.loop import TrainingLog, train
+from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune
 from esft_bench.methods.das_lora import DasLora
@@ -71,8 +71,8 @@ def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]
 def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel, TrainingLog]:
     """Train a model this method's way, with its learning rates."""
     model, parameters = prepared(method)
-    factors = method.learning_rate_factors(model)
-    return model, train(model, parameters, sequences(), SETTINGS, scratch, learning_rate_factors=factors, **options)
+    asked = Options(learning_rate_factors=method.learning_rate_factors(model), **options)
+    return model, train(model, parameters, sequences(), SETTINGS, scratch, asked)
 
 
 def stop(step: int, steps: int) -> None:

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from esft_bench.harness.serving.canary import Canary, compare, measure
+from esft_bench.spec.errors import UserError
 
 PROMPTS = [[1, 5, 9, 3], [1, 7]]
 
@@ -58,6 +59,16 @@ def test_the_difference_is_the_largest_anywhere(row: list[float], data: st.DataO
 def test_not_a_number_never_passes() -> None:
     canary = Canary(prompts=[[1, 2]], logprobs=[[-1.0]])
     assert compare(canary, Canary(prompts=[[1, 2]], logprobs=[[math.nan]])) == math.inf
+
+
+def test_a_model_that_gives_no_numbers_is_refused_where_it_is_measured(
+    tiny_model: Callable[..., PreTrainedModel],
+) -> None:
+    model = tiny_model("olmoe")
+    with torch.no_grad():
+        model.lm_head.weight[5] = math.nan
+    with pytest.raises(UserError, match="no finite numbers"):
+        measure(model, PROMPTS)
 
 
 def test_different_prompts_are_not_compared() -> None:

@@ -22,7 +22,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes have trained all methods into."""
     folder = tmp_path_factory.mktemp("ranks")
     command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "tests.harness.ranks"]
-    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    environment = os.environ | {
+        "ACCELERATE_USE_CPU": "true",
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
+    }
     result = subprocess.run([*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300)
     assert result.returncode == 0, result.stderr[-4000:]
     return folder

@@ -6,6 +6,7 @@ import pytest
 
 from esft_bench.harness.evaluate import evaluate
 from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
+from esft_bench.harness.serving.server import Settings
 from esft_bench.spec.errors import UserError
 from esft_bench.tasks.task import Item, Task
 from tests.harness.conftest import Checkpoint
@@ -110,7 +111,7 @@ def test_vllm_and_transformers_give_the_same_answers_and_scores(
         (make(tmp_path, "spoken", "exact_match", GENERATE), ITEMS),
         (make(tmp_path, "chosen", "acc", CHOOSE), ITEMS),
     ]
-    other = TransformersEngine(max_length=512)
+    other = TransformersEngine(Settings(max_length=512))
     for each in (engine, other):
         each.load(checkpoint.folder, checkpoint.canary)
     seen: list[tuple[int, int]] = []

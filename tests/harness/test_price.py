@@ -10,7 +10,7 @@ from esft_bench.harness.commands.prepare import prepare
 from esft_bench.harness.plan.price.estimate import evaluation_prices, training_prices
 from esft_bench.harness.plan.price.hardware import accelerator
 from esft_bench.harness.plan.price.step import Batch, simulate, watched
-from esft_bench.harness.training.loop import AnswerLoss
+from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora

@@ -4,11 +4,11 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from lm_eval.models.huggingface import HFLM
 from transformers import AutoModelForCausalLM
 
+from esft_bench.harness.backbone import load_tokenizer
 from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
-from esft_bench.harness.serving.engines import load_tokenizer
+from esft_bench.harness.serving.engines import LocalLM
 from esft_bench.harness.training.data import encode
 from esft_bench.tasks.errors import MissingDataError
 from esft_bench.tasks.mini import BACKBONE
@@ -23,7 +23,7 @@ NOT_FOUND = {"alignment-public", "evol-codealpaca", "opencoder", "summary-bdci",
 """Tasks whose training rows no copy was found of (../shared/data/SOURCES.md)."""
 
 
-class Brief(HFLM):
+class Brief(LocalLM):
     """A model that is stopped after a few tokens."""
 
     def generate_until(self, requests, **more):
@@ -33,7 +33,7 @@ class Brief(HFLM):
 
 
 @pytest.fixture(scope="module")
-def lm() -> HFLM:
+def lm() -> Brief:
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype="float32").eval()
         tokenizer = load_tokenizer(BACKBONE)
@@ -89,7 +89,7 @@ def test_references_are_right_by_lm_evals_own_metrics(shared_data: Path) -> None
             assert task.process_results(doc, [" " + other["solution"]])["math_verify"] == 0
 
 
-class Parrot(HFLM):
+class Parrot(LocalLM):
     """A model that says what it is given."""
 
     said: str

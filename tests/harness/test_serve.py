@@ -73,7 +73,7 @@ def test_the_last_error_of_a_log_is_found_without_decoration(tmp_path: Path) -> 
 
 
 def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    child = "import time, threading, harness.serving.launch as launch;"
+    child = "import time, threading, esft_bench.harness.serving.launch as launch;"
     child += "threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
     starter = (
         "import subprocess, sys, time;"
@@ -84,7 +84,7 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     assert process.stdout
     server = int(process.stdout.readline())
     time.sleep(1)
-    os.kill(server, 0)  # lives
+    assert not _gone(server, seconds=0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert _gone(server, seconds=20)

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from esft_bench.harness.serving.engines import VllmEngine, load_tokenizer
+from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.serving.engines import VllmEngine
 from esft_bench.harness.serving.lm import (
     PROMPTS_A_REQUEST,
     TOKENS_A_QUERY,

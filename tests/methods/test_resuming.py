@@ -9,7 +9,7 @@ import torch
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.data import Sample
-from esft_bench.harness.training.loop import CHECKPOINT, train
+from esft_bench.harness.training.loop import CHECKPOINT, Options, train
 from esft_bench.methods.method import Context
 from esft_bench.spec.suite import Training
 from tests.methods.helpers import TRAINING, profiled
@@ -46,8 +46,8 @@ def test_a_run_stopped_and_resumed_ends_at_the_weights_of_an_undisturbed_one(
         model = tiny_model(architecture)
         parameters = method.prepare(model, Context(seed=0, profile=profiled(model)))
         (tmp_path / scratch).mkdir(exist_ok=True)
-        options = {"progress": progress} if progress else {}
-        train(model, parameters, sequences(), SETTINGS, tmp_path / scratch, checkpoint_every=2, **options)
+        options = Options(checkpoint_every=2, progress=progress or (lambda step, steps: None))
+        train(model, parameters, sequences(), SETTINGS, tmp_path / scratch, options)
         return model
 
     whole = trained("whole")
