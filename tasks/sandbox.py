@@ -1,39 +1,42 @@
 """Running generated code: in processes of their own, with limits, and walled off as well as the machine allows.
 
-What each level keeps a program from, and what it does not:
+Each program has a process, which a second one watches and reports on. What each level keeps a program from:
 
-- every level: endless loops (wall and CPU time), memory beyond the limit, writing to files (size limit 0), the
-  environment's keys, claiming success by leaving early. Not: code that reads its own interpreter's raw memory, or
-  that makes its tests pass without solving the task (`__eq__` that is always true); no check inside one process can.
-- `bubblewrap`: also no network, no other process to see or kill, nothing writable, an empty home, temporary folder and
-  `/run`. Not: reading other files that the user may read (it has no way to send them), and holes in the kernel.
-- `namespaces` (util-linux `unshare`): also no network and no other process to see or kill. Not: reading, emptying or
-  deleting any file of the user, and talking to local services through their socket files.
-- `limits only`: nothing more, so it is refused unless the user asks for it (`UNSAFE`). Not: the network, the user's
-  files, killing the user's processes, reading the environment of other processes of the user, and, as root, starting
-  processes without end.
+- every level: endless loops (wall and CPU time), memory beyond the limit, floods of output, the environment's keys,
+  claiming success by leaving early, forging a verdict. On Linux (x86-64 and ARM) the kernel also refuses it, root or
+  not: other processes and threads, sockets of any kind, signals to others, looking into others, mounts, and every
+  change of a file or folder. It has no privileges, and, where root starts it, it is the user `nobody` if that one can
+  read Python's own files.
+- `bubblewrap`, `namespaces` (util-linux `unshare`): also no network, no other process to see, everything read-only,
+  and an empty home, temporary folder, `/run` and `/proc`.
+- `limits only`: nothing more, so it is refused unless the user asks for it (`UNSAFE`). Not even /dev/null can be opened
+  for writing.
+
+What they do not keep it from (tests named `not_contained` show each):
+
+- every level: making its tests pass without solving the task (`__eq__` that is always true); reading its own
+  interpreter's raw memory, and the token of success in it (ctypes and tracing are refused, but code that is after it
+  finds a way: no check inside one process can exclude it); holes in the kernel.
+- `bubblewrap`, `namespaces`: reading other files that the user (as root: everybody) may read. It can send them nowhere.
+- `limits only`: reading all of the user's files and, unless root starts it, the environment of the user's processes;
+  where the machine is not Linux, everything but the limits.
 """
 
 import contextlib
 import functools
 import json
 import os
+import secrets
 import select
-import shutil
 import subprocess
-import sys
-import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from dataclasses import asdict, dataclass
+from typing import Self
 
 from esft_bench.tasks.errors import TaskError
-
-Isolation = Literal["bubblewrap", "namespaces", "limits only"]
-LEVELS: tuple[Isolation, ...] = ("bubblewrap", "namespaces", "limits only")
+from esft_bench.tasks.sandbox_walls import LEVELS, Isolation, command, hidden, kept
 
 MIB = 1024 * 1024
 UNSAFE = "ESFT_BENCH_UNSAFE_CODE"
@@ -42,6 +45,8 @@ UNSAFE = "ESFT_BENCH_UNSAFE_CODE"
 PRELOAD = ("collections", "functools", "heapq", "itertools", "math", "random", "re", "string", "typing")
 GRACE_SECONDS = 5.0
 """How much longer than a program's own time the sandbox may be silent before it is given up."""
+LINE_BYTES = 1 << 16
+"""A longer line is no verdict."""
 
 
 @dataclass(frozen=True)
@@ -109,106 +114,115 @@ def require() -> Isolation:
 
 def works(level: Isolation) -> bool:
     """Whether this machine can run a program at this level."""
-    limits = _Limits(5.0, 512 * MIB)
     try:
-        return next(_run_batch(["pass"], limits, level), Outcome(False, "")).ok
+        return _run_share(["pass"], _Limits(5.0, 512 * MIB), level)[0].ok
     except (OSError, TaskError):
         return False
 
 
 def _run_share(programs: Sequence[str], limits: _Limits, level: Isolation) -> list[Outcome]:
-    """Run programs in one sandbox; a program that ends the sandbox has failed, and the rest get a new one."""
+    """Run programs in one sandbox after another: whatever ends one has failed, and the rest get a new one."""
     outcomes: list[Outcome] = []
     while len(outcomes) < len(programs):
-        outcomes += _run_batch(programs[len(outcomes) :], limits, level)
-        if len(outcomes) < len(programs):
-            outcomes.append(Outcome(False, "ended the process that watched over it"))
+        outcomes += _run_until_it_ends(programs[len(outcomes) :], limits, level)
     return outcomes
 
 
-def _run_batch(programs: Sequence[str], limits: _Limits, level: Isolation) -> Iterator[Outcome]:
-    """Start a sandbox and yield an outcome for each program, fewer if the sandbox dies or falls silent."""
-    work = {
-        "programs": list(programs),
-        "seconds": limits.seconds,
-        "memory_bytes": limits.memory_bytes,
-        "alone": level != "limits only",
-        "preload": PRELOAD,
-    }
-    process = subprocess.Popen(
-        _command(level),
-        env={},
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        cwd="/",
-        start_new_session=True,
-    )
-    with process:
+def _run_until_it_ends(programs: Sequence[str], limits: _Limits, level: Isolation) -> list[Outcome]:
+    """Run programs in one sandbox; fewer outcomes than programs if it ends.
+
+    A line that was not asked for, or one without its secret, means that something got out: then nothing that this
+    sandbox said counts.
+    """
+    outcomes: list[Outcome] = []
+    with _Sandbox(limits, level) as sandbox:
+        for program in programs:
+            try:
+                outcomes.append(sandbox.run(program))
+            except _EndedError:
+                return [*outcomes, Outcome(False, "ended the process that watched over it")]
+            except _ForgedError:
+                return [Outcome(False, "a verdict was forged in its sandbox")] * (len(outcomes) + 1)
+    return outcomes
+
+
+class _EndedError(Exception):
+    """The sandbox is gone, or silent for too long."""
+
+
+class _ForgedError(Exception):
+    """What came from the sandbox is no verdict on the program in hand."""
+
+
+class _Sandbox:
+    """A started sandbox, which runs one program after the other."""
+
+    def __init__(self, limits: _Limits, level: Isolation) -> None:
+        self._patience = limits.seconds + GRACE_SECONDS
+        self._buffer = b""
+        self._process = subprocess.Popen(
+            command(level),
+            env={},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            cwd="/",
+            start_new_session=True,
+        )
+        work = {
+            **asdict(limits),
+            "walled": level != "limits only",
+            "frozen": level == "bubblewrap",
+            "seal": level == "namespaces",
+            "hidden": [str(path) for path in hidden()],
+            "kept": kept(),
+            "preload": PRELOAD,
+        }
+        self._send(work)
+        if self._line() != b'"ready"':
+            self._process.kill()
+            said = self._process.communicate()[1][-500:].decode(errors="replace").strip()
+            raise TaskError(f"The sandbox for generated code ({level}) did not start: {said or 'it said nothing'}.")
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def run(self, program: str) -> Outcome:
+        """A program's outcome. Raises _EndedError and _ForgedError."""
+        secret = secrets.token_hex(16)
+        self._send([secret, program])
+        line = self._line()
+        if not line:
+            raise _EndedError
         try:
-            yield from _converse(process, json.dumps(work).encode(), limits.seconds + GRACE_SECONDS, level)
-        finally:
-            process.kill()
+            said, ok, detail = json.loads(line)
+        except (ValueError, TypeError, RecursionError) as error:
+            raise _ForgedError from error
+        if said != secret or self._buffer:
+            raise _ForgedError
+        return Outcome(ok is True, str(detail))
 
+    def _send(self, work: object) -> None:
+        with contextlib.suppress(BrokenPipeError):
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(work).encode() + b"\n")
+            self._process.stdin.flush()
 
-def _converse(process: subprocess.Popen[bytes], work: bytes, patience: float, level: Isolation) -> Iterator[Outcome]:
-    """Hand the work to a started sandbox and yield what it reports."""
-    if process.stdin is None or process.stdout is None or process.stderr is None:
-        raise ValueError("a sandbox is spoken to through pipes")
-    with contextlib.suppress(BrokenPipeError), process.stdin as pipe:
-        pipe.write(work)
-    lines = _lines(process.stdout.fileno(), patience)
-    if next(lines, None) is None:
-        process.kill()
-        said = process.stderr.read(500).decode(errors="replace").strip()
-        raise TaskError(f"The sandbox for generated code ({level}) did not start: {said or 'it said nothing'}.")
-    for line in lines:
-        yield Outcome(*json.loads(line))
-
-
-def _lines(descriptor: int, patience: float) -> Iterator[bytes]:
-    """Yield whole lines until the end, or until nothing has come for `patience` seconds."""
-    buffer = b""
-    until = time.monotonic() + patience
-    while select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
-        piece = os.read(descriptor, 65536)
-        if not piece:
-            return
-        *lines, buffer = (buffer + piece).split(b"\n")
-        for line in lines:
-            yield line
-            until = time.monotonic() + patience
-
-
-def _command(level: Isolation) -> list[str]:
-    """The command line that starts the child's text in a sandbox of this level."""
-    python = getattr(sys, "_base_executable", None) or sys.executable
-    code = Path(__file__).with_name("sandbox_child.py").read_text(encoding="utf-8")
-    child = [python, "-I", "-S", "-c", code]
-    if level == "bubblewrap":
-        return [*_bubblewrap(), *child]
-    if level == "namespaces":
-        unshare = [shutil.which("unshare") or "unshare", "--user", "--map-current-user", "--net", "--ipc", "--uts"]
-        return [*unshare, "--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--", *child]
-    return child
-
-
-def _bubblewrap() -> list[str]:
-    """Bubblewrap's options: all namespaces, a read-only root, home and temporary folders empty, no capabilities."""
-    command = [shutil.which("bwrap") or "bwrap", "--unshare-all", "--die-with-parent", "--cap-drop", "ALL"]
-    command += ["--chdir", "/", "--ro-bind", "/", "/", "--proc", "/proc", "--dev", "/dev"]
-    hidden = [str(path) for path in _hidden()]
-    for path in hidden:
-        command += ["--tmpfs", path]
-    for prefix in sorted({sys.base_prefix, sys.base_exec_prefix}):
-        command += ["--ro-bind", prefix, prefix]
-    for path in [*hidden, "/dev"]:
-        command += ["--remount-ro", path]
-    return [*command, "--"]
-
-
-def _hidden() -> list[Path]:
-    """Folders that a program sees empty: they hold keys, sockets and the work of others."""
-    candidates = {Path(tempfile.gettempdir()), Path("/tmp"), Path("/var/tmp"), Path("/run"), Path.home()}  # noqa: S108
-    folders = {path.resolve() for path in candidates if path.is_dir()}
-    return sorted(path for path in folders if path != Path("/"))
+    def _line(self) -> bytes:
+        """The next line; nothing at the end, or where none has come for as long as a program may take."""
+        assert self._process.stdout is not None
+        descriptor = self._process.stdout.fileno()
+        until = time.monotonic() + self._patience
+        while b"\n" not in self._buffer and len(self._buffer) < LINE_BYTES:
+            if not select.select([descriptor], [], [], max(0.0, until - time.monotonic()))[0]:
+                return b""
+            piece = os.read(descriptor, 65536)
+            if not piece:
+                return b""
+            self._buffer += piece
+        line, _, self._buffer = self._buffer.partition(b"\n")
+        return line

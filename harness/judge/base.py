@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-from esft_bench.tasks.task import Task
+from esft_bench.tasks.task import Rubric
 
 
 class JudgeItem(Protocol):
@@ -56,7 +56,7 @@ class Verdict:
 
 
 class Judge(Protocol):
-    """Scores the answers to a judged task."""
+    """Scores free-text answers by a rubric."""
 
     @property
     def name(self) -> str:
@@ -70,8 +70,8 @@ class Judge(Protocol):
     def notes(self) -> list[str]:
         """What the report must say about how it judged."""
 
-    def announce(self, task: Task, items: Sequence[JudgeItem]) -> None:
+    def announce(self, rubric: Rubric, items: Sequence[JudgeItem]) -> None:
         """Say that these will be judged soon, so that a judge that works in batches can send them off."""
 
-    def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
-        """One verdict for each item, in order. The task has a rubric."""
+    def score(self, rubric: Rubric, items: Sequence[JudgeItem]) -> list[Verdict]:
+        """One verdict for each item, in order."""

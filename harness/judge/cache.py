@@ -1,10 +1,15 @@
-"""Replies of judges on disk, so that none is paid for twice, whatever run asks."""
+"""Replies of judges on disk, so that none is paid for twice, whatever run asks.
+
+SQLite and not diskcache: a budget is a sum over replies, and batches are rows of their own; both are one query here.
+diskcache also stores what it cannot map as pickles, which whoever can write the file could use to run code.
+"""
 
 import fcntl
 import os
+import secrets
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import astuple, dataclass
 from pathlib import Path
 
@@ -28,7 +33,7 @@ def default_cache() -> Path:
 
 
 @dataclass(frozen=True)
-class Said:
+class Reply:
     """A reply as it came, and what it took."""
 
     text: str
@@ -39,14 +44,14 @@ class Said:
 class Pending:
     """A request that waits in a batch.
 
-    `key` is the judgement it is for, `attempt` which one at it (0: first, 1: asked again), `most` the dollars it may
-    cost at most and `account` who pays.
+    `key` is the judgement it is for, `attempt` which one at it (0: first, 1: asked again), `max_cost` the dollars
+    it may cost at most and `account` who pays.
     """
 
     id: str
     key: str
     attempt: int
-    most: float
+    max_cost: float
     account: str
 
 
@@ -62,33 +67,40 @@ class ReplyCache:
         self._locks = path.with_name(f"{path.name}.locks")
         try:
             self._locks.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o600)
+            with suppress(PermissionError):  # one that belongs to somebody else
+                path.chmod(0o600)  # an older one; it holds what a model was asked and what it said
         except OSError as error:
             raise UserError(f"The judge's cache {path} cannot be made ({error}); name another.") from error
         with self._open() as database:
             database.executescript(TABLES)
 
-    def said(self, key: str) -> list[Said]:
+    def replies(self, key: str) -> list[Reply]:
         """The stored replies to a judgement's question, in order."""
         query = "SELECT text, tokens_in, tokens_out, dollars FROM said WHERE key = ? ORDER BY attempt"
         with self._open() as database:
             rows = database.execute(query, (key,)).fetchall()
-        return [Said(text, Usage(1, into, out, dollars)) for text, into, out, dollars in rows]
+        return [Reply(text, Usage(1, into, out, dollars)) for text, into, out, dollars in rows]
 
-    def put(self, key: str, attempt: int, reply: Said, account: str) -> bool:
+    def put(self, key: str, attempt: int, reply: Reply, account: str) -> bool:
         """Store a reply; it is on the disk when this returns. One that is there already stays, and this is False."""
         used = reply.usage
         row = (key, attempt, reply.text, used.tokens_in, used.tokens_out, used.dollars, account)
         with self._open() as database:
             return database.execute("INSERT OR IGNORE INTO said VALUES (?, ?, ?, ?, ?, ?, ?)", row).rowcount == 1
 
+    def put_lost(self, dollars: float, account: str) -> None:
+        """Note what an answer may have cost that did not arrive as one."""
+        self.put(f"lost {secrets.token_hex(16)}", 0, Reply("", Usage(1, 0, 0, dollars)), account)
+
     def spent(self, account: str) -> float:
         """Dollars that an account has paid so far."""
         with self._open() as database:
-            query = "SELECT coalesce(sum(dollars), 0) FROM said WHERE account = ?"
+            query = "SELECT coalesce(sum(max(dollars, 0)), 0) FROM said WHERE account = ?"
             return float(database.execute(query, (account,)).fetchone()[0])
 
     @contextmanager
-    def asking(self, name: str) -> Iterator[None]:
+    def lock(self, name: str) -> Iterator[None]:
         """Keep every other thread and process from asking the same; the lock dies with its holder.
 
         `name` is a key or another word; those that begin with the same two letters share a lock.
@@ -97,13 +109,13 @@ class ReplyCache:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def wait_in(self, batch: str, requests: Iterable[Pending]) -> None:
+    def add_pending(self, batch: str, requests: Iterable[Pending]) -> None:
         """Note that requests wait in a batch."""
         rows = [(*astuple(request), batch) for request in requests]
         with self._open() as database:
             database.executemany("INSERT OR REPLACE INTO pending VALUES (?, ?, ?, ?, ?, ?)", rows)
 
-    def waiting(self) -> dict[str, list[Pending]]:
+    def pending(self) -> dict[str, list[Pending]]:
         """The requests that wait, by batch."""
         with self._open() as database:
             rows = database.execute("SELECT batch, id, key, attempt, most, account FROM pending").fetchall()

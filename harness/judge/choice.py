@@ -10,7 +10,8 @@ from esft_bench.spec.judge import JudgeSettings
 def choose(settings: JudgeSettings, account: str = "") -> tuple[Judge, str]:
     """The judge to use, and a note for the user if it is not the one asked for (else an empty string).
 
-    `account` names the run whose budget pays. Raises UserError where a budget is set and no price is known.
+    `account` names the run whose budget pays. Raises UserError where a budget is set and no price is
+    known, or where the key cannot be one.
     """
     if settings.kind == "reference":
         return _reference(), ""
@@ -27,6 +28,8 @@ def choose(settings: JudgeSettings, account: str = "") -> tuple[Judge, str]:
             f"Set {settings.key_env} (to anything, if the endpoint asks for none) to have {settings.model} judge."
         )
         return judge, note
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"The key in {settings.key_env} holds characters that no request can carry: set it anew.")
     from esft_bench.harness.judge.cache import ReplyCache, default_cache
     from esft_bench.harness.judge.remote import OpenAIJudge
 

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 OUTPUT_TOKENS = 1000
-"""What a reply is taken to need at most before it is there: a sentence and a number, and some thinking."""
+"""What an estimate takes a reply to need: a sentence and a number, and some thinking."""
 
 
-def most_tokens(messages: list[dict[str, str]]) -> tuple[int, int]:
-    """An upper bound of the tokens of a request (a token is at least a byte) and a guess of those of its reply."""
-    return sum(len(message["content"].encode()) + 16 for message in messages), OUTPUT_TOKENS
+def token_bounds(messages: list[dict[str, str]], output: int) -> tuple[int, int]:
+    """The most tokens that a request can have (a token is at least a byte) and its reply, which is cut at `output`."""
+    return sum(len(message["content"].encode(errors="replace")) + 16 for message in messages), output
 
 
 class BudgetSpentError(Exception):

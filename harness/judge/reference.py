@@ -6,7 +6,7 @@ from typing import Any
 from sacrebleu.metrics import CHRF
 
 from esft_bench.harness.judge.base import JudgeItem, Verdict
-from esft_bench.tasks.task import Task
+from esft_bench.tasks.task import Rubric
 
 
 class ReferenceJudge:
@@ -27,10 +27,10 @@ class ReferenceJudge:
         """Tables name it; there is no more to say."""
         return []
 
-    def announce(self, task: Task, items: Sequence[JudgeItem]) -> None:
+    def announce(self, rubric: Rubric, items: Sequence[JudgeItem]) -> None:
         """Nothing is sent anywhere."""
 
-    def score(self, task: Task, items: Sequence[JudgeItem]) -> list[Verdict]:
+    def score(self, rubric: Rubric, items: Sequence[JudgeItem]) -> list[Verdict]:
         """One verdict for each item, in order; an item without a reference is unscored."""
         metric = CHRF()
         return [_verdict(metric, item) for item in items]

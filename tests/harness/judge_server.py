@@ -12,11 +12,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from esft_bench.harness.judge import Judge
-from esft_bench.tasks.task import Rubric, Task
+from esft_bench.tasks.task import Rubric
 
 KEY = "sk-very-secret"
 RUBRIC = Rubric("Does it say the same?", best=10.0)
-TASK = Task("toy", "Toy", "ability", metric="bypass", rubric=RUBRIC)
 MakeJudge = Callable[..., Judge]
 Response = tuple[int, dict[str, str], str]
 CUT = "cut the connection in the middle"

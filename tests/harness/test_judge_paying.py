@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from esft_bench.harness.judge import Usage, choose
-from esft_bench.harness.judge.cache import ReplyCache, Said
+from esft_bench.harness.judge.cache import Reply, ReplyCache
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
-from tests.harness.judge_server import KEY, TASK, Item, MakeJudge, Response, Server, gives, says
+from tests.harness.judge_server import KEY, RUBRIC, Item, MakeJudge, Response, Server, gives, says
 
 PRICE = {"input": 1000.0, "output": 1000.0, "batch": 0.5}
 """Dollars a million: a reply of 5 + 2 tokens costs 0.7 cents."""
@@ -29,9 +29,9 @@ def process(server: Server, tmp_path: Path) -> Any:
     program = (
         "import sys, json; from esft_bench.harness.judge import make_judge;"
         "from esft_bench.spec.judge import JudgeSettings;"
-        "from tests.harness.judge_server import TASK, Item;"
+        "from tests.harness.judge_server import RUBRIC, Item;"
         "judge = make_judge(JudgeSettings.model_validate(json.loads(sys.argv[1])));"
-        "print([verdict.score for verdict in judge.score(TASK, [Item(f'answer {n}') for n in range(12)])])"
+        "print([verdict.score for verdict in judge.score(RUBRIC, [Item(f'answer {n}') for n in range(12)])])"
     )
     settings = {"kind": "openai", "model": "the-judge", "key_env": "JUDGE_KEY", "base_url": server.url}
     quick = {"concurrency": 2, "cache": str(tmp_path / "j.sqlite")}
@@ -80,23 +80,27 @@ def test_a_kill_between_an_unreadable_reply_and_the_second_question_asks_only_th
     server: Server, judge: MakeJudge, tmp_path: Path
 ) -> None:
     server.respond = lambda number, body: says("eight") if number == 1 else (500, {}, "{}")
-    assert judge().score(TASK, [Item("a")])[0].state == "failed"
+    assert judge().score(RUBRIC, [Item("a")])[0].state == "failed"
     server.respond = lambda number, body: gives(8)
-    [verdict] = judge().score(TASK, [Item("a")])
+    [verdict] = judge().score(RUBRIC, [Item("a")])
     assert (verdict.score, verdict.usage.requests, len(server.requests)) == (0.8, 2, 3)
     assert server.requests[2]["messages"][2]["content"] == "eight"
 
 
 def test_what_a_reply_took_is_priced(server: Server, judge: MakeJudge) -> None:
-    [verdict] = judge(price=PRICE).score(TASK, [Item("a")])
+    [verdict] = judge(price=PRICE).score(RUBRIC, [Item("a")])
     assert verdict.usage == Usage(1, 5, 2, pytest.approx(CENTS))
 
 
 def test_a_spent_budget_ends_the_asking_and_a_higher_one_goes_on(server: Server, judge: MakeJudge) -> None:
-    cheap = {"price": {"input": 0.0, "output": 1000.0}, "concurrency": 4}  # a reply is taken to cost at most 1 dollar
+    cheap = {
+        "price": {"input": 0.0, "output": 1000.0},
+        "concurrency": 4,
+        "max_tokens": 1000,
+    }  # a reply is taken to cost at most 1 dollar
     items = [Item(str(number)) for number in range(10)]
     first = judge("run", budget=1.01, **cheap)
-    verdicts = first.score(TASK, items)
+    verdicts = first.score(RUBRIC, items)
     states = [verdict.state for verdict in verdicts]
     assert 1 <= states.count("scored") < 10
     assert set(states) == {"scored", "failed"}
@@ -106,10 +110,10 @@ def test_a_spent_budget_ends_the_asking_and_a_higher_one_goes_on(server: Server,
     assert sum(verdict.usage.dollars for verdict in verdicts) <= 1.01
     assert "budget of $1.01 is spent" in first.notes[0]
     asked = len(server.requests)
-    assert {v.state for v in judge("run", budget=1.01, **cheap).score(TASK, items[-1:])} == {"failed"}
+    assert {v.state for v in judge("run", budget=1.01, **cheap).score(RUBRIC, items[-1:])} == {"failed"}
     assert len(server.requests) == asked
     higher = judge("run", budget=5, **cheap)
-    assert {verdict.score for verdict in higher.score(TASK, items)} == {0.8}
+    assert {verdict.score for verdict in higher.score(RUBRIC, items)} == {0.8}
     assert set(server.paid.values()) == {1}
     assert higher.notes == []
 
@@ -117,10 +121,10 @@ def test_a_spent_budget_ends_the_asking_and_a_higher_one_goes_on(server: Server,
 def test_what_earlier_attempts_at_a_run_paid_counts_and_what_another_run_paid_does_not(
     server: Server, judge: MakeJudge, tmp_path: Path
 ) -> None:
-    ReplyCache(tmp_path / "j.sqlite").put("key", 0, Said("{}", Usage(1, 5, 2, 2.5)), "run")
-    dear = {"price": {"input": 0.0, "output": 1000.0}, "budget": 3.0}
-    assert judge("run", **dear).score(TASK, [Item("a")])[0].state == "failed"
-    assert judge("another", **dear).score(TASK, [Item("a")])[0].state == "scored"
+    ReplyCache(tmp_path / "j.sqlite").put("key", 0, Reply("{}", Usage(1, 5, 2, 2.5)), "run")
+    dear = {"price": {"input": 0.0, "output": 1000.0}, "budget": 3.0, "max_tokens": 1000}
+    assert judge("run", **dear).score(RUBRIC, [Item("a")])[0].state == "failed"
+    assert judge("another", **dear).score(RUBRIC, [Item("a")])[0].state == "scored"
 
 
 def test_a_budget_without_a_known_price_is_refused_before_anything_runs() -> None:
@@ -130,8 +134,8 @@ def test_a_budget_without_a_known_price_is_refused_before_anything_runs() -> Non
 
 def test_a_reply_that_is_stored_is_there_for_every_other_connection_at_once(tmp_path: Path) -> None:
     writer, reader = ReplyCache(tmp_path / "j.sqlite"), ReplyCache(tmp_path / "j.sqlite")
-    reply = Said("text", Usage(1, 2, 3, 0.5))
+    reply = Reply("text", Usage(1, 2, 3, 0.5))
     assert writer.put("key", 0, reply, "run")
-    assert reader.said("key") == [reply]
-    assert not reader.put("key", 0, Said("other", Usage(1, 2, 3, 0.5)), "run")
-    assert (reader.said("key"), reader.spent("run"), reader.spent("another")) == ([reply], 0.5, 0.0)
+    assert reader.replies("key") == [reply]
+    assert not reader.put("key", 0, Reply("other", Usage(1, 2, 3, 0.5)), "run")
+    assert (reader.replies("key"), reader.spent("run"), reader.spent("another")) == ([reply], 0.5, 0.0)

@@ -25,7 +25,7 @@ methods:
   base: {title: Base}
 evaluation: {engine: transformers, max_length: 512, limit: 6}
 judge: {kind: openai, model: the-judge, base_url: URL, key_env: JUDGE_KEY, cache: CACHE,
-        price: {input: 0, output: 1000}, backoff: 0.01, poll: 0.02, retries: 1, MORE}
+        price: {input: 0, output: 1000}, max_tokens: 1000, backoff: 0.01, poll: 0.02, retries: 1, MORE}
 """
 Run = Callable[[str], tuple[int, str, Path]]
 

@@ -13,12 +13,12 @@ class StoppedError(Exception):
     """The judging was stopped from outside."""
 
 
-class Pace:
-    """Lets requests begin, one turn each, over all threads.
+class ConcurrencyLimiter:
+    """Lets requests begin, one slot each, over all threads.
 
-    Each success raises the limit by 1 / limit, so by about one while as many requests as the limit come back; a push
-    back (a rate limit, a timeout) halves it, once for all requests that were under way together. A pause that the
-    server asks for holds for all.
+    Each success raises the limit by 1 / limit, so by about one while as many requests as the limit come back;
+    throttling (a rate limit, a timeout) halves it, once for all requests that were under way together. A pause that
+    the server asks for holds for all.
     """
 
     def __init__(self, most: int) -> None:
@@ -35,8 +35,8 @@ class Pace:
         return self._limit
 
     @contextmanager
-    def turn(self) -> Iterator[float]:
-        """Wait for a turn and hold it; gives the time at which it began."""
+    def slot(self) -> Iterator[float]:
+        """Wait for a slot and hold it; gives the time at which it began."""
         with self._changed:
             while self._under_way >= int(self._limit) or time.monotonic() < self._resume or self._closed:
                 if self._closed:
@@ -51,13 +51,13 @@ class Pace:
                 self._under_way -= 1
                 self._changed.notify_all()
 
-    def went_well(self) -> None:
+    def succeeded(self) -> None:
         """A request was answered."""
         with self._changed:
             self._limit = min(self._most, self._limit + 1 / self._limit)
             self._changed.notify_all()
 
-    def pushed_back(self, began: float, pause: float) -> None:
+    def throttled(self, began: float, pause: float) -> None:
         """A request that began then was too much: fewer at a time, and none at all for `pause` seconds."""
         with self._changed:
             now = time.monotonic()
@@ -66,7 +66,7 @@ class Pace:
                 self._limit, self._cut = max(1.0, self._limit / 2), now
 
     def sleep(self, seconds: float) -> None:
-        """Wait so long, without a turn. Raises StoppedError where all is stopped meanwhile."""
+        """Wait so long, without a slot. Raises StoppedError where all is stopped meanwhile."""
         end = time.monotonic() + seconds
         with self._changed:
             while not self._closed and (left := end - time.monotonic()) > 0:
@@ -75,7 +75,7 @@ class Pace:
                 raise StoppedError
 
     def close(self) -> None:
-        """Give no more turns, and wake all that wait."""
+        """Give no more slots, and wake all that wait."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
