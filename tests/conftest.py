@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-hypothesis.settings.register_profile("esft-bench", deadline=None)  # a busy machine is no failure
+hypothesis.settings.register_profile("esft-bench", hypothesis.settings(), deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("esft-bench")
 
 COMMON: dict[str, Any] = {
