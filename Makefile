@@ -1,5 +1,6 @@
 # make run    make the environment, then run the main job:      make run ARGS="--quick"
 # make test   make the environment, then run the tests:         make test ARGS="tests/harness -k canary"
+# make check  lint, then the fast tests of what this branch changed: the inner loop
 # make lint   style, types and the direction of imports
 # make env    only the environment, in .venv
 # make clean  remove the environment and the tools' caches; runs stay
@@ -20,13 +21,18 @@ VLLM := 0.32.0
 
 export HF_HUB_OFFLINE ?= 1
 
-.PHONY: run test lint env clean constraints
+.PHONY: run test check lint env clean constraints
 
 run: $(STAMP)
 	$(BIN)/esft-bench run $(ARGS)
 
 test: $(STAMP)
 	$(BIN)/pytest $(ARGS)
+
+# pytest says 5 where every test of these files is a slow one.
+check: lint
+	@tests=$$($(BIN)/python -m tests.changed) || exit; [ -z "$$tests" ] && exit; \
+	  echo $(BIN)/pytest -m '"not slow"' $$tests; $(BIN)/pytest -m "not slow" $$tests || [ $$? = 5 ]
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -9,10 +9,14 @@ os.environ.setdefault("PYTHONPATH", str(Path(__file__).parents[1]))  # children 
 from collections.abc import Callable
 from typing import Any
 
+import hypothesis
 import pytest
 import torch
 import transformers
 from transformers import AutoModelForCausalLM, PreTrainedModel
+
+hypothesis.settings.register_profile("esft-bench", hypothesis.settings(), deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("esft-bench")
 
 COMMON: dict[str, Any] = {
     "vocab_size": 96,
@@ -83,7 +87,7 @@ ARCHITECTURES: dict[str, tuple[str, dict[str, Any]]] = {
     ),
 }
 """gpt-oss and GraniteMoE keep a layer's experts in one tensor in checkpoints, the others have a tensor for each."""
-DENSE = ("LlamaConfig", {})
+DENSE: tuple[str, dict[str, Any]] = ("LlamaConfig", {})
 
 
 def build(architecture: str, **changes: Any) -> PreTrainedModel:

@@ -1,4 +1,4 @@
-"""A run's folder, kept up to date: records and report are written from what is finished, and only where that changed."""
+"""A run's folder, kept up to date: records and report are written from what is finished, where that changed."""
 
 import json
 import time

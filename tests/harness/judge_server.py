@@ -122,7 +122,8 @@ class Server:
 
     def _run(self, batch: dict[str, Any]) -> None:
         """Answer every request of a batch."""
-        good, bad = [], []
+        good: list[dict[str, Any]] = []
+        bad: list[dict[str, Any]] = []
         for index, line in enumerate(self.files[batch["input_file_id"]].splitlines()):
             asked = json.loads(line)
             self.requests.append(asked["body"])

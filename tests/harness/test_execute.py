@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from typing import Any
 
 import psutil
 import pytest
@@ -21,7 +22,7 @@ def end(tmp_path_factory):
         folder = tmp_path_factory.mktemp(does)
         local = executor(folder)
         local.start(Toy(does, told="hello", **more), job(folder))
-        seen = []
+        seen: list[Any] = []
         while not seen or not isinstance(seen[-1], Ended):
             seen += local.wait()
         local.close()

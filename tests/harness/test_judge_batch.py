@@ -1,6 +1,7 @@
 """Judging by batches, against a server that imitates /v1/files and /v1/batches."""
 
 import json
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ def test_a_batch_gives_each_item_its_own_verdict_at_the_batch_price(server: Serv
     server.respond, server.looks = by_answer, 3
     verdicts = judge(batch=True, price=PRICE).score(RUBRIC, [*ITEMS, ITEMS[0]])
     assert [verdict.score for verdict in verdicts] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.0]
-    assert verdicts[0].usage == Usage(1, 5, 2, pytest.approx(0.0035))
+    assert astuple(verdicts[0].usage) == pytest.approx((1, 5, 2, 0.0035))
     assert verdicts[-1].usage == Usage()
     assert len(server.batches) == 1
     [line] = [json.loads(text) for text in server.files["file-0"].splitlines()][:1]

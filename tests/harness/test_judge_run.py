@@ -63,12 +63,12 @@ def test_a_run_whose_budget_is_spent_says_so_and_goes_on_with_a_higher_one(serve
 
     failed, printed, folder = run("concurrency: 1, budget: 5")
     assert (failed, server.paid.total()) == (0, 6)
-    frame = pandas.read_csv(folder / "results.csv").set_index("metric").value
-    assert frame["judge"] == pytest.approx(60)
-    assert frame["judge_requests"] == 6
-    assert frame["judge_tokens_in"] == 30
-    assert frame["judge_tokens_out"] == 12
-    assert frame["judge_dollars"] == pytest.approx(0.012)
+    values = pandas.read_csv(folder / "results.csv").set_index("metric").value
+    assert values["judge"] == pytest.approx(60)
+    assert values["judge_requests"] == 6
+    assert values["judge_tokens_in"] == 30
+    assert values["judge_tokens_out"] == 12
+    assert values["judge_dollars"] == pytest.approx(0.012)
     report = (folder / "report.md").read_text()
     assert "Tokens read, k" in report
     assert "budget" not in report.partition("## Notes")[2]
@@ -86,10 +86,12 @@ def test_a_run_judges_by_batches_and_carries_its_judges_calibration(server: Serv
     assert (failed, len(server.batches), len(server.requests)) == (0, 1, 6)
     assert not (folder / calibration.NAME).exists()
     one = prepared(tmp_path, (tmp_path / "suite.yaml").read_text())
+    rubric = one.plan.tasks["mini-law"].rubric
+    assert rubric
     known = calibration.Calibration(
         judge="the-judge",
         identity=identity(one.judge),
-        rubric=rubric_key(one.plan.tasks["mini-law"].rubric),
+        rubric=rubric_key(rubric),
         **{"task": "mini-law", "title": "Law", "against": "gpt-4", "answers": 2, "scored": 2, "items": 2},
         **{"difference": 1, "low": -1, "high": 3, "absolute_error": 2, "spearman": 0.5, "made": "today"},
     )

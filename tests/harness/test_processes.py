@@ -42,8 +42,8 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path):
             **{"method": "attention-router", "hyperparameters": {}, "training": training},
             **{"out": out, "scratch": scratch, "processes": processes},
         )
-        steps = []
-        seen[processes] = train_cell(cell, lambda step, of, steps=steps: steps.append((step, of)))
+        steps: list[tuple[int, int]] = []
+        seen[processes] = train_cell(cell, lambda *done, steps=steps: steps.append(done))
         assert steps[-1] == (3, 3)
         (weights,) = (out / "adapter").glob("*.safetensors")
         adapters[processes] = load_file(weights)

@@ -4,6 +4,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from shutil import copytree
 
@@ -19,7 +20,7 @@ PLAIN = '{"max_position_embeddings": 4096, "hidden_size": 64}'
 
 
 @pytest.fixture
-def port_in_use() -> int:
+def port_in_use() -> Iterator[int]:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

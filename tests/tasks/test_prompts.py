@@ -97,7 +97,7 @@ def test_ceval(shared_data: Path, subject: str) -> None:
 )
 def test_multiple_choice_without_examples(shared_data: Path, name: str, path: str, split: str, file: str) -> None:
     rows = read(shared_data / file)[:200]
-    task, docs, prompts = theirs(path, **{split: rows, "train": rows[:1]})
+    task, docs, prompts = theirs(path, shots=0, **{split: rows, "train": rows[:1]})
     items = ours(name, shared_data, 200)
     assert [item["prompt"] for item in items] == prompts
     agree_on_choices(task, docs, items)

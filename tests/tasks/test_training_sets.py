@@ -84,14 +84,14 @@ def test_an_instruction_and_its_code_become_a_conversation(write: Write) -> None
 
 
 def test_opencoder_keeps_the_first_tested_valid_row_of_an_instruction(write: Write) -> None:
-    good = {
+    good: dict[str, Any] = {
         "instruction": "Add.",
         "output": "```python\ndef add(a, b): return a + b\n```",
         "code": "def add(a, b): return a + b",
         "entry_point": "add",
         "testcase": ["assert add(1, 1) == 2"],
     }
-    changes = [
+    changes: list[dict[str, Any]] = [
         {},
         {"output": "a second answer to the same instruction"},
         {"instruction": "no tests", "testcase": []},
