@@ -4,7 +4,6 @@ import importlib.metadata
 import json
 import os
 import platform
-import subprocess
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import psutil
 
 from esft_bench.spec.files import write_json
 from esft_bench.spec.suite import Suite
+from esft_bench.spec.version import git_state
 
 PACKAGES = (
     "esft-bench",
@@ -61,19 +61,6 @@ def hardware() -> dict[str, Any]:
         "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
         "accelerators": [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())] if cuda else [],
     }
-
-
-def git_state() -> dict[str, Any]:
-    """Commit of the code and whether it was changed; empty outside a checkout."""
-    here = Path(__file__).parent
-
-    def git(*arguments: str) -> str:
-        return subprocess.run(["git", *arguments], cwd=here, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "--", "."))}
-    except (OSError, subprocess.CalledProcessError):
-        return {}
 
 
 def now() -> str:

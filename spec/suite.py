@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, m
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
 
-Overlong = Literal["refuse", "cut"]
+Truncation = Literal["refuse", "left"]
 
 
 class Strict(BaseModel):
@@ -35,10 +35,10 @@ class Training(Strict):
 
     Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
     constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
-    `alignment_share` is the share of alignment samples in the mix, half in the paper. `overlong` says what becomes of a
-    question that fills the whole sequence: `refuse` it, or `cut` its beginning so that its answer is seen.
-    `alignment_share` is the share of alignment samples in the mix, half in the paper. `gradient_checkpointing` keeps
-    each layer's input alone and computes the rest again in the backward pass: less memory, more time, the same steps.
+    `alignment_share` is the share of alignment samples in the mix, half in the paper. `truncation` says what becomes of
+    a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
+    `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
+    memory, more time, the same steps.
     """
 
     steps: PositiveInt = 500
@@ -48,11 +48,11 @@ class Training(Strict):
     learning_rate: PositiveFloat = 1e-5
     betas: tuple[float, float] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
-    clip_norm: PositiveFloat = 1.0
+    max_grad_norm: PositiveFloat = 1.0
     evaluate_every: PositiveInt | None = None
     validation_items: PositiveInt = 64
     choose: Literal["last", "best"] = "last"
-    overlong: Overlong = "refuse"
+    truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -72,7 +72,7 @@ class Profiling(Strict):
     sequences: PositiveInt = 32
     sequence_length: PositiveInt = 4096
     after_training: bool = False
-    overlong: Overlong = "refuse"
+    truncation: Truncation = "refuse"
 
 
 class Row(BaseModel):

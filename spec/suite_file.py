@@ -17,6 +17,8 @@ from esft_bench.spec.suite import Suite
 
 SUITES = Path(__file__).parent / "suites"
 EXTENDS = "extends"
+RENAMED = {"clip_norm": "max_grad_norm", "overlong": "truncation"}
+"""Fields by the names that suites of version 0.1 gave them."""
 
 
 def available() -> dict[str, Path]:
@@ -39,9 +41,15 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
         where = [str(part) for part in first["loc"]]
         field = ".".join(where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
-            raise UserError(f"--set {field}: {first['msg']}.") from error
+            raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error
         line = _line_of(path.read_text(encoding="utf-8"), where)
-        raise UserError(f"{path}, line {line}, {field}: {first['msg']}.") from error
+        raise UserError(f"{path}, line {line}, {field}: {_said(where, first['msg'])}.") from error
+
+
+def _said(where: Sequence[str], message: str) -> str:
+    """What is wrong with a field; one that had another name before is told its new one."""
+    renamed = RENAMED.get(where[-1]) if where else None
+    return f"it is called `{renamed}` now" if renamed else message
 
 
 def _set(sections: Any, change: str) -> list[str]:

@@ -113,7 +113,8 @@ class LocalExecutor:
         runner.close() if step.resources.holds == "network" else runner.join()
 
     def close(self) -> None:
-        """End every child and the engine at once; scratch folders stay for the next run."""
+        """End every child, the engine and the judging at once; scratch folders stay for the next run."""
+        self._judge.close()
         for pipe, (step, runner) in self._running.items():
             if step.resources.holds == "process":
                 runner.kill()

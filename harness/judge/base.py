@@ -74,4 +74,7 @@ class Judge(Protocol):
         """Say that these will be judged soon, so that a judge that works in batches can send them off."""
 
     def score(self, rubric: Rubric, items: Sequence[JudgeItem]) -> list[Verdict]:
-        """One verdict for each item, in order."""
+        """One verdict for each item, in order. A judge that works in batches waits for them."""
+
+    def close(self) -> None:
+        """Ask nothing any more: what waits in other threads ends."""

@@ -35,6 +35,9 @@ class ReferenceJudge:
         metric = CHRF()
         return [_verdict(metric, item) for item in items]
 
+    def close(self) -> None:
+        """Nothing waits."""
+
 
 def _verdict(metric: CHRF, item: JudgeItem) -> Verdict:
     reference = item.answer.strip()

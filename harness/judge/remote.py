@@ -80,6 +80,10 @@ class OpenAIJudge:
             for place, name in enumerate(keys)
         ]
 
+    def close(self) -> None:
+        """End what waits, in any thread."""
+        self._endpoint.close()
+
     def _questions(self, rubric: Rubric, items: Sequence[JudgeItem]) -> dict[str, Question]:
         """The distinct questions, by key."""
         keyed = {key(self.identity, rubric, item): item for item in items}

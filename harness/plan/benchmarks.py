@@ -5,6 +5,7 @@ import re
 from functools import cache
 from pathlib import Path
 
+from esft_bench import tasks
 from esft_bench.harness.steps.answer import Benchmark
 from esft_bench.harness.store.keys import module_of
 from esft_bench.spec.files import digest_of_files
@@ -12,7 +13,8 @@ from esft_bench.tasks.task import Task
 
 FUNCTION = re.compile(r"!function\s+([\w.]+)\.\w+")
 """A function that an lm-eval configuration names: MODULE.NAME."""
-SANDBOX = ("esft_bench.tasks.sandbox", "esft_bench.tasks.sandbox_child")
+SANDBOX = tuple(f"{tasks.__name__}.{path.stem}" for path in sorted(Path(tasks.__path__[0]).glob("sandbox*.py")))
+"""Some of these run as text, so no import statement leads to them."""
 
 
 @cache

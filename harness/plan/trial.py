@@ -79,8 +79,8 @@ def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, l
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
     if training.sequence_length < suite.training.sequence_length:
-        training = training.model_copy(update={"overlong": "cut"})
-        profiling = profiling.model_copy(update={"overlong": "cut"})
+        training = training.model_copy(update={"truncation": "left"})
+        profiling = profiling.model_copy(update={"truncation": "left"})
         notes.append("Questions longer than that lose their beginning.")
     if told or more or rest:
         notes.insert(1, f"Cut for it: {', '.join([*told, *more, *rest])}.")

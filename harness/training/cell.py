@@ -175,7 +175,7 @@ def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
 def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Iterator[Sample], list[Sample]]:
     """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
     training = cell.training
-    told = training.sequence_length, training.overlong
+    told = training.sequence_length, training.truncation
     own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
     other = encode_file(tokenizer, cell.alignment, *told) if cell.alignment else []
     held: list[Sample] = []

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from esft_bench.harness.backbone import question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Overlong
+from esft_bench.spec.suite import Truncation
 from esft_bench.tasks.prompt import segments
 from esft_bench.tasks.task import Conversation
 
@@ -47,18 +47,18 @@ def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sa
 
 
 def encode_file(
-    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, overlong: Overlong = "refuse"
+    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, truncation: Truncation = "refuse"
 ) -> list[Sample]:
     """Encode a JSONL file of conversations.
 
-    Where a question alone fills the sequence its answer would never be seen: with `overlong` "cut" it loses its
+    Where a question alone fills the sequence its answer would never be seen: with `truncation` "left" it loses its
     beginning, else a UserError is raised, with file and line.
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
         sample = encode(tokenizer, conversation)
         if all(label == IGNORED for label in sample.labels[:sequence_length]):
-            if overlong == "cut":
+            if truncation == "left":
                 samples.append(_without_beginning(sample, sequence_length))
                 continue
             raise UserError(

@@ -76,7 +76,7 @@ def train(
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), _optimizer(model, parameters, settings, options))
-    core = _Core(accelerator, loss_module, optimizer, settings.clip_norm, options.micro_batch)
+    core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     state = State(model, names, optimizer, TrainingLog())
     done = checkpoint.load(scratch, state)
@@ -143,7 +143,7 @@ class _Core:
     accelerator: Accelerator
     loss_module: nn.Module
     optimizer: torch.optim.Optimizer
-    clip_norm: float
+    max_grad_norm: float
     micro_batch: int | None
 
     def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
@@ -165,7 +165,7 @@ class _Core:
             total += loss.detach()
         # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
         trained = [parameter for parameter in self.loss_module.parameters() if parameter.requires_grad]
-        norm = accelerator.clip_grad_norm_(trained, self.clip_norm)
+        norm = accelerator.clip_grad_norm_(trained, self.max_grad_norm)
         return float(accelerator.reduce(total, "sum")) / tokens, float(checkpoint.whole(norm))
 
     def update(self) -> None:

@@ -65,5 +65,5 @@ def profile_model(
 
 def _samples(tokenizer: PreTrainedTokenizerBase, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """The two samples of a task's data that are profiled."""
-    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.overlong)
+    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.truncation)
     return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)

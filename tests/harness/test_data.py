@@ -113,7 +113,7 @@ def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_p
     path = tmp_path_factory.getbasetemp() / "cut.jsonl"
     write_jsonl(path, [talk("a" * asked, "b" * answered)])
     (whole,) = encode_file(Letters(), path, 10_000)
-    (cut,) = encode_file(Letters(), path, length, "cut")
+    (cut,) = encode_file(Letters(), path, length, "left")
     assert cut.ids[0] == whole.ids[0]
     assert cut.ids[1:] == whole.ids[len(whole.ids) - len(cut.ids) + 1 :]
     seen = sum(label != IGNORED for label in cut.labels[:length])

@@ -55,7 +55,7 @@ def test_a_run_whose_budget_is_spent_says_so_and_goes_on_with_a_higher_one(serve
     assert "could not be judged" in printed
     assert "with more the same command goes on" in printed
     report = (folder / "report.md").read_text()
-    assert "The judge's budget of $1.004 is spent" in report
+    assert r"The judge's budget of \$1.004 is spent" in report
     asked = server.paid.total()
     assert 1 <= asked < 6
     frame = pandas.read_csv(folder / "results.csv")

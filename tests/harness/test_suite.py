@@ -135,6 +135,14 @@ def test_a_suite_that_extends_another_has_its_sections_but_for_its_own(tmp_path:
     assert mine.training == mini.training
 
 
+@pytest.mark.parametrize(("old", "new"), [("clip_norm: 1.0", "max_grad_norm"), ("overlong: cut", "truncation")])
+def test_a_suite_written_before_is_told_the_new_name_of_a_field(tmp_path: Path, old: str, new: str) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"extends: mini\nname: mine\ntraining: {{{old}}}\n")
+    with pytest.raises(UserError, match=rf"mine\.yaml, line 3, training\.\w+: it is called `{new}` now"):
+        load(str(file))
+
+
 def test_suites_that_extend_each_other_are_refused(tmp_path: Path) -> None:
     a, b = tmp_path / "a.yaml", tmp_path / "b.yaml"
     a.write_text(f"extends: {b}\nname: a\n")

@@ -112,7 +112,7 @@ def test_gradients_are_clipped_to_the_norm_the_suite_asks_for(tiny_model, tmp_pa
     model = tiny_model("mixtral")
     before = [parameter.detach().clone() for parameter in model.parameters()]
     parameters = FullFineTuning().prepare(model, Context(seed=0))
-    settings = SETTINGS.model_copy(update={"steps": 1, "clip_norm": 1e-9, "weight_decay": 0.0})
+    settings = SETTINGS.model_copy(update={"steps": 1, "max_grad_norm": 1e-9, "weight_decay": 0.0})
     log = train(model, parameters, sequences(), settings, tmp_path)
     assert log.gradient_norms[0] > 1e-3  # the norm before clipping is what is logged
     # AdamW's first step is lr * g / (|g| + eps): gradients far below eps barely move anything.
