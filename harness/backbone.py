@@ -18,7 +18,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from esft_bench.methods.checkpoint import tensor_files
+from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.observed import observed

@@ -1,24 +1,27 @@
 """A released adapter as a row of its own: nothing is trained, what others trained is merged and tested."""
 
+from __future__ import annotations
+
 import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 from pydantic import Field
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from esft_bench.methods.checkpoint import check_fits, overlay, tensor_files
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.lora import CONFIG as PEFT_CONFIG
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
 from esft_bench.methods.moe.layout import base_name, check_complete
+from esft_bench.methods.overlay import check_fits, overlay
+from esft_bench.methods.tensor_files import tensor_files
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 PEFT_WEIGHTS = "adapter_model.safetensors"
 FILES = ("*.json", "*.safetensors")
@@ -35,6 +38,7 @@ class Adapter(Method):
         tasks: what stands for `{task}` where that is not the task's name.
     """
 
+    name: ClassVar[str] = "adapter"
     trains: ClassVar[bool] = False
     of_one_backbone: ClassVar[bool] = True
     path: str = Field(min_length=1)
@@ -46,7 +50,7 @@ class Adapter(Method):
         """One adapter for each task where the path says so."""
         return PLACE in self.path
 
-    def for_task(self, task: str) -> "Adapter":
+    def for_task(self, task: str) -> Adapter:
         """The same with the path of a task's adapter."""
         path = self.path.replace(PLACE, self.tasks.get(task, task))
         return self.model_copy(update={"path": path, "tasks": {}})
@@ -113,6 +117,10 @@ def _check_peft(folder: Path, backbone: Path) -> None:
     """Raise MethodError where updates are missing, or are of modules or shapes that the backbone does not have."""
     if not (folder / PEFT_WEIGHTS).is_file():
         raise MethodError(f"{folder} has no {PEFT_WEIGHTS}: other formats are not loaded, save it as safetensors")
+    import torch
+    from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
+    from transformers import AutoConfig, AutoModelForCausalLM
+
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(backbone))
     other = f"{folder} belongs to another backbone than {backbone}"

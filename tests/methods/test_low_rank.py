@@ -20,12 +20,12 @@ from tests.methods.helpers import (
     PARTS,
     Outcome,
     backward,
-    experts_of,
     load,
     logits,
     pieces,
     profiled,
     tensors,
+    tensors_of_experts,
     train,
 )
 
@@ -62,7 +62,7 @@ def test_exactly_the_selected_experts_change_each_projection_by_a_matrix_of_the_
     chosen = method.select(profiled(load(base)))
     outcome = Outcome(method, base)
     changed = outcome.changed()
-    assert changed == {name for name in experts_of(pieces(base), chosen) if "_bias" not in name}
+    assert changed == {name for name in tensors_of_experts(pieces(base), chosen) if "_bias" not in name}
     assert len(changed) == (2 if architecture in PARTS else 3) * sum(map(len, chosen.values()))
     before, after = pieces(base), pieces(outcome.out)
     for name in changed:

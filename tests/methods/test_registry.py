@@ -1,14 +1,16 @@
 """Methods are found by name, those of other packages through their entry points."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from esft_bench.methods.base import Base
+from esft_bench.methods.base_model import UntrainedBase
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.esft import Esft, EsftGate, EsftToken
 from esft_bench.methods.method import Method
-from esft_bench.methods.registry import METHODS, load_methods
+from esft_bench.methods.registry import load_methods
 
 
 def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,36 +24,54 @@ def install(folder: Path, name: str, code: str, entry: str, monkeypatch: pytest.
     monkeypatch.delitem(sys.modules, name, raising=False)
 
 
-WITHOUT_PROFILE = {"base", "adapter", "fft", "lora", "all-experts", "attention-router"}
-UNTRAINED = {"base", "adapter"}
-ABLATIONS = {"random-experts", "unrelated-experts"}
-WITH_PROFILE = {
+SHIPPED = {
+    "base",
+    "adapter",
+    "fft",
+    "lora",
     "esft-gate",
     "esft-token",
     "esft-lora",
     "esft-router",
     "esft-union",
+    "random-experts",
+    "unrelated-experts",
     "top-k-experts",
+    "all-experts",
+    "attention-router",
     "das-tune",
     "das-lora",
 }
+"""Names that suites use: none may be lost."""
 
 
-def test_every_method_has_defaults_but_those_that_need_what_they_ablate_or_load() -> None:
-    assert set(METHODS) == WITHOUT_PROFILE | ABLATIONS | WITH_PROFILE
-    for name, method in METHODS.items():
-        assert method.trains == (name not in UNTRAINED)
-        needed = {"path": "a/folder"} if name == "adapter" else {"of": {"method": "esft-gate"}}
-        made = method.model_validate(needed if name in ABLATIONS | {"adapter"} else {})
-        assert made.needs_profile == (name not in WITHOUT_PROFILE)
+def test_every_method_that_ships_is_found_under_the_name_that_suites_use() -> None:
+    assert set(load_methods()) >= SHIPPED
+
+
+def test_methods_are_found_and_made_without_the_libraries_that_train() -> None:
+    """Commands that list or plan would wait seconds for them."""
+    code = (
+        "import sys; from esft_bench.methods.registry import load_methods; found = load_methods(); "
+        "found['random-experts'](of={'method': 'esft-gate', 'selection': {1: [0]}}); "
+        "found['esft-token'](scores={1: [0.5]}); found['das-lora'](); print(*sys.modules)"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"torch", "transformers", "peft", "numpy"} & set(loaded)
+
+
+def test_a_class_without_a_name_of_its_own_is_a_base_of_others() -> None:
+    found = set(load_methods().values())
+    assert Esft not in found
+    assert {EsftGate, EsftToken} <= found
 
 
 def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    code = "from esft_bench.methods.base import Base\nclass Mine(Base):\n    pass\n"
+    code = "from esft_bench.methods.base_model import UntrainedBase\nclass Mine(UntrainedBase):\n    pass\n"
     install(tmp_path, "mine_pkg", code, "mine = mine_pkg:Mine", monkeypatch)
     found = load_methods()
     assert issubclass(found["mine"], Method)
-    assert found["base"] is Base
+    assert found["base"] is UntrainedBase
 
 
 @pytest.mark.parametrize(
@@ -59,7 +79,11 @@ def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytes
     [
         ("x = 1\n", "mine = other_pkg:x", "no subclass"),
         ("raise RuntimeError('broken')\n", "mine = other_pkg:x", "cannot be loaded: broken"),
-        ("from esft_bench.methods.base import Base\n", "fft = other_pkg:Base", "takes the name"),
+        (
+            "from esft_bench.methods.base_model import UntrainedBase\n",
+            "fft = other_pkg:UntrainedBase",
+            "takes the name",
+        ),
     ],
     ids=["no method", "broken", "name taken"],
 )

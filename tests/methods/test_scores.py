@@ -10,14 +10,13 @@ import torch
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.released_scores import read_logs, read_summary
 from esft_bench.methods.moe.scores import (
     Score,
     Scores,
     domain_advantage,
     expert_scores,
     over_layers,
-    read_logs,
-    read_summary,
 )
 from esft_bench.methods.moe.selection import highest, lowest, select
 
