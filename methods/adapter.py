@@ -29,7 +29,7 @@ PLACE = "{task}"
 
 
 class Adapter(Method):
-    """Load an official ESFT adapter or a peft LoRA adapter, from a folder or the hub.
+    """Train nothing; merge an official ESFT adapter or a peft LoRA adapter, from a folder or the hub.
 
     Attributes:
         path: a folder, or a name on the hub; `{task}` in it stands for the cell's task, so that each task has its own.

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class UntrainedBase(Method):
-    """No training; merging takes the base checkpoint over unchanged."""
+    """Train nothing: the backbone as it is."""
 
     name: ClassVar[str] = "base"
     trains: ClassVar[bool] = False

@@ -37,7 +37,8 @@ class DomainAdvantage(BaseModel):
         first_share: stage 1's share of the steps (the paper's Table 6 varies it from 0.1 to 0.5 of 1000 steps; 0.3 is
             the middle of that).
         first_learning_rate: stage 1's learning rate; None for the row's.
-        score: what is measured of an expert, as in ESFT; `score_rule`: how it is averaged.
+        score: what is measured of an expert, see `methods.moe.scores`.
+        score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
         advantage: False for the domain's own score alone, the other ways of identifying experts in Table 5.
     """
 
@@ -72,7 +73,7 @@ class DomainAdvantage(BaseModel):
 
 
 class DasTune(DomainAdvantage, ExpertTraining):
-    """Stage 2 trains the experts in full."""
+    """Train attention and routers, then the experts that the domain uses more than general data do."""
 
     name: ClassVar[str] = "das-tune"
 

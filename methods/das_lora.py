@@ -27,7 +27,7 @@ STAGE_1 = "stage_1"
 
 
 class DasLora(DomainAdvantage, LowRankTraining):
-    """Stage 2 trains low-rank updates of the experts; the paper's rank 16 and alpha 32 by default."""
+    """DAS-Tune with low-rank updates of the experts in stage 2; the paper's rank 16 and alpha 32 by default."""
 
     name: ClassVar[str] = "das-lora"
     rank: int = Field(default=16, ge=1)

@@ -29,8 +29,7 @@ class ThresholdSelection(BaseModel):
     """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
     Attributes:
-        score: what is measured of an expert, see `methods.moe.scores`: `gate`, the mean gate weight (Equation 6),
-            `token`, the share of tokens (Equation 7), `output_norm`, `contribution` or `score_norm`.
+        score: what is measured of an expert, see `methods.moe.scores`.
         p: threshold on the cumulated score, in (0, 1]. Where a layer's scores add up to more than 1, as with
             sigmoid routers, it is a share of their sum.
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
@@ -151,7 +150,7 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
 
 
 class EsftGate(Esft):
-    """ESFT-Gate with the paper's threshold."""
+    """Train the experts with the highest mean gate weights, up to the paper's threshold (ESFT-Gate)."""
 
     name: ClassVar[str] = "esft-gate"
     score: Score = "gate"
@@ -159,7 +158,7 @@ class EsftGate(Esft):
 
 
 class EsftToken(Esft):
-    """ESFT-Token with the paper's threshold."""
+    """Train the experts that most tokens are sent to, up to the paper's threshold (ESFT-Token)."""
 
     name: ClassVar[str] = "esft-token"
     score: Score = "token"

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from esft_bench.methods.moe.profile import Profile
 
 Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
+"""What is measured of an expert: equations (1) to (5)."""
 ScoreRule = Literal["released", "paper", "upstream_script"]
 """How gate and token scores are averaged (the others are pooled over all tokens and not rounded):
 

@@ -1,5 +1,6 @@
 """Methods are found by name, those of other packages through their entry points."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from esft_bench.methods.base_model import UntrainedBase
+from esft_bench.methods.catalogue import page
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import Esft, EsftGate, EsftToken
 from esft_bench.methods.method import Method
@@ -79,13 +81,10 @@ def test_a_method_of_another_package_is_found(tmp_path: Path, monkeypatch: pytes
     [
         ("x = 1\n", "mine = other_pkg:x", "no subclass"),
         ("raise RuntimeError('broken')\n", "mine = other_pkg:x", "cannot be loaded: broken"),
-        (
-            "from esft_bench.methods.base_model import UntrainedBase\n",
-            "fft = other_pkg:UntrainedBase",
-            "takes the name",
-        ),
+        ("from esft_bench.methods.fft import FullFineTuning as It\n", "fft = other_pkg:It", "takes the name"),
+        ("from esft_bench.methods.fft import FullFineTuning as It\n", "My_Own = other_pkg:It", "use lower case"),
     ],
-    ids=["no method", "broken", "name taken"],
+    ids=["no method", "broken", "name taken", "no name"],
 )
 def test_an_entry_point_that_is_no_method_is_refused_by_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: str, entry: str, message: str
@@ -93,3 +92,12 @@ def test_an_entry_point_that_is_no_method_is_refused_by_name(
     install(tmp_path, "other_pkg", code, entry, monkeypatch)
     with pytest.raises(MethodError, match=message):
         load_methods()
+
+
+def test_the_page_of_methods_is_what_the_methods_on_it_say() -> None:
+    """Of those on it alone: a method that somebody adds needs no line there."""
+    written = (Path(__file__).parents[2] / "docs" / "methods.md").read_text("utf-8")
+    installed = load_methods()
+    documented = re.findall(r"^\| `([a-z0-9-]+)` \|", written, re.MULTILINE)
+    assert set(documented) >= SHIPPED
+    assert written == page({name: installed[name] for name in documented}) + "\n"
