@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.layout import AdapterConfig, base_name, check_complete
+from esft_bench.methods.moe.layout import AdapterConfig, base_name, check_adapter
 from esft_bench.methods.moe.selection import Selection, check
 from esft_bench.methods.overlay import overlay
 
@@ -89,7 +89,7 @@ class ExpertTraining(Method):
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
-        check_complete(adapter)
+        check_adapter(adapter, base)
         overlay(base, adapter, out, rename=base_name)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -49,6 +50,18 @@ def without_weights(checkpoint: Path) -> PreTrainedModel:
             f"no model could be made of {checkpoint}/config.json: {str(error).splitlines()[0]}"
         ) from error
     return model
+
+
+def check_not_tied(model: PreTrainedModel, modules: Iterable[str]) -> None:
+    """Raise MethodError where one of the modules, by path or its end, shares its weights with another one."""
+    tied = getattr(model, "all_tied_weights_keys", None) or {}
+    shared = {name.rpartition(".")[0] for pair in tied.items() for name in pair}
+    for module in modules:
+        if found := sorted(path for path in shared if path == module or path.endswith(f".{module}")):
+            raise MethodError(
+                f"`{found[0]}` shares its weights with another layer of {type(model).__name__}, so an update of it "
+                "alone cannot be merged; leave it out of target_modules"
+            )
 
 
 def checkpoint_shapes(checkpoint: Path) -> dict[str, list[int]]:

@@ -5,22 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
+from esft_bench.methods import lora_adapter
 from esft_bench.methods.atomic import write_json
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.hub import write_tied
+from esft_bench.methods.hub import check_not_tied
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.overlay import overlay
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
-
-CONFIG = "adapter_config.json"
 
 
 class Lora(Method):
@@ -40,7 +37,8 @@ class Lora(Method):
     experts: bool = False
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """Raise MethodError where experts are to be adapted and the model has none."""
+        """Raise MethodError where experts are to be adapted and the model has none, or layers that are tied."""
+        check_not_tied(model, self.target_modules)
         if self.experts:
             from esft_bench.methods.moe.view import moe_layers
 
@@ -74,21 +72,15 @@ class Lora(Method):
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter as plain peft reads it, byte for byte the same for the same weights."""
         model.save_pretrained(folder)
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads((folder / lora_adapter.CONFIG).read_text("utf-8"))
         # peft keeps targets as sets, whose order changes from process to process.
-        write_json(folder / CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()})
+        write_json(
+            folder / lora_adapter.CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()}
+        )
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Add the updates to the base's weights with peft and write them under their names in hub checkpoints."""
-        from peft import PeftModel
-        from transformers import AutoModelForCausalLM
-
-        model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        with TemporaryDirectory(dir=out.parent, prefix=".merge-") as folder:
-            merged.save_pretrained(folder)
-            write_tied(merged, Path(folder))
-            overlay(base, Path(folder), out)
+        """Write `base` with the updates added."""
+        lora_adapter.merge(adapter, base, out)
 
 
 def _attention(model: PreTrainedModel) -> list[str]:

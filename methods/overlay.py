@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,8 +32,44 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     that do not change are linked, or copied across file systems. Replaced tensors take the base's dtype. `rename` maps
     a name in `changed` to its name in the base. A tensor that the base lacks and its architecture has is added.
 
-    Raises MethodError, before anything is written, where a name, a shape or a type is not the base's, and where a
-    number is not finite.
+    Raises MethodError, before anything is written, where a name, a shape or a type is not the base's; and where a number
+    is not finite.
+    """
+    changes = changes_of(base, changed, rename)
+    for path in weight_files(base):
+        if replaced := {name: source for name, source in changes.sources.items() if changes.home(name) == path}:
+            _write_shard(path, out / path.name, replaced, changes.new)
+        else:
+            link(path, out / path.name)
+    if changes.added and has_index(base):
+        _write_index(base, out, {name: changes.home(name).name for name in changes.added})
+    copy_other_files(base, out)
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a folder of changed tensors changes in a base.
+
+    Attributes:
+        old: the base's tensors; `new`: the changed ones.
+        sources: by name in the base, the changed tensor that takes its place.
+        added: those of the names that the base lacks and its architecture has.
+    """
+
+    old: TensorFiles
+    new: TensorFiles
+    sources: dict[str, str]
+    added: set[str]
+
+    def home(self, name: str) -> Path:
+        """The file of the base that has the tensor; the first one for what is added."""
+        return min(self.old.files.values()) if name in self.added else self.old.files[self.old.find(name)[0]]
+
+
+def changes_of(base: Path, changed: Path, rename: Callable[[str], str] = str) -> Changes:
+    """What the tensors of `changed` take the place of.
+
+    Raises MethodError where one has no place there, or another shape, or is of no float type.
     """
     old, new = tensor_files(base), tensor_files(changed)
     sources = _with_tied({rename(name): name for name in new.files}, old, changed)
@@ -41,17 +78,7 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
         if name not in added:
             check_fits(name, new.shape(source), old, changed)
         check_type(name, source, old, new)
-    home = {name: old.files[old.find(name)[0]] for name in sources if name not in added}
-    shards = weight_files(base)
-    home |= dict.fromkeys(added, shards[0])
-    for path in shards:
-        if replaced := {name: source for name, source in sources.items() if home[name] == path}:
-            _write_shard(path, out / path.name, replaced, new)
-        else:
-            link(path, out / path.name)
-    if added and has_index(base):
-        _write_index(base, out, dict.fromkeys(added, shards[0].name))
-    copy_other_files(base, out)
+    return Changes(old, new, sources, added)
 
 
 def _with_tied(sources: dict[str, str], base: TensorFiles, changed: Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.hub import WEIGHTS, hub_tensors, trained_tensors, write_tied
+from esft_bench.methods.hub import WEIGHTS, hub_tensors, trained_tensors, without_weights, write_tied
 from esft_bench.methods.moe.experts import bank_of, selected_experts
 from esft_bench.methods.moe.layout import EXPERT, AdapterConfig, write_config
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
@@ -55,6 +55,25 @@ def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]
     return tensors
 
 
+def parts_of_experts(checkpoint: Path) -> dict[tuple[int, int], set[str]]:
+    """Names in an adapter of the parts of each expert (layer, id), where a checkpoint keeps a layer's in one tensor."""
+    model = without_weights(checkpoint)
+    parts: dict[tuple[int, int], set[str]] = {}
+    for index, layer in moe_layers(model).items():
+        stored = [
+            name for kind in layer.kinds for name in hub_tensors(model, {f"{layer.name}.{kind}": _small(layer, kind)})
+        ]
+        for expert in range(layer.num_experts):
+            parts[index, expert] = {f"{name}[{expert}]" for name in stored}
+    return parts
+
+
+def _small(layer: MoeLayer, kind: str) -> Tensor:
+    """Two rows of the dimensions of a fused parameter; the numbers of row i are between i and i + 1/2."""
+    sizes = (8, 6)[: layer.experts.get_parameter(kind).dim() - 1]
+    return torch.arange(2.0).view(2, *(1 for _ in sizes)) + torch.rand(2, *sizes, generator=torch.Generator()) / 2
+
+
 Form = Literal["single", "fused", "converted"]
 """How checkpoints keep a kind of weights of the experts of a layer:
 
@@ -68,8 +87,7 @@ def form(model: PreTrainedModel, layer: MoeLayer, kind: str) -> Form:
 
     Raises MethodError for any other form, from which no expert could be told.
     """
-    sizes = (8, 6)[: layer.experts.get_parameter(kind).dim() - 1]
-    rows = torch.arange(2.0).view(2, *(1 for _ in sizes)) + torch.rand(2, *sizes, generator=torch.Generator()) / 2
+    rows = _small(layer, kind)
     stored = hub_tensors(model, {f"{layer.name}.{kind}": rows})
     if all(EXPERT.search(name) for name in stored):
         return "single"

@@ -59,7 +59,7 @@ def test_training_moves_all_that_was_given_to_the_optimizer_and_not_a_byte_more(
 def test_the_merged_checkpoint_is_the_trained_model(outcomes: Outcomes, architecture: str, method: str) -> None:
     outcome = outcomes(architecture, method)
     assert (outcome.logits - outcome.base_logits).abs().max() > 1e-3
-    torch.testing.assert_close(logits(load(outcome.out)), outcome.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(load(outcome.out)), outcome.logits, atol=5e-5, rtol=1e-5)
 
 
 @each_case

@@ -138,7 +138,7 @@ def test_an_adapter_that_lacks_an_expert_it_names_is_refused(
     config.write_text(json.dumps({"experts": chosen | {1: [*chosen[1], missing]}}))
     again = tmp_path / "again"
     again.mkdir()
-    with pytest.raises(MethodError, match=f"names expert {missing} of layer 1, of which the adapter has no tensor"):
+    with pytest.raises(MethodError, match=f"names expert {missing} of layer 1, of which the adapter has no `model"):
         EsftToken().merge(outcome.base, outcome.adapter, again)
     assert list(again.iterdir()) == []
 
