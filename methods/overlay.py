@@ -32,8 +32,8 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     that do not change are linked, or copied across file systems. Replaced tensors take the base's dtype. `rename` maps
     a name in `changed` to its name in the base. A tensor that the base lacks and its architecture has is added.
 
-    Raises MethodError, before anything is written, where a name, a shape or a type is not the base's; and where a number
-    is not finite.
+    Raises MethodError, before anything is written, where a name, a shape or a type is not the base's; and where a
+    number is not finite.
     """
     changes = changes_of(base, changed, rename)
     for path in weight_files(base):
