@@ -167,11 +167,15 @@ def _for_merging(adapter: Path) -> Any:
 
 
 def _merge_with_peft(adapter: Path, base: Path, folder: Path, layout: Layout) -> None:
-    """Write the merged model's tensors under their names in hub checkpoints into `folder`."""
+    """Write the merged model's tensors under their names in hub checkpoints into `folder`.
+
+    In float32: sums rounded to the base's type would be others than trained.
+    """
+    import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="auto")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     with TemporaryDirectory(dir=folder.parent, prefix=".repacked-") as scratch:
         source = adapter if layout == "peft" else _repacked(adapter, base, Path(scratch))
         merged = PeftModel.from_pretrained(model, source, config=_for_merging(adapter)).merge_and_unload()

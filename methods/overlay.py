@@ -29,8 +29,9 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     """Write into `out` the checkpoint `base` with the tensors of the folder `changed` in place of its own.
 
     A tensor of `changed` named `NAME[7]` takes the place of row 7 of the base's `NAME`. Goes shard by shard; shards
-    that do not change are linked, or copied across file systems. Replaced tensors take the base's dtype. `rename` maps
-    a name in `changed` to its name in the base. A tensor that the base lacks and its architecture has is added.
+    that do not change are linked, or copied across file systems. Replaced tensors keep the dtype they were trained in,
+    so that what is served is what was trained, or the base's where that is the wider. `rename` maps a name in `changed`
+    to its name in the base. A tensor that the base lacks and its architecture has is added.
 
     Raises MethodError, before anything is written, where a name, a shape or a type is not the base's; and where a
     number is not finite.
@@ -107,13 +108,17 @@ def _added(base: Path, sources: Mapping[str, str], old: TensorFiles, new: Tensor
 
 def _write_shard(path: Path, out: Path, replaced: Mapping[str, str], new: TensorFiles) -> None:
     """Write a shard with some tensors, or rows of them, replaced, or added; `replaced` has their names in `new`."""
+    import torch
+
     shard, metadata = _read_shard(path)
     for name, source in replaced.items():
         value, row = read_finite(new, source), ROW.fullmatch(name)
         if name in shard or row is None:
-            shard[name] = value.to(shard.get(name, value).dtype)
+            shard[name] = value.to(torch.promote_types(value.dtype, shard.get(name, value).dtype))
         else:
-            shard[row[1]][int(row[2])] = value.to(shard[row[1]].dtype)
+            whole = shard[row[1]].to(torch.promote_types(value.dtype, shard[row[1]].dtype))
+            whole[int(row[2])] = value.to(whole.dtype)
+            shard[row[1]] = whole
     write_tensors(out, shard, metadata)
 
 

@@ -12,7 +12,7 @@ import torch
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.data import Sample
-from esft_bench.harness.training.loop import CHECKPOINT, train
+from esft_bench.harness.training.loop import CHECKPOINT, Options, train
 from esft_bench.methods.moe.layout import CONFIG, read_config
 from esft_bench.spec.suite import Training
 from tests.conftest import build
@@ -110,7 +110,8 @@ def test_a_run_stopped_and_resumed_ends_at_the_weights_of_an_undisturbed_one(
         model = build(architecture)
         parameters = TRAINING[method].prepare(model, seen_by(model, seed=0))
         (tmp_path / scratch).mkdir(exist_ok=True)
-        train(model, parameters, sequences(), SETTINGS, tmp_path / scratch, checkpoint_every=2, progress=progress)
+        options = Options(checkpoint_every=2, progress=progress)
+        train(model, parameters, sequences(), SETTINGS, tmp_path / scratch, options)
         return model
 
     whole = trained("whole")

@@ -36,17 +36,21 @@ def test_a_sharded_base_stays_sharded_and_keeps_its_other_files(tiny_model: Any,
     torch.testing.assert_close(logits(load(outcome.out)), logits(outcome.model), atol=1e-5, rtol=1e-5)
 
 
-def test_merged_tensors_take_the_dtype_of_the_base(tmp_path: Path) -> None:
-    base, changed, out = (tmp_path / name for name in ("base", "changed", "out"))
+def test_merged_tensors_keep_what_was_trained_to_the_last_bit_in_the_wider_of_both_types(tmp_path: Path) -> None:
+    base, changed, out = tmp_path / "base", tmp_path / "changed", tmp_path / "out"
     for folder in (base, changed, out):
         folder.mkdir()
-    save_file({"a": torch.zeros(2, dtype=torch.bfloat16), "b": torch.ones(2)}, base / "model.safetensors")
-    save_file({"a": torch.tensor([1.0, 2.0])}, changed / "adapter_model.safetensors")
+    narrow, wide = torch.bfloat16, torch.float32
+    old = {"a": torch.zeros(2, dtype=narrow), "b": torch.ones(2), "c": torch.zeros(3, 2, dtype=narrow)}
+    new = {"a": torch.full((2,), 0.1), "b": torch.full((2,), 0.1, dtype=narrow), "c[1]": torch.full((2,), 0.1)}
+    save_file(old, base / "model.safetensors")
+    save_file(new, changed / "changed.safetensors")
     overlay(base, changed, out)
     merged = load_file(out / "model.safetensors")
-    assert merged["a"].dtype == torch.bfloat16
-    assert merged["a"].tolist() == [1.0, 2.0]
-    assert torch.equal(merged["b"], torch.ones(2))
+    assert {name: tensor.dtype for name, tensor in merged.items()} == {"a": wide, "b": wide, "c": wide}
+    assert torch.equal(merged["a"], new["a"])
+    assert torch.equal(merged["b"], new["b"].float())
+    assert torch.equal(merged["c"], torch.stack([torch.zeros(2), new["c[1]"], torch.zeros(2)]))
 
 
 @pytest.mark.parametrize(
