@@ -33,7 +33,7 @@ from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.layout import form
+from esft_bench.methods.moe.export import form
 from esft_bench.methods.moe.profile import profile
 from esft_bench.methods.moe.view import SCALING, MoeLayer, moe_layers
 

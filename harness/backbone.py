@@ -18,11 +18,11 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
-from esft_bench.methods.checkpoint import tensor_files
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.observed import observed
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
 from esft_bench.spec.suite import Backbone

@@ -1,43 +1,48 @@
 """Ablations of expert selection: as many experts in each layer as ESFT selects, but chosen otherwise."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import SerializeAsAny, field_validator
-from torch import nn
-from transformers import PreTrainedModel
+from pydantic import Field, SerializeAsAny, field_validator
 
-from esft_bench.methods.esft import Esft, EsftGate, EsftToken
-from esft_bench.methods.esft_union import EsftUnion
+from esft_bench.methods.esft import Esft
 from esft_bench.methods.expert_training import chosen_experts
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.profile import Profile
-from esft_bench.methods.moe.selection import Selection
 
-SELECTORS: dict[str, type[Esft]] = {"esft-gate": EsftGate, "esft-token": EsftToken, "esft-union": EsftUnion}
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
+    from esft_bench.methods.moe.selection import Selection
 
 
 class SelectionAblation(Method):
     """Train other experts, with the counts and options of the selection that this is the ablation of.
 
     Attributes:
-        of: that selection's settings, in a suite a mapping with its `method`, one of SELECTORS.
+        of: that selection's settings, in a suite a mapping with its `method`, of any that selects as ESFT does.
     """
 
     needs_profile: ClassVar[bool] = True
-    of: SerializeAsAny[Esft]
+    of: SerializeAsAny[Esft] = Field(examples=[{"method": "esft-token"}])
 
     @field_validator("of", mode="before")
     @classmethod
     def _by_name(cls, value: Any) -> Any:
+        from esft_bench.methods.registry import load_methods  # which imports this module
+
         if not isinstance(value, Mapping) or "method" not in value:
             return value
         settings = dict(value)
         name = settings.pop("method")
-        if name not in SELECTORS:
-            raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(SELECTORS)}")
-        return SELECTORS[name].model_validate(settings)
+        selectors = {name: method for name, method in load_methods().items() if issubclass(method, Esft)}
+        if name not in selectors:
+            raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(selectors)}")
+        return selectors[name].model_validate(settings)
 
     @property
     def together(self) -> bool:
@@ -68,6 +73,10 @@ class SelectionAblation(Method):
         selected = chosen_experts(model, context, self.of.select)
         profiles = [profile for profile in (context.profile, *context.further) if profile is not None]
         return self.of.train_experts(model, self.instead(selected, profiles, context.seed))
+
+    def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
+        """As what it ablates."""
+        return self.of.learning_rate_factors(model)
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the official adapter layout."""

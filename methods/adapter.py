@@ -1,44 +1,48 @@
 """A released adapter as a row of its own: nothing is trained, what others trained is merged and tested."""
 
+from __future__ import annotations
+
 import shutil
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from peft import PeftConfig, get_peft_model, set_peft_model_state_dict
 from pydantic import Field
-from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
-from esft_bench.methods.checkpoint import check_fits, overlay, tensor_files
+from esft_bench.methods import lora_adapter
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.lora import CONFIG as PEFT_CONFIG
-from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
-from esft_bench.methods.moe.layout import base_name, check_complete
+from esft_bench.methods.moe.layout import base_name, check_adapter
+from esft_bench.methods.overlay import overlay, read_finite
+from esft_bench.methods.tensor_files import tensor_files
 
-PEFT_WEIGHTS = "adapter_model.safetensors"
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
 FILES = ("*.json", "*.safetensors")
 PLACE = "{task}"
 
 
 class Adapter(Method):
-    """Load an official ESFT adapter or a peft LoRA adapter, from a folder or the hub.
+    """Train nothing; merge an official ESFT adapter or a peft LoRA adapter, from a folder or the hub.
 
     Attributes:
         path: a folder, or a name on the hub; `{task}` in it stands for the cell's task, so that each task has its own.
             Without `{task}` the row is one cell, tested on every task.
         revision: the commit on the hub, which a name there must have.
+        layout: `expert-major` for LoRA adapters that unsloth packed before September 2026. They have the same shapes as
+            peft's and nothing in them tells; the wrong layout gives a model that answers much worse.
         tasks: what stands for `{task}` where that is not the task's name.
     """
 
+    name: ClassVar[str] = "adapter"
     trains: ClassVar[bool] = False
     of_one_backbone: ClassVar[bool] = True
     path: str = Field(min_length=1)
     revision: str | None = None
+    layout: lora_adapter.Layout = "peft"
     tasks: Mapping[str, str] = {}
 
     @property
@@ -46,7 +50,7 @@ class Adapter(Method):
         """One adapter for each task where the path says so."""
         return PLACE in self.path
 
-    def for_task(self, task: str) -> "Adapter":
+    def for_task(self, task: str) -> Adapter:
         """The same with the path of a task's adapter."""
         path = self.path.replace(PLACE, self.tasks.get(task, task))
         return self.model_copy(update={"path": path, "tasks": {}})
@@ -58,11 +62,18 @@ class Adapter(Method):
         """
         folder = self._locate()
         if (folder / ESFT_CONFIG).is_file():
-            _check_esft(folder, backbone)
-        elif (folder / PEFT_CONFIG).is_file():
-            _check_peft(folder, backbone)
+            if self.layout != "peft":
+                raise MethodError(f"{folder} has ESFT's layout; `layout` is for LoRA adapters, leave it out")
+            check_adapter(folder, backbone)
+            files = tensor_files(folder)
+            for name in files.files:
+                read_finite(files, name)
+        elif (folder / lora_adapter.CONFIG).is_file():
+            lora_adapter.check(folder, backbone, self.layout)
         else:
-            raise MethodError(f"{folder} holds neither {ESFT_CONFIG} (ESFT) nor {PEFT_CONFIG} (peft): it is no adapter")
+            raise MethodError(
+                f"{folder} holds neither {ESFT_CONFIG} (ESFT) nor {lora_adapter.CONFIG} (peft): it is no adapter"
+            )
         return folder
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
@@ -79,9 +90,10 @@ class Adapter(Method):
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors, or with its updates."""
         if (adapter / ESFT_CONFIG).is_file():
+            check_adapter(adapter, base)
             overlay(base, adapter, out, rename=base_name)
         else:
-            Lora().merge(base, adapter, out)
+            lora_adapter.merge(adapter, base, out, self.layout)
 
     def _locate(self) -> Path:
         """The adapter's folder here, or a snapshot of it from the hub."""
@@ -99,32 +111,3 @@ class Adapter(Method):
                 f"'{self.path}' is no folder here and revision {self.revision} could not be had from the hub "
                 f"({type(error).__name__}): give a folder, or check name, revision and connection"
             ) from error
-
-
-def _check_esft(folder: Path, backbone: Path) -> None:
-    """Raise MethodError where an expert is missing, or a tensor is not one of the backbone's."""
-    check_complete(folder)
-    base, new = tensor_files(backbone), tensor_files(folder)
-    for name in new.files:
-        check_fits(base_name(name), new.shape(name), base, folder)
-
-
-def _check_peft(folder: Path, backbone: Path) -> None:
-    """Raise MethodError where updates are missing, or are of modules or shapes that the backbone does not have."""
-    if not (folder / PEFT_WEIGHTS).is_file():
-        raise MethodError(f"{folder} has no {PEFT_WEIGHTS}: other formats are not loaded, save it as safetensors")
-    with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(backbone))
-    other = f"{folder} belongs to another backbone than {backbone}"
-    files = tensor_files(folder)
-    shapes = {name: torch.empty(files.shape(name), device="meta") for name in files.files}
-    try:
-        with warnings.catch_warnings(action="ignore"):  # that nothing is really loaded
-            adapted = get_peft_model(model, PeftConfig.from_pretrained(folder))
-            found = set_peft_model_state_dict(adapted, shapes)
-    except (ValueError, RuntimeError, KeyError, TypeError) as error:
-        raise MethodError(f"{other}: {str(error).splitlines()[0]}") from error
-    if found.unexpected_keys:
-        raise MethodError(f"{other}, which has nothing for its `{found.unexpected_keys[0]}`")
-    if missing := [name for name in found.missing_keys if "lora_" in name]:
-        raise MethodError(f"{folder} has no `{missing[0]}`, which its {PEFT_CONFIG} asks for; fetch it again")

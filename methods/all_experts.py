@@ -1,14 +1,16 @@
 """Training every routed expert and nothing else: what selection is measured against at its upper end."""
 
-from collections.abc import Sequence
-from typing import ClassVar
+from __future__ import annotations
 
-from torch import nn
-from transformers import PreTrainedModel
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.expert_training import ExpertTraining
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.view import moe_layers
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class AllExperts(ExpertTraining):
@@ -17,9 +19,12 @@ class AllExperts(ExpertTraining):
     The banks are copies, as in every selection, so the model's experts are in memory twice.
     """
 
+    name: ClassVar[str] = "all-experts"
     needs_profile: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for its routed experts. Raises MethodError for a model without any."""
+        from esft_bench.methods.moe.view import moe_layers
+
         every = {index: list(range(layer.num_experts)) for index, layer in moe_layers(model).items()}
         return self.train_experts(model, every)

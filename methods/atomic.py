@@ -1,15 +1,16 @@
 """Files that are whole or absent: written beside, flushed to disk, then renamed."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @contextmanager
@@ -33,11 +34,15 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write a safetensors file. Tensors may be views of others; the format wants each on its own."""
+    from safetensors.torch import save_file
+
     owned = {name: _own(tensor.detach().cpu()) for name, tensor in tensors.items()}
     with replacing(path) as temporary:
         save_file(owned, temporary, {"format": "pt"} | (metadata or {}))
 
 
 def _own(tensor: Tensor) -> Tensor:
+    import torch
+
     whole = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
     return tensor if whole else tensor.clone(memory_format=torch.contiguous_format)

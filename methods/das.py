@@ -4,21 +4,25 @@ Source: the expert-concentration paper. Only its abstract is public; where that 
 one this is.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import BaseModel, Field
-from torch import nn
-from transformers import PreTrainedModel
 
-from esft_bench.methods.attention_router import write_attention_and_routers
+from esft_bench.methods.attention_router import first_stage_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.expert_training import ExpertTraining
 from esft_bench.methods.method import Context, FirstStage
-from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, domain_advantage, expert_scores
 from esft_bench.methods.moe.selection import Selection, highest
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
 
 
 class DomainAdvantage(BaseModel):
@@ -33,7 +37,8 @@ class DomainAdvantage(BaseModel):
         first_share: stage 1's share of the steps (the paper's Table 6 varies it from 0.1 to 0.5 of 1000 steps; 0.3 is
             the middle of that).
         first_learning_rate: stage 1's learning rate; None for the row's.
-        score: what is measured of an expert, as in ESFT; `score_rule`: how it is averaged.
+        score: what is measured of an expert, see `methods.moe.scores`.
+        score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
         advantage: False for the domain's own score alone, the other ways of identifying experts in Table 5.
     """
 
@@ -68,13 +73,14 @@ class DomainAdvantage(BaseModel):
 
 
 class DasTune(DomainAdvantage, ExpertTraining):
-    """Stage 2 trains the experts in full."""
+    """Train attention and routers, then the experts that the domain uses more than general data do."""
+
+    name: ClassVar[str] = "das-tune"
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model, which stage 1 has trained, but for the chosen experts. Raises MethodError as ESFT does."""
         return self.train_selected(model, context, self.against(context.general))
 
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the official adapter layout, and beside it what stage 1 trained."""
-        super().export(model, folder)
-        write_attention_and_routers(model, folder)
+    def other_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What stage 1 trained."""
+        return super().other_tensors(model) | first_stage_tensors(model)

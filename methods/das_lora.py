@@ -1,27 +1,35 @@
 """DAS-LoRA: as DAS-Tune, with low-rank updates of the experts in stage 2."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
-from esft_bench.methods.attention_router import FILE, write_attention_and_routers
-from esft_bench.methods.checkpoint import link
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.attention_router import first_stage_tensors
 from esft_bench.methods.das import DomainAdvantage
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.expert_training import chosen_experts
 from esft_bench.methods.low_rank_training import LowRankTraining
 from esft_bench.methods.method import Context
+from esft_bench.methods.overlay import link
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+FILE = "attention_router.safetensors"
 STAGE_1 = "stage_1"
 """The folder in an adapter that holds what stage 1 trained."""
 
 
 class DasLora(DomainAdvantage, LowRankTraining):
-    """Stage 2 trains low-rank updates of the experts; the paper's rank 16 and alpha 32 by default."""
+    """DAS-Tune with low-rank updates of the experts in stage 2; the paper's rank 16 and alpha 32 by default."""
 
+    name: ClassVar[str] = "das-lora"
     rank: int = Field(default=16, ge=1)
     alpha: float = Field(default=32.0, gt=0)
 
@@ -34,7 +42,7 @@ class DasLora(DomainAdvantage, LowRankTraining):
         """Write the factors, and in a folder of its own what stage 1 trained."""
         super().export(model, folder)
         (folder / STAGE_1).mkdir()
-        write_attention_and_routers(model, folder / STAGE_1)
+        write_tensors(folder / STAGE_1 / FILE, first_stage_tensors(model))
 
     def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
         """The experts with their updates, and what stage 1 trained."""

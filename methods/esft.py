@@ -1,34 +1,37 @@
 """Expert-specialized fine-tuning: train only the experts that a task uses most (arXiv 2407.01906)."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
-from torch import nn
-from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.expert_training import ExpertTraining
 from esft_bench.methods.grouped_experts import GroupedExperts
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.grouping import experts_of, group_scores
 from esft_bench.methods.moe.layout import read_config
-from esft_bench.methods.moe.profile import Profile
-from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, expert_scores, read_summary
-from esft_bench.methods.moe.selection import Selection, check, check_scores, select
-from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.moe.released_scores import read_rows
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, as_shares, expert_scores, scores_of
+from esft_bench.methods.moe.selection import Selection, check, check_rows, select
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
 
 
 class ThresholdSelection(BaseModel):
     """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
     Attributes:
-        score: what is measured of an expert, see `methods.moe.scores`: `gate`, the mean gate weight (Equation 6),
-            `token`, the share of tokens (Equation 7), `output_norm`, `contribution` or `score_norm`.
-        p: threshold on the cumulated score, in (0, 1].
+        score: what is measured of an expert, see `methods.moe.scores`.
+        p: threshold on the cumulated score, in (0, 1]. Where a layer's scores add up to more than 1, as with
+            sigmoid routers, it is a share of their sum.
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
         selection: experts by layer in place of a selection, or the path of an adapter or its `expert_cfg.json`.
         scores: scores by layer in place of the profile's, or the path of an official `summary.json`.
@@ -53,31 +56,36 @@ class ThresholdSelection(BaseModel):
             return value
         if info.data.get("score") not in ("gate", "token"):
             raise ValueError(f"score files hold gate and token scores, not {info.data.get('score')}")
-        read = read_summary(Path(value).expanduser(), info.data["score"])
-        return dict(zip(read.layers, read.values.tolist(), strict=True))
+        return read_rows(Path(value).expanduser(), info.data["score"])
 
     @model_validator(mode="after")
-    def _one_sound_source(self) -> "ThresholdSelection":
+    def _one_sound_source(self) -> ThresholdSelection:
         if self.selection is not None and self.scores is not None:
             raise ValueError("a selection leaves nothing to select by scores: give one of the two")
         if self.scores is not None:
-            check_scores(_as_scores(self.scores))
+            check_rows(self.scores)
         return self
 
     def ranking(self, profile: Profile) -> Scores:
         """The scores that experts are selected by, given or a profile's."""
         if self.scores is not None:
-            return _as_scores(self.scores)
+            return scores_of(self.scores)
         return expert_scores(profile, self.score, self.score_rule)
 
     def select(self, profile: Profile) -> Selection:
         """Choose the experts to train, from a profile unless they or their scores are given."""
         if self.selection is not None:
             return self.selection
-        return select(self.ranking(profile), self.p)
+        return self.up_to_threshold(self.ranking(profile))
+
+    def up_to_threshold(self, scores: Scores) -> Selection:
+        """In each layer, the experts whose scores reach `p`; where all add up to more than 1, that share of them."""
+        return select(scores if self.score_rule == "upstream_script" else as_shares(scores), self.p)
 
     def check_given(self, model: PreTrainedModel) -> None:
         """Raise MethodError where a selection or scores are given that do not fit the model."""
+        from esft_bench.methods.moe.view import moe_layers
+
         layers = moe_layers(model)
         if self.selection is not None:
             check(self.selection, layers)
@@ -91,10 +99,6 @@ class ThresholdSelection(BaseModel):
                 )
 
 
-def _as_scores(rows: dict[int, list[float]]) -> Scores:
-    return Scores(tuple(rows), torch.tensor(list(rows.values()), dtype=torch.float64))
-
-
 class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
     """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options.
 
@@ -103,7 +107,7 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
     """
 
     @model_validator(mode="after")
-    def _groups_are_selected_by_profile(self) -> "Esft":
+    def _groups_are_selected_by_profile(self) -> Esft:
         if self.group_size > 1 and (self.selection is not None or self.scores is not None):
             raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
         return self
@@ -115,6 +119,8 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the selected experts, or groups of them. Raises MethodError as others do."""
+        from esft_bench.methods.moe.grouping import experts_of_groups, group_scores
+
         if self.group_size == 1:
             return super().prepare(model, context)
         groups = self.group(model, context)
@@ -128,13 +134,14 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
         return self.train_selected(
             model,
             context,
-            lambda profile: experts_of(select(group_scores(self.ranking(profile), groups), self.p), groups),
+            lambda profile: experts_of_groups(
+                self.up_to_threshold(group_scores(self.ranking(profile), groups)), groups
+            ),
         )
 
-    def export(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write the official adapter layout, and beside it the routers where experts are grouped."""
-        self.export_routers(model, folder)
-        super().export(model, folder)
+    def other_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """The routers, where experts are grouped."""
+        return super().other_tensors(model) | self.grouped_routers(model)
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own, and the routing of grouped experts."""
@@ -143,14 +150,16 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
 
 
 class EsftGate(Esft):
-    """ESFT-Gate with the paper's threshold."""
+    """Train the experts with the highest mean gate weights, up to the paper's threshold (ESFT-Gate)."""
 
+    name: ClassVar[str] = "esft-gate"
     score: Score = "gate"
     p: float = Field(default=0.1, gt=0, le=1)
 
 
 class EsftToken(Esft):
-    """ESFT-Token with the paper's threshold."""
+    """Train the experts that most tokens are sent to, up to the paper's threshold (ESFT-Token)."""
 
+    name: ClassVar[str] = "esft-token"
     score: Score = "token"
     p: float = Field(default=0.2, gt=0, le=1)

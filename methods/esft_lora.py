@@ -3,12 +3,12 @@
 A combination that people ask for; the ESFT paper trains its experts in full.
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
 from esft_bench.methods.esft import ThresholdSelection
 from esft_bench.methods.expert_training import chosen_experts
@@ -16,10 +16,15 @@ from esft_bench.methods.low_rank_training import LowRankTraining
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.scores import Score
 
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
 
 class EsftLora(ThresholdSelection, LowRankTraining):
     """Train low-rank updates of the selected experts; ESFT-Gate's selection and the ESFT paper's LoRA by default."""
 
+    name: ClassVar[str] = "esft-lora"
     needs_profile: ClassVar[bool] = True
     score: Score = "gate"
     p: float = Field(default=0.1, gt=0, le=1)

@@ -3,6 +3,10 @@
 A combination that people ask for; the ESFT paper trains one task at a time.
 """
 
+from __future__ import annotations
+
+from typing import ClassVar
+
 from esft_bench.methods.esft import EsftGate
 
 
@@ -11,6 +15,8 @@ class EsftUnion(EsftGate):
 
     Every method that selects experts takes such a union where a row's tasks are trained together; this one asks for it.
     """
+
+    name: ClassVar[str] = "esft-union"
 
     @property
     def together(self) -> bool:

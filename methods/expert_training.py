@@ -1,21 +1,24 @@
 """Training some routed experts of each layer: what every method of that kind shares, whatever chooses the experts."""
 
+from __future__ import annotations
+
 import itertools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from esft_bench.methods.checkpoint import overlay
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.experts import use_selective_experts
-from esft_bench.methods.moe.layout import base_name, check_complete, check_exportable, write_adapter
-from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.layout import AdapterConfig, base_name, check_adapter
 from esft_bench.methods.moe.selection import Selection, check
-from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.overlay import overlay
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
+    from esft_bench.methods.moe.view import MoeLayer
 
 
 class ExpertTraining(Method):
@@ -35,9 +38,13 @@ class ExpertTraining(Method):
         raise NotImplementedError
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """Raise MethodError for a model without routed experts."""
+        """Raise MethodError for a model without routed experts, or without the shared ones that are to be trained."""
+        from esft_bench.methods.moe.view import moe_layers
+
         super().check_model(model)
-        moe_layers(model)
+        layers = moe_layers(model)
+        if self.shared_experts and not any(layer.shared for layer in layers.values()):
+            raise MethodError(f"shared_experts is set, but {type(model).__name__} has no shared experts; leave it out")
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the selected experts, which become trainable banks of their layers.
@@ -57,6 +64,10 @@ class ExpertTraining(Method):
 
         Raises MethodError where experts of this form cannot be trained or exported one by one.
         """
+        from esft_bench.methods.moe.experts import use_selective_experts
+        from esft_bench.methods.moe.export import check_exportable
+        from esft_bench.methods.moe.view import moe_layers
+
         model.requires_grad_(False)
         self.unfreeze_others(model, moe_layers(model), selection)
         use_selective_experts(model, selection)
@@ -65,17 +76,24 @@ class ExpertTraining(Method):
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the official adapter layout: `expert_cfg.json` and one tensor for each expert and projection."""
-        write_adapter(model, folder, self.shared_experts, self.non_expert_modules)
+        from esft_bench.methods.moe.export import write_adapter
+
+        config = AdapterConfig(
+            experts={}, shared_experts=self.shared_experts, non_expert_modules=self.non_expert_modules
+        )
+        write_adapter(model, folder, config, self.other_tensors(model))
+
+    def other_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """Tensors of hub checkpoints that the adapter has besides what is trained, such as those of a first stage."""
+        return {}
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
-        check_complete(adapter)
+        check_adapter(adapter, base)
         overlay(base, adapter, out, rename=base_name)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
-        """Unfreeze what the options name outside the routed experts. Raises MethodError where there is none of it."""
-        if self.shared_experts and not any(layer.shared for layer in layers.values()):
-            raise MethodError(f"shared_experts is set, but {type(model).__name__} has no shared experts; leave it out")
+        """Unfreeze what the options name outside the routed experts."""
         if self.non_expert_modules:
             model.requires_grad_(True)
             for layer in layers.values():
@@ -90,6 +108,8 @@ def chosen_experts(model: PreTrainedModel, context: Context, choose: Callable[[P
 
     Raises MethodError where there is no profile, it is of another model, or the selection does not fit `model`.
     """
+    from esft_bench.methods.moe.view import moe_layers
+
     layers = moe_layers(model)
     if context.profile is None:
         raise MethodError("expert selection needs a profile of the task's data, and none was given")

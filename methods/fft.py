@@ -1,16 +1,19 @@
 """Full fine-tuning: every parameter is trained."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from esft_bench.methods.checkpoint import overlay
 from esft_bench.methods.grouped_experts import GroupedExperts
+from esft_bench.methods.hub import write_tied
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.experts import use_fast_experts
-from esft_bench.methods.moe.grouping import settle_routers
+from esft_bench.methods.overlay import overlay
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class FullFineTuning(GroupedExperts):
@@ -19,8 +22,12 @@ class FullFineTuning(GroupedExperts):
     With a `group_size`, those of the coarse-grained model that groups of experts simulate.
     """
 
+    name: ClassVar[str] = "fft"
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Unfreeze the model and return all its parameters."""
+        from esft_bench.methods.moe.experts import use_fast_experts
+
         if self.group_size > 1:
             self.group(model, context)
         model.requires_grad_(True)
@@ -30,8 +37,11 @@ class FullFineTuning(GroupedExperts):
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write all tensors under their names in hub checkpoints, a tensor for each expert and projection."""
         if self.group_size > 1:
+            from esft_bench.methods.moe.grouping import settle_routers
+
             settle_routers(model)
         model.save_pretrained(folder)
+        write_tied(model, folder)
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write the base's folder with every tensor replaced."""

@@ -1,27 +1,23 @@
 """Training a coarse-grained model that groups of experts simulate: what ESFT and full fine-tuning share of it."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import Field
-from transformers import PreTrainedModel
 
-from esft_bench.methods.atomic import write_json, write_tensors
+from esft_bench.methods.atomic import write_json
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.hub import hub_tensors
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.grouping import (
-    TOP_K,
-    Groups,
-    check_groups,
-    group_experts,
-    settle_routers,
-    use_grouped_routers,
-    whole_groups,
-)
-from esft_bench.methods.moe.layout import hub_tensors
-from esft_bench.methods.moe.view import moe_layers
 
-ROUTERS = "routers.safetensors"
+if TYPE_CHECKING:
+    from torch import Tensor
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.grouping import Groups
 
 
 class GroupedExperts(Method):
@@ -42,26 +38,36 @@ class GroupedExperts(Method):
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where the model's experts cannot be grouped."""
+        from esft_bench.methods.moe.grouping import check_groups
+        from esft_bench.methods.moe.view import moe_layers
+
         super().check_model(model)
         for layer in moe_layers(model).values() if self.group_size > 1 else ():
             check_groups(model, layer, self.group_size)
 
     def group(self, model: PreTrainedModel, context: Context) -> Groups:
         """Make `model` the coarse-grained one, in place; returns its groups. Raises MethodError where it cannot be."""
+        from esft_bench.methods.moe.grouping import group_experts, use_grouped_routers
+
         if context.general is None:
             raise MethodError("experts are grouped by a profile of general data, and none was given")
         groups = group_experts(model, context.general, self.group_size)
         use_grouped_routers(model, groups)
         return groups
 
-    def export_routers(self, model: PreTrainedModel, folder: Path) -> None:
-        """Write what grouping made of the routers, beside the adapter."""
-        if self.group_size > 1:
-            write_tensors(folder / ROUTERS, hub_tensors(model, settle_routers(model)))
+    def grouped_routers(self, model: PreTrainedModel) -> dict[str, Tensor]:
+        """What grouping made of the routers, under their names in hub checkpoints; from now on their own weights."""
+        if self.group_size == 1:
+            return {}
+        from esft_bench.methods.moe.grouping import settle_routers
+
+        return hub_tensors(model, settle_routers(model))
 
     def merge_config(self, base: Path, out: Path) -> None:
         """Write the base's configuration with as many experts a token as the coarse-grained model has."""
         if self.group_size > 1:
+            from esft_bench.methods.moe.grouping import TOP_K, whole_groups
+
             path = base / "config.json"
             config = json.loads(path.read_text("utf-8"))
             if TOP_K not in config:

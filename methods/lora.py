@@ -1,24 +1,23 @@
 """Low-rank adaptation (arXiv 2106.09685) by peft: of the attention, and of the experts where asked."""
 
+from __future__ import annotations
+
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, ClassVar
 
-import torch
-from peft import LoraConfig, PeftModel
 from pydantic import Field
-from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
+from esft_bench.methods import lora_adapter
 from esft_bench.methods.atomic import write_json
-from esft_bench.methods.checkpoint import overlay
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.hub import check_not_tied
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.experts import use_fast_experts
-from esft_bench.methods.moe.view import ATTENTION, moe_layers
 
-CONFIG = "adapter_config.json"
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
 class Lora(Method):
@@ -31,14 +30,18 @@ class Lora(Method):
         experts: adapt all routed experts, through their fused parameters, and the shared experts too. Never routers.
     """
 
+    name: ClassVar[str] = "lora"
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     target_modules: tuple[str, ...] = ()
     experts: bool = False
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """Raise MethodError where experts are to be adapted and the model has none."""
+        """Raise MethodError where experts are to be adapted and the model has none, or layers that are tied."""
+        check_not_tied(model, self.target_modules)
         if self.experts:
+            from esft_bench.methods.moe.view import moe_layers
+
             moe_layers(model)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
@@ -46,6 +49,11 @@ class Lora(Method):
 
         Raises MethodError where no layer matches, or `experts` is asked of a model without routed experts.
         """
+        import torch
+        from peft import LoraConfig
+
+        from esft_bench.methods.moe.experts import use_fast_experts
+
         use_fast_experts(model)
         config = LoraConfig(
             r=self.rank,
@@ -64,24 +72,23 @@ class Lora(Method):
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter as plain peft reads it, byte for byte the same for the same weights."""
         model.save_pretrained(folder)
-        config = json.loads((folder / CONFIG).read_text("utf-8"))
+        config = json.loads((folder / lora_adapter.CONFIG).read_text("utf-8"))
         # peft keeps targets as sets, whose order changes from process to process.
-        write_json(folder / CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()})
+        write_json(
+            folder / lora_adapter.CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()}
+        )
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Add the updates to the base's weights with peft and write them under their names in hub checkpoints.
-
-        In float32, or the type the updates were trained in: sums rounded to the base's would be others than trained.
-        """
-        model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        with TemporaryDirectory(dir=out.parent, prefix=".merge-") as folder:
-            merged.save_pretrained(folder)
-            overlay(base, Path(folder), out)
+        """Write `base` with the updates added."""
+        lora_adapter.merge(adapter, base, out)
 
 
 def _attention(model: PreTrainedModel) -> list[str]:
     """Linear layers inside a module whose name says attention."""
+    from torch import nn
+
+    from esft_bench.methods.moe.view import ATTENTION
+
     names = [
         name
         for name, module in model.named_modules()
@@ -95,6 +102,8 @@ def _attention(model: PreTrainedModel) -> list[str]:
 
 
 def _routed(model: PreTrainedModel) -> list[str]:
+    from esft_bench.methods.moe.view import moe_layers
+
     return [f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in layer.weights]
 
 
@@ -103,6 +112,10 @@ def _shared(model: PreTrainedModel) -> Iterator[str]:
 
     Weights, not modules: peft 0.21 takes a module named `gate_proj` for the routed experts of an older transformers.
     """
+    from torch import nn
+
+    from esft_bench.methods.moe.view import moe_layers
+
     for layer in moe_layers(model).values():
         for path, shared in layer.shared:
             linear = (name for name, module in shared.named_modules() if name and isinstance(module, nn.Linear))

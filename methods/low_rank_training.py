@@ -1,20 +1,22 @@
 """Training low-rank updates of some routed experts: what every method of that kind shares, whatever chooses them."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
-import torch
 from pydantic import Field
-from torch import nn
-from transformers import PreTrainedModel
 
-from esft_bench.methods.checkpoint import overlay
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.layout import check_exportable
-from esft_bench.methods.moe.low_rank import use_low_rank_experts, write_low_rank, write_updated
-from esft_bench.methods.moe.selection import Selection
-from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.overlay import overlay
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.selection import Selection
 
 
 class LowRankTraining(Method):
@@ -30,6 +32,8 @@ class LowRankTraining(Method):
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for a model without routed experts."""
+        from esft_bench.methods.moe.view import moe_layers
+
         super().check_model(model)
         moe_layers(model)
 
@@ -38,6 +42,11 @@ class LowRankTraining(Method):
 
         Returns their factors. Raises MethodError where experts of this form cannot be trained or exported one by one.
         """
+        import torch
+
+        from esft_bench.methods.moe.export import check_exportable
+        from esft_bench.methods.moe.low_rank import use_low_rank_experts
+
         model.requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
@@ -47,6 +56,8 @@ class LowRankTraining(Method):
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the factors, two for each expert and projection."""
+        from esft_bench.methods.moe.low_rank import write_low_rank
+
         write_low_rank(model, folder)
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
@@ -57,4 +68,6 @@ class LowRankTraining(Method):
 
     def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
         """Write into `folder` the tensors of `base` that `adapter` changes, as they become."""
+        from esft_bench.methods.moe.low_rank import write_updated
+
         write_updated(base, adapter, folder)

@@ -5,16 +5,20 @@ back, and asks the method to export what changed. Merging turns a base checkpoin
 Hugging Face checkpoint that any server loads.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
-from torch import nn
-from transformers import PreTrainedModel
 
-from esft_bench.methods.moe.profile import Profile
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Method(BaseModel):
     """A way of fine-tuning; its fields are its hyperparameters, frozen, with the paper's defaults.
 
     Class attributes:
+        name: what a suite calls it. A class of this package without one of its own is no row, only a base of others.
         trains: False for a row that only evaluates (the base model).
         needs_profile: True if `prepare` reads `context.profile` and `context.further`.
         needs_general: True if it reads `context.general`.
@@ -66,6 +71,7 @@ class Method(BaseModel):
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+    name: ClassVar[str]
     trains: ClassVar[bool] = True
     needs_profile: ClassVar[bool] = False
     needs_general: ClassVar[bool] = False
@@ -92,7 +98,7 @@ class Method(BaseModel):
         It is asked before anything is computed, with a model on the meta device, which has shapes and no weights.
         """
 
-    def for_task(self, task: str) -> "Method":
+    def for_task(self, task: str) -> Method:
         """The method as a cell of `task` has it."""
         return self
 

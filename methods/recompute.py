@@ -1,6 +1,11 @@
 """Gradient checkpointing: layers are computed again in the backward pass instead of kept (arXiv 1604.06174)."""
 
-from transformers import PreTrainedModel
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 def checkpoint_gradients(model: PreTrainedModel) -> None:

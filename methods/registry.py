@@ -1,64 +1,69 @@
 """All methods by name: those of this package and those other packages add under the entry point `methods`.
 
-[project.entry-points."esft_bench.methods"]
-my-method = "my_package.my_method:MyMethod"
+Every module of this folder is looked into: a subclass of Method with a `name` of its own is a method. Another package
+says
+
+    [project.entry-points."esft_bench.methods"]
+    my-method = "my_package.my_method:MyMethod"
+
+Neither torch nor transformers is loaded for that: a method imports them where it works with a model.
 """
 
+import functools
+import importlib
+import pkgutil
+import re
+from collections.abc import Iterator
 from importlib.metadata import entry_points
 
-from esft_bench.methods.adapter import Adapter
-from esft_bench.methods.all_experts import AllExperts
-from esft_bench.methods.attention_router import AttentionRouter
-from esft_bench.methods.base import Base
-from esft_bench.methods.das import DasTune
-from esft_bench.methods.das_lora import DasLora
+from esft_bench import methods
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.esft import EsftGate, EsftToken
-from esft_bench.methods.esft_lora import EsftLora
-from esft_bench.methods.esft_router import EsftRouter
-from esft_bench.methods.esft_union import EsftUnion
-from esft_bench.methods.fft import FullFineTuning
-from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Method
-from esft_bench.methods.random_experts import RandomExperts
-from esft_bench.methods.top_k_experts import TopKExperts
-from esft_bench.methods.unrelated_experts import UnrelatedExperts
 
-METHODS: dict[str, type[Method]] = {
-    "base": Base,
-    "adapter": Adapter,
-    "fft": FullFineTuning,
-    "lora": Lora,
-    "esft-gate": EsftGate,
-    "esft-token": EsftToken,
-    "esft-lora": EsftLora,
-    "esft-router": EsftRouter,
-    "esft-union": EsftUnion,
-    "random-experts": RandomExperts,
-    "unrelated-experts": UnrelatedExperts,
-    "top-k-experts": TopKExperts,
-    "all-experts": AllExperts,
-    "attention-router": AttentionRouter,
-    "das-tune": DasTune,
-    "das-lora": DasLora,
-}
+GROUP = "esft_bench.methods"
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 
 
 def load_methods() -> dict[str, type[Method]]:
-    """All methods by name.
+    """All methods by name, those of this package first.
 
-    Raises MethodError where an entry point cannot be loaded, is no Method or takes a name in use.
+    Raises MethodError where an entry point cannot be loaded, is no Method, or where a name is taken or no name.
     """
-    methods = dict(METHODS)
-    for point in entry_points(group="esft_bench.methods"):
+    found: dict[str, type[Method]] = {}
+    for name, origin, method in (*_built_in(), *_plugged_in()):
+        if name in found:
+            raise MethodError(f"{origin} takes the name '{name}' of a method that exists; rename it")
+        if not NAME.fullmatch(name):
+            raise MethodError(f"{origin} calls a method '{name}'; use lower case, digits and hyphens")
+        found[name] = method
+    return found
+
+
+@functools.cache
+def _built_in() -> tuple[tuple[str, str, type[Method]], ...]:
+    """Name, origin and class of the methods in this folder."""
+    modules = [importlib.import_module(f"{methods.__name__}.{each.name}") for each in _modules()]
+    return tuple(
+        (value.name, f"methods/{module.__name__.rpartition('.')[2]}.py", value)
+        for module in modules
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Method) and value.__module__ == module.__name__
+        if "name" in vars(value)
+    )
+
+
+def _modules() -> Iterator[pkgutil.ModuleInfo]:
+    return (module for module in pkgutil.iter_modules(methods.__path__) if not module.ispkg)
+
+
+def _plugged_in() -> Iterator[tuple[str, str, type[Method]]]:
+    """Name, origin and class of the methods of other packages."""
+    for point in entry_points(group=GROUP):
         origin = f"the entry point '{point.name}' ({point.value})"
         try:
             loaded = point.load()
         except Exception as error:  # another package's import may fail in any way
             raise MethodError(f"{origin} cannot be loaded: {error}") from error
         if not (isinstance(loaded, type) and issubclass(loaded, Method)):
-            raise MethodError(f"{origin} is no subclass of methods.method.Method")
-        if point.name in methods:
-            raise MethodError(f"{origin} takes the name of a method that exists; rename it")
-        methods[point.name] = loaded
-    return methods
+            raise MethodError(f"{origin} is no subclass of esft_bench.methods.method.Method")
+        yield point.name, origin, loaded

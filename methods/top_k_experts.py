@@ -3,14 +3,20 @@
 Source: the expert-concentration paper varies that number (Figure 3) and looks at the top 6 (Figure 1).
 """
 
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
 from pydantic import Field
-from transformers import PreTrainedModel
 
 from esft_bench.methods.expert_training import ExpertTraining
-from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.scores import Score, ScoreRule, expert_scores
 from esft_bench.methods.moe.selection import Selection, check_count, highest
-from esft_bench.methods.moe.view import moe_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.profile import Profile
 
 
 class TopKExperts(ExpertTraining):
@@ -22,12 +28,16 @@ class TopKExperts(ExpertTraining):
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
     """
 
+    name: ClassVar[str] = "top-k-experts"
     count: int = Field(default=6, ge=1)
     score: Score = "gate"
     score_rule: ScoreRule = "released"
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where a layer has fewer experts than are to be trained."""
+        from esft_bench.methods.moe.view import moe_layers
+
+        super().check_model(model)
         for layer in moe_layers(model).values():
             check_count(layer.index, layer.num_experts, self.count)
 

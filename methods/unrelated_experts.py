@@ -3,12 +3,17 @@
 Source: the expert-concentration paper compares domain, random and unrelated experts (Figure 1).
 """
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.ablation import SelectionAblation
-from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.selection import Selection, lowest
+
+if TYPE_CHECKING:
+    from esft_bench.methods.moe.profile import Profile
 
 
 class UnrelatedExperts(SelectionAblation):
@@ -16,6 +21,8 @@ class UnrelatedExperts(SelectionAblation):
 
     Where that selection takes more than half of a layer, some of its experts are among the lowest too.
     """
+
+    name: ClassVar[str] = "unrelated-experts"
 
     def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
         """Take the experts with the lowest scores, summed over the tasks; nothing is drawn, so all seeds agree."""

@@ -19,7 +19,8 @@ from rich.table import Table
 
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.moe.layout import AdapterConfig
-from esft_bench.methods.moe.scores import Score, Scores, expert_scores, read_logs, read_summary
+from esft_bench.methods.moe.released_scores import read_logs, read_summary
+from esft_bench.methods.moe.scores import Score, Scores, expert_scores
 from esft_bench.methods.moe.selection import select
 from esft_bench.reports.statistics.paired import mean_interval
 from esft_bench.spec.errors import UserError

@@ -126,7 +126,7 @@ def group_scores(scores: Scores, groups: Groups) -> Scores:
     return Scores(scores.layers, torch.stack(rows), scores.signed)
 
 
-def experts_of(chosen: Selection, groups: Groups) -> Selection:
+def experts_of_groups(chosen: Selection, groups: Groups) -> Selection:
     """The experts of chosen groups, group by group."""
     return {layer: [expert for group in ids for expert in groups[layer][group]] for layer, ids in chosen.items()}
 

@@ -17,11 +17,13 @@ from torch.nn.utils import parametrize
 from transformers import PreTrainedModel
 
 from esft_bench.methods.atomic import write_tensors
-from esft_bench.methods.checkpoint import check_fits, tensor_files
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.hub import WEIGHTS
 from esft_bench.methods.moe.experts import BANK, bank_of, selected_experts, use_selective_experts
-from esft_bench.methods.moe.layout import WEIGHTS, form, per_expert
+from esft_bench.methods.moe.export import form, per_expert
 from esft_bench.methods.moe.view import UP, MoeLayer, moe_layers
+from esft_bench.methods.overlay import check_fits
+from esft_bench.methods.tensor_files import tensor_files
 
 A, B = ".lora_A.weight", ".lora_B.weight"
 """What stands in an adapter for `.weight` in the name of an updated tensor [out, in]: A [R, in] and B [out, R].

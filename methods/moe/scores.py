@@ -15,18 +15,19 @@ are not public in full: the equations are this project's reading. They are share
 differences mean the same for all; (4) splits each token among its experts by what they add to its state.
 """
 
-import json
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.profile import Profile, check_same_experts
+    from esft_bench.methods.moe.profile import Profile
 
 Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
+"""What is measured of an expert: equations (1) to (5)."""
 ScoreRule = Literal["released", "paper", "upstream_script"]
 """How gate and token scores are averaged (the others are pooled over all tokens and not rounded):
 
@@ -51,6 +52,25 @@ class Scores:
     layers: tuple[int, ...]
     values: Tensor
     signed: bool = False
+
+
+def scores_of(rows: Mapping[int, Sequence[float]]) -> Scores:
+    """Scores by layer number."""
+    import torch
+
+    return Scores(tuple(rows), torch.tensor(list(rows.values()), dtype=torch.float64))
+
+
+def as_shares(scores: Scores) -> Scores:
+    """The scores with each layer that adds up to more than 1 divided by its sum.
+
+    Softmax routers give gates that add up to 1 at most, so their means are shares already. Those of a sigmoid router
+    without normalisation do not: a layer may add up to 4, and a threshold of 0.1 would be passed by its first expert.
+    What rounding to 4 decimals may add to a sum of 1 does not count.
+    """
+    sums = scores.values.sum(dim=1, keepdim=True)
+    rounding = scores.values.shape[1] * 0.5e-4
+    return Scores(scores.layers, scores.values / sums.where(sums > 1 + rounding, sums.new_ones(())), scores.signed)
 
 
 def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") -> Scores:
@@ -94,6 +114,8 @@ def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", r
     mean gate weight over each sample for s is this project's reading. Raises MethodError where the two profiles are of
     different models.
     """
+    from esft_bench.methods.moe.profile import check_same_experts
+
     check_same_experts(domain, general)
     values = expert_scores(domain, score, rule).values - expert_scores(general, score, rule).values
     return Scores(domain.layers, values, signed=True)
@@ -101,77 +123,4 @@ def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", r
 
 def over_layers(values: Tensor) -> Tensor:
     """Divide scores [L, E] by their sum over layers (the published script's axis); an unused expert scores 0."""
-    return torch.nan_to_num(values / values.sum(dim=0, keepdim=True), nan=0.0)
-
-
-def read_summary(path: Path, score: Score) -> Scores:
-    """Read the official `summary.json`: {"token_scores" | "gate_scores": {layer: {expert: score}}}.
-
-    Raises MethodError, with the file and the place in it, where it is malformed.
-    """
-    try:
-        table = json.loads(path.read_text(encoding="utf-8"))[f"{score}_scores"]
-        rows = {int(layer): {int(expert): float(v) for expert, v in row.items()} for layer, row in table.items()}
-        layers = tuple(sorted(rows))
-        experts = range(len(rows[layers[0]]))
-        if uneven := [layer for layer in layers if len(rows[layer]) != len(experts)]:
-            raise ValueError(f"layer {uneven[0]} has {len(rows[uneven[0]])} experts, layer {layers[0]} {len(experts)}")
-        values = torch.tensor([[rows[layer][expert] for expert in experts] for layer in layers], dtype=torch.float64)
-    except FileNotFoundError as error:
-        raise MethodError(f"there is no score file {path}") from error
-    except (ValueError, KeyError, IndexError, TypeError, AttributeError) as error:
-        raise MethodError(f"{path}: `{score}_scores` must map layers to experts to numbers ({error!r})") from error
-    return Scores(layers, values)
-
-
-def read_logs(folder: Path, num_experts: int, top_k: int) -> Profile:
-    """Rebuild a profile from the official raw logs `expert_weights_{layer}.txt`.
-
-    A line is a sequence: the expert ids of its tokens (top_k a token), two tabs, their gate weights. Raises MethodError
-    with file and line where one is malformed.
-    """
-    files = {int(path.stem.rpartition("_")[2]): path for path in folder.glob("expert_weights_*.txt")}
-    if not files:
-        raise MethodError(f"{folder} holds no expert_weights_LAYER.txt")
-    paths = [path for _, path in sorted(files.items())]
-    rows = [_read_log(path, num_experts, top_k) for path in paths]
-    for path, (counts, _) in zip(paths, rows, strict=True):
-        if not torch.equal(counts.sum(1), rows[0][0].sum(1)):
-            raise MethodError(f"{path} is not about the same sequences as {paths[0].name}: lines or tokens are missing")
-    counts, gates = (torch.stack([row[i] for row in rows]) for i in (0, 1))  # [L, samples, E]
-    lengths = counts[0].sum(1, keepdim=True) / top_k  # tokens of each sample
-    return Profile(
-        layers=tuple(sorted(files)),
-        top_k=top_k,
-        tokens=int(lengths.sum()),
-        samples=len(lengths),
-        token_counts=counts.sum(1),
-        gate_sums=gates.sum(1),
-        token_means=(counts / (lengths * top_k)).mean(1),
-        gate_means=(gates / lengths).mean(1),
-    )
-
-
-def _read_log(path: Path, num_experts: int, top_k: int) -> tuple[Tensor, Tensor]:
-    """Counts and gate sums of one layer's log, each [samples, E]."""
-    counts, gates = [], []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        try:
-            ids, weights = (part.split("\t") for part in line.strip().split("\t\t"))
-            index = torch.tensor([int(i) for i in ids])
-            weight = torch.tensor([float(w) for w in weights], dtype=torch.float64)
-            if (
-                len(index) != len(weight)
-                or len(index) % top_k
-                or not 0 <= int(index.min()) <= int(index.max()) < num_experts
-            ):
-                raise ValueError(f"{len(index)} ids, {len(weight)} weights, ids up to {int(index.max())}")
-        except ValueError as error:
-            raise MethodError(
-                f"{path}, line {number}: not expert ids, two tabs and as many weights ({error})"
-            ) from error
-        counts.append(torch.bincount(index, minlength=num_experts).double())
-        gates.append(torch.bincount(index, weight, minlength=num_experts))
-    if not counts:
-        raise MethodError(f"{path} is empty; it should hold a line for each sequence")
-    return torch.stack(counts), torch.stack(gates)
+    return (values / values.sum(dim=0, keepdim=True)).nan_to_num(nan=0.0)

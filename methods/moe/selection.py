@@ -1,12 +1,17 @@
 """Which experts to train: by cumulated score, the highest, the lowest, or drawn at random in given numbers."""
 
+from __future__ import annotations
+
 import math
 import random
 from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.scores import Scores
-from esft_bench.methods.moe.view import MoeLayer
+
+if TYPE_CHECKING:
+    from esft_bench.methods.moe.scores import Scores
+    from esft_bench.methods.moe.view import MoeLayer
 
 Selection = dict[int, list[int]]
 """Expert ids by layer number, best first."""
@@ -56,9 +61,14 @@ def _ranked(scores: Scores) -> Iterator[tuple[int, list[float], list[int]]]:
 
 def check_scores(scores: Scores) -> None:
     """Raise MethodError, naming layer and expert, for a score that is no finite number, or below 0 and not signed."""
-    for layer, row in zip(scores.layers, scores.values.tolist(), strict=True):
+    check_rows(dict(zip(scores.layers, scores.values.tolist(), strict=True)), scores.signed)
+
+
+def check_rows(rows: Mapping[int, Sequence[float]], signed: bool = False) -> None:
+    """The same for scores by layer number."""
+    for layer, row in rows.items():
         for expert, value in enumerate(row):
-            if not math.isfinite(value) or (value < 0 and not scores.signed):
+            if not math.isfinite(value) or (value < 0 and not signed):
                 raise MethodError(f"the score of expert {expert} in layer {layer} is {value}; profile the data again")
 
 

@@ -11,7 +11,7 @@ from tests.methods.helpers import TRAINING, Outcome
 Outcomes = Callable[[str, str], Outcome]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> Outcomes:
     """`outcomes(architecture, method)`: the method of that name in TRAINING, trained on a tiny checkpoint, merged."""
     bases: dict[str, Path] = {}

@@ -17,7 +17,7 @@ from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.scores import domain_advantage
 from esft_bench.methods.moe.selection import highest
-from esft_bench.methods.registry import METHODS
+from esft_bench.methods.registry import load_methods
 from tests.methods.helpers import Outcome, load, logits, profiled, tensors, tokens, train
 
 Checkpoints = Callable[[str], Path]
@@ -37,7 +37,7 @@ class TwoStages:
     def __init__(self, method: Method, base: Path) -> None:
         self.base = base
         assert method.first_stage is not None
-        self.first = Outcome(METHODS[method.first_stage.method](), base)
+        self.first = Outcome(load_methods()[method.first_stage.method](), base)
         self.adapter, self.out = base.parent / "das", base.parent / "das-merged"
         self.adapter.mkdir()
         self.out.mkdir()

@@ -19,7 +19,7 @@ from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.grouping import (
     check_groups,
-    experts_of,
+    experts_of_groups,
     group_experts,
     group_scores,
     use_grouped_routers,
@@ -33,8 +33,8 @@ from esft_bench.methods.moe.selection import select
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.random_experts import RandomExperts
 from tests.conftest import build
-from tests.methods.helpers import MOE, Outcome, load, logits, profiled, routers_of
-from tests.methods.helpers import experts_of as tensors_of
+from tests.methods.helpers import MOE, Outcome, load, logits, profiled, tensors_of_routers
+from tests.methods.helpers import tensors_of_experts as tensors_of
 
 PAIRS: dict[str, dict[str, Any]] = {name: {"num_experts_per_tok": 4} for name in MOE} | {
     "mixtral": {"num_experts_per_tok": 2},
@@ -77,8 +77,8 @@ def test_scores_of_groups_are_sums_and_selected_groups_are_trained_whole() -> No
     groups = {3: [[0, 2], [1, 3]]}
     scores = group_scores(Scores((3,), torch.tensor([[0.1, 0.3, 0.1, 0.5]]).double()), groups)
     torch.testing.assert_close(scores.values, torch.tensor([[0.2, 0.8]]).double())
-    assert experts_of(select(scores, 0.7), groups) == {3: [1, 3]}
-    assert experts_of(select(scores, 0.9), groups) == {3: [1, 3, 0, 2]}
+    assert experts_of_groups(select(scores, 0.7), groups) == {3: [1, 3]}
+    assert experts_of_groups(select(scores, 0.9), groups) == {3: [1, 3, 0, 2]}
 
 
 def routed(model: PreTrainedModel) -> list[tuple[Tensor, Tensor]]:
@@ -137,12 +137,13 @@ def test_the_merged_checkpoint_is_the_coarse_model_as_it_was_trained(
     base = tmp_path / "base"
     build(architecture, **changes).save_pretrained(base)
     outcome = Outcome(METHODS[name], base)
-    merged = load(outcome.out)
+    merged, general = load(outcome.out), outcome.context.general
+    assert general is not None
     torch.testing.assert_close(logits(merged), outcome.logits, atol=1e-5, rtol=1e-5)
     assert not torch.allclose(outcome.prepared_logits, outcome.base_logits, atol=1e-3)
     assert not torch.allclose(outcome.logits, outcome.prepared_logits, atol=1e-3)
     assert merged.config.num_experts_per_tok == whole_groups(outcome.seen.top_k, 2)
-    groups = group_experts(merged, outcome.seen, 2)
+    groups = group_experts(merged, general, 2)
     for layer in moe_layers(merged).values():
         for rows in merged.get_submodule(str(layer.router)).state_dict().values():
             for first, second in groups[layer.index]:
@@ -152,7 +153,7 @@ def test_the_merged_checkpoint_is_the_coarse_model_as_it_was_trained(
         assert all({*ids} == {e for g in groups[index] if g[0] in ids for e in g} for index, ids in chosen.items())
         changed = outcome.changed()
         assert changed == tensors_of(changed, chosen) | {n for n in changed if "router" in n or ".gate." in n}
-        assert routers_of(changed)
+        assert tensors_of_routers(changed)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +172,7 @@ def test_groups_are_selected_by_the_coarse_model_itself() -> None:
     for row, index in enumerate(coarse.layers):
         for first, second in groups[index]:
             assert coarse.token_counts[row, first] == coarse.token_counts[row, second]
-    expected = experts_of(select(group_scores(expert_scores(coarse, "gate"), groups), 0.05), groups)
+    expected = experts_of_groups(select(group_scores(expert_scores(coarse, "gate"), groups), 0.05), groups)
     found = {i: layer.experts.get_buffer("selected_experts").tolist() for i, layer in moe_layers(model).items()}
     assert found == expected
 

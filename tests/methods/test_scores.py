@@ -6,18 +6,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.released_scores import read_logs, read_summary
 from esft_bench.methods.moe.scores import (
     Score,
     Scores,
+    as_shares,
     domain_advantage,
     expert_scores,
     over_layers,
-    read_logs,
-    read_summary,
 )
 from esft_bench.methods.moe.selection import highest, lowest, select
 
@@ -60,6 +62,24 @@ def test_the_score_rules_differ_as_defined() -> None:
     assert expert_scores(by_hand, "score_norm").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
     never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
     assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
+
+
+def test_p_is_a_share_of_a_layers_sum_where_scores_add_up_to_more_than_one() -> None:
+    """Sigmoid routers without normalisation: a threshold of 0.1 would be passed by the first expert alone."""
+    gates = torch.tensor([[1.2, 1.0, 0.8, 0.6, 0.4, 0.2, 0.1, 0.1], [0.09, 0.08, 0.02, 0.02, 0.02, 0.02, 0.01, 0.01]])
+    sigmoid = Profile((0, 1), 2, 1, 1, gates, gates.double(), gates, gates.double())
+    for rule in ("released", "paper"):
+        assert EsftGate(p=0.5, score_rule=rule).select(sigmoid)[0] == [0, 1]
+        assert EsftGate(p=0.1, score_rule=rule).select(sigmoid) == {0: [0], 1: [0, 1]}
+    assert EsftGate(p=0.5, score_rule="upstream_script").select(sigmoid)[0] == [2]  # as the script has it
+
+
+@given(st.lists(st.floats(1e-4, 1), min_size=2, max_size=64))
+def test_scores_that_are_shares_but_for_rounding_are_left_as_they_are(row: list[float]) -> None:
+    shares = torch.tensor([row], dtype=torch.float64)
+    rounded = (shares / shares.sum()).round(decimals=4)
+    assert torch.equal(as_shares(Scores((0,), rounded)).values, rounded)
+    assert float(as_shares(Scores((0,), 4 * rounded + 0.1)).values.sum()) == pytest.approx(1)
 
 
 def test_scores_of_outputs_are_refused_where_only_the_routing_was_seen() -> None:

@@ -1,19 +1,24 @@
 """The base model as it is: the row of a table that the others are compared with."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
-from torch import nn
-from transformers import PreTrainedModel
-
-from esft_bench.methods.checkpoint import copy_other_files, link
 from esft_bench.methods.method import Context, Method
+from esft_bench.methods.overlay import copy_other_files, link
+from esft_bench.methods.tensor_files import weight_files
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PreTrainedModel
 
 
-class Base(Method):
-    """No training; merging takes the base checkpoint over unchanged."""
+class UntrainedBase(Method):
+    """Train nothing: the backbone as it is."""
 
+    name: ClassVar[str] = "base"
     trains: ClassVar[bool] = False
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
@@ -26,6 +31,6 @@ class Base(Method):
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Link the base checkpoint's weights into `out` and copy its other files."""
-        for path in sorted(base.glob("*.safetensors")):
+        for path in weight_files(base):
             link(path, out / path.name)
         copy_other_files(base, out)

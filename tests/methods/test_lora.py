@@ -1,0 +1,91 @@
+"""LoRA by peft: what it changes, what it leaves alone, and adapters that plain peft reads."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.view import moe_layers
+from tests.methods.conftest import Outcomes
+from tests.methods.helpers import (
+    MOE,
+    PARTS,
+    Outcome,
+    load,
+    logits,
+    pieces,
+    tensors,
+    tensors_of_experts,
+    tensors_of_routers,
+)
+
+Checkpoints = Callable[[str], Path]
+Models = Callable[..., PreTrainedModel]
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_lora_on_experts_changes_every_expert_and_no_router(outcomes: Outcomes, architecture: str) -> None:
+    """LoRA has no update of biases."""
+    outcome = outcomes(architecture, "lora-experts")
+    changed, names = outcome.changed(), set(pieces(outcome.base))
+    every = {layer: range(8) for layer in moe_layers(load(outcome.base))}
+    routed = tensors_of_experts(names, every)
+    assert len(routed) == PARTS.get(architecture, 3) * 8 * len(every)
+    shared = {name for name in names if "shared_expert" in name and "shared_expert_gate" not in name}
+    assert bool(shared) == (architecture in {"deepseek-v2", "deepseek-v3", "qwen2-moe"})
+    attention = {name for name in names if ".self_attn." in name and name.endswith("_proj.weight")}
+    assert {name for name in routed if "_bias" not in name} | shared | attention <= changed
+    routers = tensors_of_routers(names) | {name for name in names if "shared_expert_gate" in name}
+    assert len(routers) >= len(every)
+    assert not routers & changed
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_lora_on_experts_loads_in_plain_peft(outcomes: Outcomes, architecture: str) -> None:
+    outcome = outcomes(architecture, "lora-experts")
+    plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
+    torch.testing.assert_close(logits(plain), outcome.logits, atol=1e-5, rtol=1e-5)
+
+
+def test_lora_on_attention_changes_attention_alone_and_loads_in_plain_peft(tiny_checkpoint: Checkpoints) -> None:
+    outcome = Outcome(Lora(rank=2), tiny_checkpoint("deepseek-v2"))
+    changed = outcome.changed()
+    assert changed == {name for name in tensors(outcome.base) if ".self_attn." in name and "norm" not in name}
+    plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
+    torch.testing.assert_close(logits(plain), logits(outcome.model))
+
+
+def test_lora_starts_as_the_base_and_from_the_seed(tiny_checkpoint: Checkpoints) -> None:
+    base = tiny_checkpoint("olmoe")
+    models = [load(base) for _ in range(3)]
+    started = [
+        [p.detach().clone() for p in Lora().prepare(model, Context(seed=seed))]
+        for model, seed in zip(models, (1, 1, 2), strict=True)
+    ]
+    assert all(torch.equal(a, b) for a, b in zip(started[0], started[1], strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(started[0], started[2], strict=True))
+    torch.testing.assert_close(logits(models[0]), logits(load(base)))
+
+
+def test_lora_on_experts_is_refused_for_a_dense_model(tiny_model: Any) -> None:
+    with pytest.raises(MethodError, match="not a mixture-of-experts model"):
+        Lora(experts=True).prepare(tiny_model("dense"), Context(seed=0))
+
+
+def test_a_lora_adapters_configuration_is_the_same_text_in_every_process(tiny_model, tmp_path):
+    # peft keeps targets as sets: unsorted, the adapter's digest, and every key after it, would change by chance
+    model = tiny_model("deepseek-v2")
+    method = Lora(rank=2, experts=True)
+    method.prepare(model, Context(seed=0))
+    method.export(model, tmp_path)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert len(config["target_modules"]) > 1
+    assert config["target_modules"] == sorted(config["target_modules"])
