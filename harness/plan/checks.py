@@ -86,7 +86,10 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
     weights, takes seconds. Raises MethodError naming the row and what was looked for.
     """
     code = Code(
-        ("esft_bench.harness.backbone", *{name: None for method in methods.values() for name in modules_of(method)}),
+        (
+            "esft_bench.harness.backbone.model",
+            *{name: None for method in methods.values() for name in modules_of(method)},
+        ),
         ("torch", "transformers", "peft"),
     )
     described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
@@ -95,7 +98,7 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
     noted = cache / f"{digest_of_text(canonical(told))[:20]}.json"
     if noted.exists():
         return
-    from esft_bench.harness.backbone import check_methods  # here: transformers takes seconds to import
+    from esft_bench.harness.backbone.model import check_methods  # here: transformers takes seconds to import
 
     check_methods(folder, methods, trust_remote_code)
     write_json(noted, {"fit": list(methods)})

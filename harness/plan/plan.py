@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from esft_bench.harness import backbone as backbones
+from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.checks import check_backbone, methods_of, tasks_of
 from esft_bench.harness.plan.data import TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix

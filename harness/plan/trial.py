@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
-from transformers import AutoConfig
 
-from esft_bench.harness.backbone import locate
+from esft_bench.harness.backbone.files import locate
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.suite import Backbone, Row, Suite
 
@@ -71,6 +70,8 @@ def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tup
 
 def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
     """Cut what is too much for the suite's backbone."""
+    from transformers import AutoConfig  # here: it takes seconds to import
+
     config = AutoConfig.from_pretrained(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED

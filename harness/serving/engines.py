@@ -17,7 +17,7 @@ from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
 
-from esft_bench.harness.backbone import load_model, load_tokenizer
+from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM

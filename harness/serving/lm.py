@@ -18,7 +18,7 @@ from typing import Any, Self
 import httpx
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
-from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.serving.requests import SAMPLING, TrainingIds
 from esft_bench.harness.serving.server import MODEL
 

@@ -7,7 +7,7 @@ import torch
 from lm_eval.api.model import LM
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone import question_ids, text_ids
+from esft_bench.harness.backbone.model import question_ids, text_ids
 from esft_bench.harness.serving.canary import Canary
 from esft_bench.spec.errors import UserError
 

@@ -111,14 +111,22 @@ def _read(name: str) -> tuple[str, tuple[str, ...]]:
 
 @cache
 def _file(name: str) -> Path | None:
-    """The source file of a module; None where there is none (an extension, a namespace, not installed)."""
-    try:
-        spec = importlib.util.find_spec(name)
-    except (ModuleNotFoundError, ValueError):
+    """The source file of a module; None where there is none (an extension, a namespace, not installed, no module).
+
+    Looked for below its first package, since importlib would import all that lies between.
+    """
+    first, *rest = name.split(".")
+    spec = importlib.util.find_spec(first)
+    if spec is None:
         return None
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    return Path(spec.origin)
+    if not rest:
+        return Path(spec.origin) if spec.origin and spec.origin.endswith(".py") else None
+    for place in spec.submodule_search_locations or ():
+        path = Path(place, *rest)
+        for file in (path / "__init__.py", path.with_name(f"{path.name}.py")):
+            if file.is_file():
+                return file
+    return None
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:

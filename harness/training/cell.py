@@ -12,7 +12,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone import experts_of, load_tokenizer
+from esft_bench.harness.backbone.model import experts_of, load_tokenizer
 from esft_bench.harness.merging import Change, merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary

@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone import load_model, load_tokenizer
+from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.store.names import SECOND

@@ -13,15 +13,8 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from benchmarks import architectures
-from esft_bench.harness.backbone import (
-    check_methods,
-    digest,
-    experts_of,
-    load_config,
-    load_model,
-    load_tokenizer,
-    locate,
-)
+from esft_bench.harness.backbone.files import digest, locate
+from esft_bench.harness.backbone.model import check_methods, experts_of, load_config, load_model, load_tokenizer
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from transformers import AutoModelForCausalLM
 
-from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
 from esft_bench.harness.serving.engines import LocalLM
 from esft_bench.harness.training.data import encode

@@ -10,7 +10,7 @@ from lm_eval.api.instance import Instance
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from esft_bench.harness.backbone import load_model, load_tokenizer
+from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.serving import canary
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.lm import ServerLM

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.serving.engines import VllmEngine
 from esft_bench.harness.serving.lm import (
     PROMPTS_A_REQUEST,

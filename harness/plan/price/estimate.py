@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone import load_tokenizer
+from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.judge.prices import OUTPUT_TOKENS
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator

@@ -1,9 +1,7 @@
 """The backbone: where its checkpoint lies, what it is (a digest), and loading its model and tokenizer."""
 
-import json
 from collections.abc import Mapping
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,71 +20,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.observed import observed
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
-from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
-from esft_bench.spec.suite import Backbone
-
-WEIGHTS = "model.safetensors"
-INDEX = "model.safetensors.index.json"
-"""What transformers loads: the one file, or the shards that the index names. No other copy is fetched."""
-OTHERS = ["*.json", "*.model", "*.txt", "*.jinja"]
-CODE = "*.py"
-READ = {".json", ".model", ".txt", ".jinja", ".py"}
-
-
-def locate(backbone: Backbone, weights: bool = True) -> Path:
-    """The folder of a backbone's checkpoint: the one that ships, a local folder, or a hub snapshot (downloaded).
-
-    Without `weights`, what says of which shapes they are is enough, and no more is downloaded. Raises UserError where
-    it is neither.
-    """
-    if backbone.path == "mini":
-        from esft_bench.tasks.mini import BACKBONE
-
-        return BACKBONE
-    folder = Path(backbone.path).expanduser()
-    if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise UserError(f"backbone.path: {folder} holds no config.json, so it is no Hugging Face checkpoint.")
-        return folder
-    from huggingface_hub import snapshot_download
-
-    fetch = partial(snapshot_download, backbone.path, revision=backbone.revision)
-    try:
-        folder = Path(fetch(allow_patterns=[*OTHERS, *([CODE] if backbone.trust_remote_code else [])]))
-        return Path(fetch(allow_patterns=_weights_of(folder))) if weights else folder
-    except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
-        raise UserError(
-            f"backbone.path: '{backbone.path}' is no folder here and could not be had from the hub "
-            f"({type(error).__name__}): give a folder, or check name, revision and connection."
-        ) from error
-
-
-def _weights_of(folder: Path) -> list[str]:
-    """The names of the weight files of a checkpoint whose other files lie in `folder`."""
-    if not (folder / INDEX).exists():
-        return [WEIGHTS]
-    return sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
-
-
-def digest(folder: Path, cache: Path, weights: bool = True) -> str:
-    """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times.
-
-    Raises UserError where `weights` are asked for and there are none, or a file of theirs is missing or damaged.
-    """
-    files = [path for path in folder.iterdir() if path.suffix in READ]
-    if weights:
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, no others are loaded.")
-        files += set(tensor_files(folder).files.values())
-    stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
-    kept = cache / f"{stamp}.json"
-    if kept.exists():
-        return str(json.loads(kept.read_text("utf-8"))["digest"])
-    value = digest_of_files(files, folder)
-    write_json(kept, {"folder": folder.name, "digest": value})
-    return value
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
