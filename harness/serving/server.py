@@ -141,15 +141,18 @@ def choose_port(wanted: int | None) -> int:
         return int(probe.getsockname()[1])
 
 
-def last_error(log: Path) -> str:
-    """The last line of a log that names an error, without the logger's decoration; else its last line."""
+def first_error(log: Path) -> str:
+    """The first line of a log that names an error, without the logger's decoration; else its last line.
+
+    Those after it only say that something went wrong before.
+    """
     lines = [_undecorated(line) for line in log.read_text(errors="replace").splitlines() if line.strip()]
     named = [number for number, line in enumerate(lines) if re.match(r"[\w.]*(Error|Exception)\b: ", line)]
     if not named:
         return lines[-1] if lines else "it wrote nothing"
-    line = lines[named[-1]]
+    line = lines[named[0]]
     if "validation error" in line:  # pydantic says what is wrong in the line after
-        line = " ".join([line, *lines[named[-1] + 1 : named[-1] + 2]])
+        line = " ".join([line, *lines[named[0] + 1 : named[0] + 2]])
     return line
 
 
@@ -164,7 +167,7 @@ class VllmServer:
     def __init__(self, checkpoint: Path, log: Path, settings: Settings, port: int) -> None:
         """Start `vllm serve` on `checkpoint` and wait until it answers.
 
-        Raises UserError if it ends before that (with the last error of its log) or takes too long.
+        Raises UserError if it ends before that (with the first error of its log) or takes too long.
         """
         on_cpu = not torch.cuda.is_available()
         self.port = port
@@ -202,7 +205,7 @@ class VllmServer:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
             if not self.alive:
-                raise UserError(f"the vLLM server ended while starting: {last_error(self.log)} (log: {self.log})")
+                raise UserError(f"the vLLM server ended while starting: {first_error(self.log)} (log: {self.log})")
             try:
                 if self._client.get("/health", timeout=5).status_code == httpx.codes.OK:
                     return
@@ -217,12 +220,18 @@ class VllmServer:
             response = self._client.post(path, json=body)
             response.raise_for_status()
         except httpx.HTTPError as error:
-            raise UserError(f"the vLLM server failed at {path}: {last_error(self.log)} (log: {self.log})") from error
+            raise UserError(f"the vLLM server failed at {path}: {first_error(self.log)} (log: {self.log})") from error
         return response.json()
 
     def swap(self, checkpoint: Path) -> None:
-        """Replace the served weights by those of `checkpoint` and forget every cached prefix."""
-        self.post("/collective_rpc", {"method": "swap_weights", "kwargs": {"folder": str(checkpoint.resolve())}})
+        """Replace the served weights by those of `checkpoint` and forget every cached prefix.
+
+        Raises UserError where a weight was not replaced, in any layer or expert.
+        """
+        body = {"method": "swap_weights", "kwargs": {"folder": str(checkpoint.resolve())}}
+        left = [name for worker in self.post("/collective_rpc", body)["results"] for name in worker["left"]]
+        if left:
+            raise UserError(f"the vLLM server kept `{left[0]}` when its weights were replaced")
         if not self.post("/reset_prefix_cache")["success"]:
             raise UserError("the vLLM server could not reset its prefix cache: a request is still running")
 

@@ -27,12 +27,15 @@ class WeightSwap:
     model_runner: Any
     reload_weights: Any
 
-    def swap_weights(self, folder: str) -> dict[str, float]:
+    def swap_weights(self, folder: str) -> dict[str, Any]:
         """Load the whole checkpoint in `folder` over the served weights; returns the seconds it took.
 
-        Only the whole one: vLLM's layerwise reload is wrong for parts of a fused layer.
+        Only the whole one: vLLM's layerwise reload is wrong for parts of a fused layer. Every matrix is made NaN
+        before: one that is not written over is named in `left`, whatever a few prompts can tell.
         """
         begin = time.perf_counter()
+        for _, weight in self._matrices():
+            weight.data.fill_(float("nan"))
         packed = self._cpu_packed_experts()
         kernels = [method.moe_kernel for method in packed]
         for method in packed:
@@ -41,7 +44,14 @@ class WeightSwap:
         for method, kernel in zip(packed, kernels, strict=True):
             if method.moe_kernel is None:  # a layer the checkpoint did not name keeps what it had
                 method.moe_kernel = kernel
-        return {"seconds": time.perf_counter() - begin}
+        left = [name for name, weight in self._matrices() if bool(weight.isnan().any())]
+        return {"seconds": time.perf_counter() - begin, "left": left}
+
+    def _matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """The served weights of two dimensions or more: those of every layer, and of all its experts."""
+        for name, weight in self.model_runner.get_model().named_parameters():
+            if weight.is_floating_point() and weight.dim() > 1:
+                yield name, weight
 
     def _cpu_packed_experts(self) -> list[Any]:
         """The expert layers whose weights vLLM re-packs for the CPU.

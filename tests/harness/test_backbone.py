@@ -82,12 +82,14 @@ def test_of_a_checkpoint_of_one_file_that_file_is_fetched(hub):
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
 
 
-@pytest.mark.parametrize("damage", ["pointer", "truncated", "empty"])
+@pytest.mark.parametrize("damage", ["pointer", "truncated", "empty", "missing"])
 def test_a_damaged_weight_file_is_named_before_anything_is_computed(tmp_path, damage):
     folder = checkpoint(tmp_path / "base", max_shard_size="100KB")
     shard = sorted(folder.glob("*.safetensors"))[1]
     whole = shard.read_bytes()
-    shard.write_bytes({"pointer": POINTER, "truncated": whole[:-100], "empty": b""}[damage])
+    shard.write_bytes({"pointer": POINTER, "truncated": whole[:-100], "empty": b"", "missing": whole}[damage])
+    if damage == "missing":
+        shard.unlink()
     with pytest.raises(UserError, match=shard.name):
         digest(folder, tmp_path)
 

@@ -9,9 +9,10 @@ from pathlib import Path
 from shutil import copytree
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
-from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, last_error
+from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, first_error
 from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint
 
@@ -67,10 +68,14 @@ def test_a_folder_without_a_model_is_one_clear_sentence(tmp_path: Path) -> None:
         arguments(tmp_path, 1, Settings(), on_cpu=True)
 
 
-def test_the_last_error_of_a_log_is_found_without_decoration(tmp_path: Path) -> None:
+def test_the_first_error_of_a_log_is_found_without_decoration(tmp_path: Path) -> None:
     log = tmp_path / "log"
-    log.write_text("(EngineCore pid=7) ERROR 11-22 09:04:39 [core.py:15] ValueError: no room\n(APIServer pid=3) bye\n")
-    assert last_error(log) == "ValueError: no room"
+    log.write_text(
+        "(EngineCore pid=7) INFO 11-22 09:04:38 [core.py:11] starting\n"
+        "(EngineCore pid=7) ERROR 11-22 09:04:39 [core.py:15] ValueError: no room\n"
+        "(APIServer pid=3) RuntimeError: Engine core initialization failed. See root cause above.\nbye\n"
+    )
+    assert first_error(log) == "ValueError: no room"
 
 
 def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
@@ -143,6 +148,38 @@ def test_a_swap_that_did_not_happen_is_mended_by_a_restart(
         loaded = engine.load(second.folder, second.canary)
     assert loaded.how == "restart"
     assert loaded.difference < FLOAT32_TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_swap_to_weights_that_answer_nearly_alike_needs_no_restart(
+    engine: VllmEngine, checkpoints: list[Checkpoint], tmp_path: Path
+) -> None:
+    first = checkpoints[0]
+    near = copytree(first.folder, tmp_path / "near")
+    tensors = load_file(near / "model.safetensors")
+    name = next(name for name in tensors if "experts.7." in name)
+    save_file(tensors | {name: tensors[name] * 1.0001}, near / "model.safetensors", {"format": "pt"})
+    engine.load(first.folder, first.canary)
+    loaded = engine.load(near, first.canary)
+    assert (loaded.how, loaded.difference < 1e-4) == ("swap", True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("part", [".layers.1.mlp.experts.7.", ".layers.1.mlp.experts."], ids=["an expert", "a layer"])
+def test_a_checkpoint_that_lacks_a_part_is_not_swapped_in_whatever_the_canary_meets(
+    engine: VllmEngine, checkpoints: list[Checkpoint], tmp_path: Path, part: str
+) -> None:
+    first, second, _ = checkpoints
+    lacking = copytree(first.folder, tmp_path / "lacking")
+    tensors = load_file(lacking / "model.safetensors")
+    save_file({n: t for n, t in tensors.items() if part not in n}, lacking / "model.safetensors", {"format": "pt"})
+    engine.load(first.folder, first.canary)
+    assert engine._server
+    assert engine._swap(engine._server, lacking, first.canary, keep=False) == float("inf")
+    if part.endswith("experts."):
+        with pytest.raises(UserError, match=r"kept `model\.layers\.1\.mlp\.experts"):
+            engine._server.swap(lacking)
+    assert engine.load(second.folder, second.canary).difference < 1e-4
 
 
 @pytest.mark.slow
