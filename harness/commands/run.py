@@ -105,7 +105,7 @@ class _Run:
             self.folder / "manifest.json",
             self.plan.suite,
             command=self.command,
-            notes=self.watch.notes,
+            notes=self._notes(),
             states=states,
             engine=self.plan.engine.name,
             judge=self.plan.judge,
@@ -113,6 +113,11 @@ class _Run:
             digests=self.plan.digests(),
             **({"finished": manifest.now()} if finished else {}),
         )
+
+    def _notes(self) -> list[str]:
+        """What the report must say: of the suite, of the judge, and of what steps met."""
+        met = (note for artifact in self.graph.artifacts.values() for note in artifact.measured.get("notes", []))
+        return list(dict.fromkeys([*self.watch.notes, *met]))
 
     def _keep_checkpoints(self) -> None:
         """Keep the merged checkpoint of every finished chosen cell in the run's folder."""

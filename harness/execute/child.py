@@ -16,9 +16,10 @@ from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
-from esft_bench.harness.steps.step import Job, Progress, Step
+from esft_bench.harness.steps.step import Job, Step
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.progress import Progress
 
 Send = Callable[[Any], None]
 PAUSE = 0.2

@@ -24,7 +24,7 @@ def host_engine(host: Host, pipe: connection.Connection) -> None:
     settle(host.log, host.threads)
     from esft_bench.harness.serving.served import Served, make_engine  # here: lm-eval takes seconds to import
 
-    served = Served(lambda: make_engine(host.engine, host.logs))
+    served = Served(lambda: make_engine(host.engine, host.logs), host.engine.trust_remote_code)
     try:
         while True:
             step, job = _next(pipe)

@@ -70,9 +70,9 @@ def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tup
 
 def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
     """Cut what is too much for the suite's backbone."""
-    from transformers import AutoConfig  # here: it takes seconds to import
+    from esft_bench.harness.backbone.model import load_config  # here: transformers takes seconds to import
 
-    config = AutoConfig.from_pretrained(locate(suite.backbone, weights=False))
+    config = load_config(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED
     limits = (TRIAL | ({"steps": steps} if steps else {})) if mini else {"sequence_length": longest}

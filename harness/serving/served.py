@@ -5,6 +5,7 @@ from pathlib import Path
 
 from lm_eval.api.model import LM
 
+from esft_bench.harness.backbone.model import load_config
 from esft_bench.harness.merging import merged
 from esft_bench.harness.serving.canary import Canary
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
@@ -19,8 +20,8 @@ Make = Callable[[], Engine]
 class Served:
     """An engine, made when it is first needed, and the name of the model that it serves."""
 
-    def __init__(self, make: Make) -> None:
-        self._make = make
+    def __init__(self, make: Make, trust_remote_code: bool = False) -> None:
+        self._make, self._trusts = make, trust_remote_code
         self._engine: Engine | None = None
         self._loaded: Loaded | None = None
         self._refused: dict[str, UserError] = {}
@@ -39,6 +40,7 @@ class Served:
         self._engine = self._engine or self._make()
         self.state = ""
         try:
+            load_config(backbone, self._trusts)  # makes code of the checkpoint's own known to what merges it
             with merged(backbone, trained, scratch / "merged") as checkpoint:
                 self._loaded = self._engine.load(checkpoint, Canary.load(trained[-1] / CANARY))
         except UserError as error:

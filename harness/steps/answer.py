@@ -89,10 +89,11 @@ class AnswerStep(Step):
     def run(self, job: Job) -> dict[str, Any]:
         """Serve the model, if it is not served, and ask. `job.borrowed` is a `serving.served.Served`."""
         from esft_bench.harness.evaluate import evaluate  # here: lm-eval takes seconds to import
+        from esft_bench.harness.serving.requests import DECODING
 
         trained = list(job.inputs.values())
         loaded = job.borrowed.serve(self.training.identity, self.training.backbone.path, trained, job.scratch)
         items = read_jsonl(self.items.path)
         scores = evaluate(job.borrowed.lm(), [(self.benchmark, items)], job.out, job.progress)
         write_jsonl(job.out / ITEMS, [score.model_dump() for score in scores[self.benchmark.name]])
-        return {"loaded": loaded.how, "load_seconds": loaded.seconds, "canary": loaded.difference}
+        return {"decoding": DECODING, "loaded": loaded.how, "load_seconds": loaded.seconds, "canary": loaded.difference}

@@ -6,7 +6,7 @@ machine. The scheduler knows none of the kinds by name; what runs where only the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,9 +15,7 @@ from typing import Any, ClassVar, Literal
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code, key_of
 from esft_bench.spec.files import canonical, digest_of_text
-
-Progress = Callable[[int, int], None]
-"""Called with how much is done, and of how much."""
+from esft_bench.spec.progress import Progress
 
 
 def silent(done: int, total: int) -> None:

@@ -20,6 +20,7 @@ from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
 from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
 from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.methods.method import Context, Method
@@ -91,6 +92,7 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         if method.trains:
             measured["trainable_parameters"], log = _train(model, cell, history.wrapped(progress))
             measured["steps"] = len(log.losses)
+            measured["notes"] = [auxiliary_loss_sentence(model.config)]
             write_json(cell.out / LOG, asdict(log))
     _count_shares(measured, shares)
     history.add_to(measured)

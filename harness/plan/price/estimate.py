@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import load_tokenizer
+from esft_bench.harness.backbone.model import load_config, load_tokenizer
 from esft_bench.harness.judge.prices import OUTPUT_TOKENS
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator
@@ -69,7 +69,7 @@ class EvaluationPrice:
 
 def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[TrainingPrice]:
     """The price of training each row, from the configuration and profiles that are there: no weights are loaded."""
-    config = AutoConfig.from_pretrained(plan.backbone.path, trust_remote_code=plan.suite.backbone.trust_remote_code)
+    config = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code)
     assumed = assumed_profiles(config)
     prices = []
     for row, method in plan.methods.items():
