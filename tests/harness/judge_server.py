@@ -17,8 +17,9 @@ from esft_bench.tasks.task import Rubric
 KEY = "sk-very-secret"
 RUBRIC = Rubric("Does it say the same?", best=10.0)
 MakeJudge = Callable[..., Judge]
-Response = tuple[int, dict[str, str], str]
+Response = tuple[int, dict[str, str], str | bytes]
 CUT = "cut the connection in the middle"
+DRIP = "send a byte now and then: of the body, or of the head as well"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Server:
             self._count(status, body, text)
         return status, headers, text
 
-    def _count(self, status: int, asked: dict[str, Any], text: str) -> None:
+    def _count(self, status: int, asked: dict[str, Any], text: str | bytes) -> None:
         """Count a verdict that was delivered whole."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             if status == 200 and json.loads(text):
                 self.paid[answer_in(asked)] += 1
 
@@ -157,15 +158,30 @@ def running() -> Iterator[Server]:
             raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             state.keys.add(self.headers.get("Authorization", ""))
             status, headers, text = state.handle(method, self.path, raw)
-            body = text.encode()
+            body = text if isinstance(text, bytes) else text.encode()
             self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **headers}.items():
-                if name != CUT:
+            for name, value in {
+                "Content-Type": "application/json",
+                "Content-Length": str(len(body)),
+                **headers,
+            }.items():
+                if name not in (CUT, DRIP):
                     self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
+            if headers.get(DRIP) == "head":
+                self._drip(b"X: " + b"x" * 5000)
             self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if CUT in headers else body)
+            if DRIP in headers:
+                self._drip(body)
+            else:
+                self.wfile.write(body[: len(body) // 2] if CUT in headers else body)
             self.close_connection = True
+
+        def _drip(self, text: bytes) -> None:
+            self.flush_headers()
+            for place in range(len(text)):
+                self.wfile.write(text[place : place + 1])
+                self.wfile.flush()
+                time.sleep(0.05)
 
         def log_message(self, *args: object) -> None: ...
 
