@@ -97,6 +97,8 @@ class OpenAIJudge:
         reasons = self._batches.collect(questions)
         for _ in range(ROUNDS if self._settings.batch else 0):
             wanted = [question for question in questions.values() if self._is_open(question)]
+            if not wanted:
+                break
             reasons = self._batches.submit(wanted, self._is_open)
             if len(reasons) == len(wanted):
                 break

@@ -1,7 +1,7 @@
 """Starts `vllm serve` so that it ends with the process that started it: python -m …serving.launch serve …
 
 The starter holds the other end of this process's standard input. When the starter ends, however it ends, the pipe
-closes and the whole process group, vLLM's own children included, is killed.
+closes and the whole process group, vLLM's own children included, is killed; its shared memory is removed.
 """
 
 import multiprocessing
@@ -10,10 +10,13 @@ import signal
 import sys
 import threading
 
+from esft_bench.harness.serving import shared_memory
+
 
 def _die_with_the_starter() -> None:
     while os.read(0, 1):
         pass
+    shared_memory.remove(shared_memory.of_group(os.getpgrp()))
     os.killpg(0, signal.SIGKILL)
 
 

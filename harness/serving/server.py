@@ -16,6 +16,7 @@ from typing import IO, Any
 import httpx
 import torch
 
+from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.canary import Canary
 from esft_bench.spec.errors import UserError
 
@@ -28,6 +29,15 @@ MODEL = "model"
 LAUNCHER = "esft_bench.harness.serving.launch"
 SMALL_HIDDEN_SIZE = 512
 """Up to this width one thread serves a model fastest."""
+
+PASSED_ON = re.compile(
+    r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON\w+|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|"
+    r"(XDG|HF|HF_HUB|TRANSFORMERS|TRITON|TORCHINDUCTOR)_(CACHE|CACHE_HOME|CACHE_DIR|HOME|MODULES_CACHE)|"
+    r"(CUDA|NVIDIA|NCCL|HIP|ROCR|ROCM|HSA|OMP|KMP|MKL|OPENBLAS|GLOO|TORCH|PYTORCH|VLLM)_\w+"
+)
+"""The variables of ours that the server gets: where things are, and how the machine computes. A key has many names."""
+SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
+"""Not even if it stands among those."""
 
 MLA_KERNEL_WIDTH = 576
 """kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
@@ -102,8 +112,8 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
 
 
 def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str, str]:
-    """The server's environment: ours without any key, offline, quiet, with what the machine and the model need."""
-    env = {name: value for name, value in os.environ.items() if not name.endswith(("_API_KEY", "_TOKEN"))}
+    """The server's environment: what `PASSED_ON` names of ours, offline, quiet, with what machine and model need."""
+    env = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name) and not SECRET.search(name)}
     env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     config = model_config(checkpoint)
     if _has_mla(config) and config["kv_lora_rank"] + config["qk_rope_head_dim"] != MLA_KERNEL_WIDTH:
@@ -173,6 +183,7 @@ class VllmServer:
         self.port = port
         self.log = log
         self.url = f"http://{HOST}:{port}"
+        self._memory: set[Path] = set()
         # Requests to ourselves must not go through a proxy that the environment names.
         self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=settings.start_seconds)
         log.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +215,7 @@ class VllmServer:
     def _wait(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
+            self._memory |= shared_memory.of_group(self._process.pid)  # it may end before it answers
             if not self.alive:
                 raise UserError(f"the vLLM server ended while starting: {first_error(self.log)} (log: {self.log})")
             try:
@@ -244,7 +256,8 @@ class VllmServer:
         return Canary(prompts=prompts, logprobs=rows)
 
     def close(self) -> None:
-        """End the server and all its children. Closing twice is fine."""
+        """End the server and all its children, and remove what they leave behind. Closing twice is fine."""
+        self._memory |= shared_memory.of_group(self._process.pid)
         for end in (signal.SIGTERM, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, end)
@@ -254,6 +267,7 @@ class VllmServer:
             except subprocess.TimeoutExpired:
                 continue
         self._process.wait()
+        shared_memory.remove(self._memory)
         stdin: IO[bytes] | None = self._process.stdin
         if stdin:
             stdin.close()

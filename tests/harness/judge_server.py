@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 
 from esft_bench.harness.judge import Judge
 from esft_bench.tasks.task import Rubric
@@ -17,8 +17,9 @@ from esft_bench.tasks.task import Rubric
 KEY = "sk-very-secret"
 RUBRIC = Rubric("Does it say the same?", best=10.0)
 MakeJudge = Callable[..., Judge]
-Response = tuple[int, dict[str, str], str]
+Response = tuple[int, dict[str, str], str | bytes]
 CUT = "cut the connection in the middle"
+DRIP = "send a byte now and then: of the body, or of the head as well"
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class Server:
             self._count(status, body, text)
         return status, headers, text
 
-    def _count(self, status: int, asked: dict[str, Any], text: str) -> None:
+    def _count(self, status: int, asked: dict[str, Any], text: str | bytes) -> None:
         """Count a verdict that was delivered whole."""
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             if status == 200 and json.loads(text):
                 self.paid[answer_in(asked)] += 1
 
@@ -141,45 +142,62 @@ class Server:
                 self.files[batch[kind]] = "".join(json.dumps(line) + "\n" for line in reversed(lines))
 
 
+class Handler(BaseHTTPRequestHandler):
+    """Answers as the server's state says, one request a connection."""
+
+    state: ClassVar[Server]
+
+    def do_POST(self) -> None:
+        self._answer("POST")
+
+    def do_GET(self) -> None:
+        self._answer("GET")
+
+    def _answer(self, method: str) -> None:
+        raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.state.keys.add(self.headers.get("Authorization", ""))
+        status, headers, text = self.state.handle(method, self.path, raw)
+        body = text if isinstance(text, bytes) else text.encode()
+        self.send_response(status)
+        usual = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, value in (usual | headers).items():
+            if name not in (CUT, DRIP):
+                self.send_header(name, value)
+        if headers.get(DRIP) == "head":
+            self._drip(b"X: " + b"x" * 5000)
+        self.end_headers()
+        if DRIP in headers:
+            self._drip(body)
+        else:
+            self.wfile.write(body[: len(body) // 2] if CUT in headers else body)
+        self.close_connection = True
+
+    def _drip(self, text: bytes) -> None:
+        self.flush_headers()
+        for place in range(len(text)):
+            self.wfile.write(text[place : place + 1])
+            self.wfile.flush()
+            time.sleep(0.05)
+
+    def log_message(self, *args: object) -> None: ...
+
+    def handle(self) -> None:
+        with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up: that is what is tested
+            super().handle()
+
+
+class Quiet(ThreadingHTTPServer):
+    daemon_threads = True
+    request_queue_size = 64
+
+    def handle_error(self, *args: object) -> None: ...
+
+
 @contextmanager
 def running() -> Iterator[Server]:
     """A server at work on a free port."""
     state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            self._answer("POST")
-
-        def do_GET(self) -> None:
-            self._answer("GET")
-
-        def _answer(self, method: str) -> None:
-            raw = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            state.keys.add(self.headers.get("Authorization", ""))
-            status, headers, text = state.handle(method, self.path, raw)
-            body = text.encode()
-            self.send_response(status)
-            for name, value in {"Content-Type": "application/json", **headers}.items():
-                if name != CUT:
-                    self.send_header(name, value)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body[: len(body) // 2] if CUT in headers else body)
-            self.close_connection = True
-
-        def log_message(self, *args: object) -> None: ...
-
-        def handle(self) -> None:
-            with suppress(BrokenPipeError, ConnectionResetError):  # the client gave up: that is what is tested
-                super().handle()
-
-    class Quiet(ThreadingHTTPServer):
-        daemon_threads = True
-        request_queue_size = 64
-
-        def handle_error(self, *args: object) -> None: ...
-
-    server = Quiet(("127.0.0.1", 0), Handler)
+    server = Quiet(("127.0.0.1", 0), type("Handler", (Handler,), {"state": state}))
     state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()

@@ -10,13 +10,10 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import ValidationError
 
-from esft_bench.harness.judge import Usage, choose
+from esft_bench.harness.judge import Usage
 from esft_bench.harness.judge.question import TEMPLATES, messages, parse
-from esft_bench.harness.judge.reference import ReferenceJudge
 from esft_bench.spec.errors import NoSpaceError, UserError
-from esft_bench.spec.judge import DEFAULT_MODEL, JudgeSettings
 from esft_bench.tasks.task import Rubric
 from tests.harness.judge_server import KEY, RUBRIC, Item, MakeJudge, Response, Server, answer_in, gives, says
 
@@ -225,41 +222,6 @@ def test_any_reply_gives_a_score_in_range_or_none(text: str) -> None:
     assert reply is None or 0 <= reply.score <= RUBRIC.best
 
 
-def test_a_missing_key_means_the_reference_judge_and_a_note_before_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("JUDGE_KEY", raising=False)
-    judge, note = choose(JudgeSettings(kind="openai", model="the-judge", key_env="JUDGE_KEY"))
-    assert judge.name == "reference (chrF)"
-    assert "JUDGE_KEY" in note
-    assert "the-judge" in note
-    assert choose(JudgeSettings())[1] == ""
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"kind": "openai", "base_url": "http://localhost:8000/v1"},
-        {"kind": "oracle"},
-        {"concurrency": 0},
-        {"api_key": "x"},
-        {"options": {"temperature": 1}},
-        {"base_url": "http://me:secret@localhost/v1"},
-        {"base_url": "http://localhost/v1?api-key=secret"},
-        {"budget": 0},
-        {"price": {"input": 1}},
-    ],
-)
-def test_settings_that_cannot_work_are_refused(wrong: dict[str, Any]) -> None:
-    with pytest.raises(ValidationError):
-        JudgeSettings.model_validate(wrong)
-
-
-def test_without_a_model_the_default_one_judges_and_its_price_is_known() -> None:
-    default = JudgeSettings(kind="openai")
-    assert default.model == DEFAULT_MODEL
-    assert default.rate is not None
-    assert JudgeSettings(kind="openai", model=DEFAULT_MODEL, base_url="http://localhost:8000/v1").rate is None
-
-
 def test_a_cache_that_is_no_database_is_a_sentence(judge: MakeJudge, tmp_path: Path) -> None:
     broken = tmp_path / "broken.sqlite"
     broken.write_text("this is not a database, it only looks like a file that could be one" * 20)
@@ -284,24 +246,3 @@ def test_the_cache_holds_no_key(server: Server, judge: MakeJudge, tmp_path: Path
     with sqlite3.connect(tmp_path / "j.sqlite") as database:
         assert database.execute("SELECT count(*) FROM said").fetchone() == (1,)
     assert KEY.encode() not in (tmp_path / "j.sqlite").read_bytes()
-
-
-def test_the_reference_judge_ranks_by_likeness_and_reaches_both_ends() -> None:
-    reference = "客户要求退款，已转交售后处理。"
-    items = [Item(text, reference) for text in (reference, "客户要求退款，已处理。", "今天天气很好", "")]
-    scores = [verdict.score or 0.0 for verdict in ReferenceJudge().score(RUBRIC, items)]
-    assert scores[0] == 1.0
-    assert 1 > scores[1] > scores[2] >= scores[3] == 0
-
-
-def test_the_reference_judge_agrees_with_sacrebleu() -> None:
-    import sacrebleu
-
-    expected = sacrebleu.sentence_chrf("the cat sat", ["the cat sat down"]).score
-    [verdict] = ReferenceJudge().score(RUBRIC, [Item("the cat sat", "the cat sat down")])
-    assert verdict.score == pytest.approx(expected / 100)
-
-
-def test_an_item_without_a_reference_is_unscored() -> None:
-    [verdict] = ReferenceJudge().score(RUBRIC, [Item("an answer", " ")])
-    assert (verdict.score, verdict.state) == (None, "unscored")

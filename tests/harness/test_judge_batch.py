@@ -141,3 +141,37 @@ def test_an_endpoint_that_is_not_there_is_failed_in_a_sentence_without_the_key(j
     assert (verdict.score, verdict.state) == (None, "failed")
     assert verdict.reason
     assert KEY not in verdict.reason
+
+
+def test_a_batch_that_never_ends_is_failed(server: Server, judge: MakeJudge, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("esft_bench.harness.judge.batch.LONGEST_WAIT", 0.1)
+    server.looks = 10**9
+    [verdict] = judge(batch=True).score(RUBRIC, ITEMS[:1])
+    assert verdict.state == "failed"
+    assert "has not ended" in verdict.reason
+
+
+@pytest.mark.parametrize("body", ["{}", '{"choices": []}', '"text"', "[]"])
+def test_a_line_that_is_no_reply_is_sent_once_more_and_failed(server: Server, judge: MakeJudge, body: str) -> None:
+    server.respond = lambda number, asked: (200, {}, body)
+    [verdict] = judge(batch=True).score(RUBRIC, ITEMS[:1])
+    assert (verdict.state, len(server.requests)) == ("failed", 2)
+    assert "no chat completion" in verdict.reason
+
+
+def test_a_verdict_with_odd_line_ends_and_odd_usage_is_read_from_a_batch(server: Server, judge: MakeJudge) -> None:
+    reply = {"choices": [{"message": {"content": [{"type": "text", "text": '{"reason": "a\u2028b", "score": 8}'}]}}]}
+    server.respond = lambda number, asked: (200, {}, json.dumps(reply | {"usage": None}))
+    assert judge(batch=True).score(RUBRIC, ITEMS[:1])[0].score == 0.8
+    text = server.files["batch-0-output_file_id"].replace("\\u2028", "\u2028")
+    assert len(text.splitlines()) > len(text.split("\n")) - 1
+
+
+@pytest.mark.parametrize("answer", ["[" * 500_000, "<html>", '{"id": 3}', '{"id": ""}', "a" * 3_000_000])
+def test_a_batch_endpoint_that_answers_nonsense_is_failed(
+    server: Server, judge: MakeJudge, monkeypatch: pytest.MonkeyPatch, answer: str
+) -> None:
+    monkeypatch.setattr(server, "_batch", lambda *request: (200, {}, answer))
+    [verdict] = judge(batch=True, retries=1).score(RUBRIC, ITEMS[:1])
+    assert (verdict.score, verdict.state) == (None, "failed")
+    assert verdict.reason

@@ -191,3 +191,27 @@ def test_a_pause_is_read_as_seconds_milliseconds_or_a_date() -> None:
 def test_no_pause_is_negative_whatever_a_server_sends(text: str) -> None:
     found = retry_after({"retry-after": text})
     assert found is None or not found < 0
+
+
+def test_a_request_under_way_is_given_up_when_all_is_stopped(server: Server, judge: MakeJudge) -> None:
+    asked = threading.Event()
+
+    def respond(number: int, body: dict[str, Any]) -> Response:
+        asked.set()
+        time.sleep(2)
+        return gives(8)
+
+    server.respond = respond
+    slow, ended = judge(timeout=60), threading.Event()
+
+    def score() -> None:
+        with pytest.raises(StoppedError):
+            slow.score(RUBRIC, [Item("a")])
+        ended.set()
+
+    thread = threading.Thread(target=score)
+    thread.start()
+    assert asked.wait(5)
+    slow._endpoint.close()  # type: ignore[attr-defined]
+    assert ended.wait(1)
+    thread.join()

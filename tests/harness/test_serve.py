@@ -11,6 +11,7 @@ from shutil import copytree
 import pytest
 from safetensors.torch import load_file, save_file
 
+from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
 from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, first_error
 from esft_bench.spec.errors import UserError
@@ -56,11 +57,63 @@ def test_the_server_is_offered_to_this_machine_only(tmp_path: Path) -> None:
     assert command[command.index("--host") + 1] == "127.0.0.1"
 
 
-def test_no_key_reaches_the_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+KEYS = (
+    "OPENAI_API_KEY",
+    "HF_TOKEN",
+    "VLLM_API_KEY",
+    "JUDGE",
+    "MY_PASSPHRASE",
+    "AWS_SESSION",
+    "CUDA_TOKEN",
+    "https_proxy",
+)
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_no_key_reaches_the_server_under_whatever_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
     (tmp_path / "config.json").write_text(PLAIN)
-    for name in ("OPENAI_API_KEY", "HF_TOKEN", "VLLM_API_KEY"):
-        monkeypatch.setenv(name, "secret")
+    monkeypatch.setenv(name, "secret")
     assert "secret" not in environment(tmp_path, Settings(), on_cpu=True).values()
+
+
+@pytest.mark.parametrize(
+    "name", ["PATH", "CUDA_VISIBLE_DEVICES", "HF_HOME", "NCCL_DEBUG", "VLLM_LOGGING_LEVEL", "LC_ALL"]
+)
+def test_where_things_are_and_how_the_machine_computes_reaches_the_server(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (tmp_path / "config.json").write_text(PLAIN)
+    monkeypatch.setenv(name, "a value")
+    assert environment(tmp_path, Settings(), on_cpu=True)[name] == "a value"
+
+
+SEGMENT = (
+    "from multiprocessing import resource_tracker, shared_memory; import time;"
+    "memory = shared_memory.SharedMemory(create=True, size=4096);"
+    "resource_tracker.unregister(memory._name, 'shared_memory');"
+    "print(memory._name, flush=True);"
+)
+
+
+def test_the_shared_memory_of_a_process_group_is_found_and_removed_and_no_others() -> None:
+    command = [sys.executable, "-c", SEGMENT + "time.sleep(60)"]
+    ours, other = (
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) for _ in range(2)
+    )
+    assert ours.stdout
+    assert other.stdout
+    mine, theirs = (Path("/dev/shm" + process.stdout.readline().strip()) for process in (ours, other))  # type: ignore[union-attr]
+    try:
+        assert shared_memory.of_group(ours.pid) == {mine}
+        shared_memory.remove(shared_memory.of_group(ours.pid))
+        assert (mine.exists(), theirs.exists()) == (False, True)
+    finally:
+        for process in (ours, other):
+            process.kill()
+            process.communicate()
+        theirs.unlink()
 
 
 def test_a_folder_without_a_model_is_one_clear_sentence(tmp_path: Path) -> None:
@@ -80,7 +133,7 @@ def test_the_first_error_of_a_log_is_found_without_decoration(tmp_path: Path) ->
 
 def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     child = "import time, threading, esft_bench.harness.serving.launch as launch;"
-    child += "threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
+    child += f"{SEGMENT} threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
     starter = (
         "import subprocess, sys, time;"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, start_new_session=True);"
@@ -88,12 +141,14 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    server = int(process.stdout.readline())
+    server, segment = int(process.stdout.readline()), Path("/dev/shm" + process.stdout.readline().strip())
+    assert segment.exists()
     time.sleep(1)
     assert not _gone(server, seconds=0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert _gone(server, seconds=20)
+    assert not segment.exists()
 
 
 def _gone(pid: int, seconds: float) -> bool:
