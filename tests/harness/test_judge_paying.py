@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
@@ -89,7 +90,7 @@ def test_a_kill_between_an_unreadable_reply_and_the_second_question_asks_only_th
 
 def test_what_a_reply_took_is_priced(server: Server, judge: MakeJudge) -> None:
     [verdict] = judge(price=PRICE).score(RUBRIC, [Item("a")])
-    assert verdict.usage == Usage(1, 5, 2, pytest.approx(CENTS))
+    assert astuple(verdict.usage) == pytest.approx((1, 5, 2, CENTS))
 
 
 def test_a_spent_budget_ends_the_asking_and_a_higher_one_goes_on(server: Server, judge: MakeJudge) -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from esft_bench.tasks import sandbox
 from esft_bench.tasks.errors import TaskError
-from esft_bench.tasks.sandbox import LEVELS, MIB, Isolation, Outcome, isolation, run_many, run_python
+from esft_bench.tasks.sandbox import MIB, Outcome, isolation, run_many, run_python
+from esft_bench.tasks.sandbox_walls import LEVELS, Isolation
 
 WALLED: tuple[Isolation, ...] = ("bubblewrap", "namespaces")
 

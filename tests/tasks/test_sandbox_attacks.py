@@ -9,11 +9,13 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esft_bench.tasks import sandbox, sandbox_walls
-from esft_bench.tasks.sandbox import LEVELS, Isolation, run_many
+from esft_bench.tasks.sandbox import run_many
+from esft_bench.tasks.sandbox_walls import LEVELS, Isolation
 from tests.tasks.attacks import CHECKER, EARLY, FAIL, HARM, PARENT, TOKEN, on_files
 
 SOURCES = Path(sandbox.__file__).resolve().parents[1] / "src"
@@ -60,7 +62,11 @@ def test_no_program_changes_a_file_or_a_folder(level: Isolation, folder: Path) -
 @every_level
 def test_no_program_reaches_a_socket_of_this_machine(level: Isolation, folder: Path) -> None:
     heard: list[str] = []
-    kinds = {"file": str(folder / "socket"), "abstract": f"\0{folder.name}", "network": ("127.0.0.1", 0)}
+    kinds: dict[str, Any] = {
+        "file": str(folder / "socket"),
+        "abstract": f"\0{folder.name}",
+        "network": ("127.0.0.1", 0),
+    }
     listening = []
     for kind, address in kinds.items():
         server = socket.socket(socket.AF_INET if kind == "network" else socket.AF_UNIX)
