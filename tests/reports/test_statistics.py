@@ -156,7 +156,7 @@ def test_bold_tells_a_clearly_worse_row_from_the_best_and_names_the_second() -> 
     rng = np.random.default_rng(5)
     hardness = rng.random(300)
     rows: dict[str, Sequence[NDArray[np.float64]]] = {
-        name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1))]
+        name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1)).astype(np.float64)]
         for name, gain in (("worst", -0.4), ("good", 0.3), ("also", 0.3), ("middle", -0.1))
     }
     found = rank(rows)
