@@ -122,7 +122,7 @@ class _Expert(nn.Module):
         super().__init__()
         gate, up = experts.gate_up_proj[number].chunk(2)
         for name, weight in (("gate", gate), ("up", up), ("down", experts.down_proj[number])):
-            linear = nn.Linear(*reversed(weight.shape), bias=False)
+            linear = nn.Linear(weight.shape[1], weight.shape[0], bias=False)
             del linear.weight
             if trained:
                 linear.weight = nn.Parameter(weight.detach().clone())
@@ -132,7 +132,9 @@ class _Expert(nn.Module):
         self.activate = experts.act_fn
 
     def forward(self, rows: Tensor) -> Tensor:
-        return self.down(self.activate(self.gate(rows)) * self.up(rows))
+        gate, up, down = (self.get_submodule(name) for name in ("gate", "up", "down"))
+        result: Tensor = down(self.activate(gate(rows)) * up(rows))
+        return result
 
 
 def _module_loop_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tensor) -> Tensor:

@@ -12,8 +12,9 @@ from pydantic import Field
 from esft_bench.methods import lora_adapter
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.adapter_check import check_adapter
 from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
-from esft_bench.methods.moe.layout import base_name, check_adapter
+from esft_bench.methods.moe.layout import base_name
 from esft_bench.methods.overlay import overlay, read_finite
 from esft_bench.methods.tensor_files import tensor_files
 

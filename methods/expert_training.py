@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.layout import AdapterConfig, base_name, check_adapter
+from esft_bench.methods.moe.adapter_check import check_adapter
+from esft_bench.methods.moe.layout import AdapterConfig, base_name
 from esft_bench.methods.moe.selection import Selection, check
 from esft_bench.methods.overlay import overlay
 

@@ -108,6 +108,9 @@ NAMES = (
         "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES",
         "docs/architectures.md lists what fits of all architectures",
     ),
+    PrivateName(
+        "transformers.dynamic_module_utils", "get_class_from_dynamic_module", "a backbone brings code of its own"
+    ),
     PrivateName("accelerate.state", "_shared_state", "a test starts processes anew", sign="_shared_state ="),
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
     PrivateName("lm_eval.evaluator", "group_map", _TASKS, sign="'group_map'"),
@@ -119,6 +122,10 @@ NAMES = (
     PrivateName("lm_eval.models.api_models", "amodel_call", _REQUESTS, sign="async def amodel_call("),
     PrivateName("lm_eval.models.api_models", "_loglikelihood_tokens", _REQUESTS, sign="def _loglikelihood_tokens("),
     PrivateName("lm_eval.models.api_models", "add_bos_token", _REQUESTS, sign="self.add_bos_token ="),
+    PrivateName("lm_eval.api.model", "_encode_pair", "an answer's ids are those of training", sign="def _encode_pair("),
+    PrivateName(
+        "lm_eval.models.huggingface", "_model_generate", "a test compares both engines", sign="def _model_generate("
+    ),
     PrivateName("lm_eval.models.huggingface", "HFLM", "the transformers engine answers benchmarks"),
     PrivateName(
         "vllm.entrypoints.cli.main", "main", "a server ends with the process that started it", sign="def main()"

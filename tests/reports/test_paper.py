@@ -40,11 +40,11 @@ def test_every_published_table_names_its_source(paper: str) -> None:
 def test_a_published_value_stands_beside_ours_with_the_difference(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.general = {"clue": "CLUEWSC", "mmlu": "mmlu"}
     first, second, third = beside_of(made_up, tmp_path, "esft")
-    ours = gather(tmp_path).backbones[0].ability.frame()
+    ours = gather(tmp_path).backbones[0].ability.frame()["Law"]
     cell = by_cell(first)["ESFT-Gate", "Law"]
     assert cell.published == 49.1
-    assert cell.ours == pytest.approx(ours.loc["ESFT-Gate", "Law"])
-    assert cell.difference == pytest.approx(ours.loc["ESFT-Gate", "Law"] - 49.1)
+    assert cell.ours == pytest.approx(ours["ESFT-Gate"])
+    assert cell.difference == pytest.approx(ours["ESFT-Gate"] - 49.1)
     assert by_cell(second)["FFT", "CLUEWSC"].half_width == 0.9
     assert ("FFT", "MMLU") in by_cell(second)
     assert by_cell(third)["ESFT-Token", "Translation"].published == -13.5

@@ -1,6 +1,7 @@
 """The statistics against laws, against known values, and against their own promises by simulation."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from numpy.typing import NDArray
 from scipy import stats
 
 from esft_bench.reports.statistics.detectable import Deviations, minimum_detectable_effect
@@ -153,8 +155,8 @@ def test_an_equally_good_row_loses_its_bold_in_at_most_about_five_tables_of_a_hu
 def test_bold_tells_a_clearly_worse_row_from_the_best_and_names_the_second() -> None:
     rng = np.random.default_rng(5)
     hardness = rng.random(300)
-    rows = {
-        name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1))]
+    rows: dict[str, Sequence[NDArray[np.float64]]] = {
+        name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1)).astype(np.float64)]
         for name, gain in (("worst", -0.4), ("good", 0.3), ("also", 0.3), ("middle", -0.1))
     }
     found = rank(rows)

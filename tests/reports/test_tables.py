@@ -37,7 +37,7 @@ def test_table_1_has_the_suites_order_the_records_values_and_their_average(made_
         if record.method == "fft" and record.role == "ability"
     }
     frame = table.frame()
-    assert frame.loc["FFT"].tolist() == pytest.approx([*values.values(), np.mean(list(values.values()))])
+    assert frame.T["FFT"].tolist() == pytest.approx([*values.values(), np.mean(list(values.values()))])
 
 
 def test_the_mean_over_seeds_is_what_table_1_shows(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_table_3_is_random_minus_the_row_it_ablates(made_up: MadeUpRun, tmp_path
     results = results_of(made_up, tmp_path)
     first, third = ability_table(results).frame(), ablation_table(results)
     assert [row.title for row in third.rows] == ["Random (Token) − ESFT-Token", "Random (Gate) − ESFT-Gate"]
-    expected = first.loc["Random (Token)"] - first.loc["ESFT-Token"]
+    expected = first.T["Random (Token)"] - first.T["ESFT-Token"]
     assert third.frame().iloc[0].tolist() == pytest.approx(expected.tolist())
     cell = third.cells["random-token", ""]
     assert cell.low is not None
@@ -115,7 +115,7 @@ def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
     assert table.cells["lora", "law"].note == "failed: out of memory"
     assert table.cells["lora", ""].value is None
     assert table.cells["lora", "intent"].value is not None
-    assert math.isnan(table.frame().loc["LoRA", "Law"])
+    assert math.isnan(table.frame()["Law"]["LoRA"])
 
 
 def test_a_failure_before_anything_was_judged_still_gives_its_reason(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -224,5 +224,5 @@ def test_what_nothing_was_trained_for_is_no_column_and_takes_no_average_away(
     )
     assert [column.name for column in told.columns] == ["intent", "translation", ""]
     assert [column.name for column in untold.columns] == ["intent", "translation", "law", ""]
-    assert not math.isnan(told.frame().loc["FFT"].iloc[-1])
-    assert math.isnan(untold.frame().loc["FFT"].iloc[-1])
+    assert not math.isnan(told.frame().T["FFT"].iloc[-1])
+    assert math.isnan(untold.frame().T["FFT"].iloc[-1])
