@@ -21,8 +21,8 @@ def graph() -> grimp.ImportGraph:
 
 
 def methods() -> set[str]:
-    """The modules that methods are in, and the one that knows them all."""
-    return {"registry"} | {method.__module__.rpartition(".")[2] for method in load_methods().values()}
+    """The modules that methods are in."""
+    return {method.__module__.rpartition(".")[2] for method in load_methods().values()}
 
 
 def tasks() -> set[str]:

@@ -22,26 +22,23 @@ from esft_bench.harness.official.verify import (
 )
 from esft_bench.spec.errors import UserError
 
-SHARED = Path(__file__).parents[3] / "shared" / "data"
 TASKS = ("intent", "translation")
 
 
 @pytest.fixture
-def official(tmp_path: Path) -> Path:
+def official(shared_data: Path, tmp_path: Path) -> Path:
     """A copy, free to be changed, of the real part of the release."""
-    if not (SHARED / "esft_official").is_dir():
-        pytest.skip("skipped, no data")
-    return Path(shutil.copytree(SHARED / "esft_official", tmp_path / "official"))
+    return Path(shutil.copytree(shared_data / "esft_official", tmp_path / "official"))
 
 
 @pytest.fixture
-def checkout(official: Path) -> Path:
+def checkout(shared_data: Path, official: Path) -> Path:
     """The same laid out as a checkout, with the evaluation items."""
     folder = official.parent / "checkout"
     shutil.copytree(official, folder / "results")
     (folder / "datasets" / "eval").mkdir(parents=True)
     for task in TASKS:
-        shutil.copy(SHARED / f"esft_{task}" / "eval.jsonl", folder / "datasets" / "eval" / f"{task}.jsonl")
+        shutil.copy(shared_data / f"esft_{task}" / "eval.jsonl", folder / "datasets" / "eval" / f"{task}.jsonl")
     return folder
 
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from benchmarks import gpu_step_time
-from benchmarks.gpu_step_time import GATE, METHODS, TOKEN, V2_LITE, build, measure_all, table
+from benchmarks.gpu_step_time import METHODS, build, measure_all, table
+from benchmarks.v2_lite import GATE, TOKEN, V2_LITE
 from esft_bench.methods.moe.view import moe_layers
 
 ARGUMENTS = argparse.Namespace(shape="tiny", rounds=1, warm_up=1, gradient_checkpointing=True)

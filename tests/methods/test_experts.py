@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +71,7 @@ def test_every_input_gets_the_gradient_the_stock_experts_give_it(tiny_model: Mod
     assert len(compared) > 20
     ours = dict(selective.named_parameters())
     for name in compared:
-        torch.testing.assert_close(ours[name].grad, theirs[name].grad, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(ours[name].grad, theirs[name].grad, msg=partial("{}: {}".format, name))
 
 
 def test_training_moves_nothing_but_the_bank(tiny_model: Models) -> None:
@@ -88,7 +90,7 @@ def test_training_moves_nothing_but_the_bank(tiny_model: Models) -> None:
 def test_an_expert_no_token_reaches_gets_a_zero_gradient(tiny_model: Models) -> None:
     model = tiny_model("olmoe")
     use_selective_experts(model, {0: [4, 6]})
-    experts = moe_layers(model)[0].experts
+    experts: Any = moe_layers(model)[0].experts
     hidden = torch.randn(5, 32, requires_grad=True)
     index = torch.tensor([[4, 1, 2]] * 5)
     experts(hidden, index, torch.full((5, 3), 0.3)).sum().backward()
@@ -100,7 +102,7 @@ def test_an_expert_no_token_reaches_gets_a_zero_gradient(tiny_model: Models) -> 
 def test_no_token_in_any_selected_expert_is_no_error(tiny_model: Models) -> None:
     model = tiny_model("olmoe")
     use_selective_experts(model, {0: [4, 6]})
-    experts = moe_layers(model)[0].experts
+    experts: Any = moe_layers(model)[0].experts
     experts(torch.randn(5, 32), torch.tensor([[0, 1, 2]] * 5), torch.full((5, 3), 0.3)).sum().backward()
     assert experts.selected_down.grad.abs().sum() == 0
 
@@ -109,13 +111,14 @@ def test_the_frozen_rows_of_the_lowest_trained_layer_build_no_graph(tiny_model: 
     model = tiny_model("qwen3-moe")
     model.requires_grad_(False)
     use_selective_experts(model, {0: [0]})
-    experts = moe_layers(model)[0].experts
+    experts: Any = moe_layers(model)[0].experts
     with_gradient: list[bool] = []
     original = experts._apply_gate
 
     def spy(rows: Tensor) -> Tensor:
         with_gradient.append(rows.requires_grad)
-        return original(rows)
+        activated: Tensor = original(rows)
+        return activated
 
     experts._apply_gate = spy
     experts(torch.randn(6, 32), torch.tensor([[0, 1, 2]] * 6), torch.full((6, 3), 0.3))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -57,10 +58,11 @@ def test_selective_experts_on_the_gpu_give_the_logits_and_gradients_of_the_cpu(
     expected, found = passes(reference), passes(model)
     assert relative(found, expected) < 1e-3  # TF32 may be on
     for index, layer in moe_layers(model).items():
-        theirs = moe_layers(reference)[index].experts
+        ours: Any = layer.experts
+        theirs: Any = moe_layers(reference)[index].experts
         ids = selected_experts(layer)
-        assert relative(layer.experts.selected_gate_up.grad, theirs.gate_up_proj.grad[ids]) < 5e-3
-        assert relative(layer.experts.selected_down.grad, theirs.down_proj.grad[ids]) < 5e-3
+        assert relative(ours.selected_gate_up.grad, theirs.gate_up_proj.grad[ids]) < 5e-3
+        assert relative(ours.selected_down.grad, theirs.down_proj.grad[ids]) < 5e-3
 
 
 def test_the_kernel_in_bf16_is_as_near_to_float32_as_the_stock_one(tiny_model: Models) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,7 @@ def test_the_factors_get_the_projection_of_the_gradient_fft_gives(tiny_model: Mo
     backward(low)
     for index, layer in moe_layers(low).items():
         for bank, kind in (("selected_gate_up", "gate_up_proj"), ("selected_down", "down_proj")):
-            update = layer.experts.get_submodule(f"parametrizations.{bank}.0")
+            update: Any = layer.experts.get_submodule(f"parametrizations.{bank}.0")
             gradient = moe_layers(full)[index].experts.get_parameter(kind).grad[[5, 2]]
             gradient = gradient.mT if layer.experts.is_transposed else gradient
             projections = torch.stack(gradient.chunk(update.b.shape[1], dim=1), dim=1)
