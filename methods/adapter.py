@@ -12,7 +12,6 @@ from pydantic import Field
 from esft_bench.methods import lora_adapter
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.adapter_check import check_adapter
 from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
 from esft_bench.methods.moe.layout import base_name
 from esft_bench.methods.overlay import overlay, read_finite
@@ -65,6 +64,8 @@ class Adapter(Method):
         if (folder / ESFT_CONFIG).is_file():
             if self.layout != "peft":
                 raise MethodError(f"{folder} has ESFT's layout; `layout` is for LoRA adapters, leave it out")
+            from esft_bench.methods.moe.adapter_check import check_adapter  # here: it brings torch along
+
             check_adapter(folder, backbone)
             files = tensor_files(folder)
             for name in files.files:
@@ -91,6 +92,8 @@ class Adapter(Method):
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors, or with its updates."""
         if (adapter / ESFT_CONFIG).is_file():
+            from esft_bench.methods.moe.adapter_check import check_adapter
+
             check_adapter(adapter, base)
             overlay(base, adapter, out, rename=base_name)
         else:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.adapter_check import check_adapter
 from esft_bench.methods.moe.layout import AdapterConfig, base_name
 from esft_bench.methods.moe.selection import Selection, check
 from esft_bench.methods.overlay import overlay
@@ -90,6 +89,8 @@ class ExpertTraining(Method):
 
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
+        from esft_bench.methods.moe.adapter_check import check_adapter  # here: it brings torch along
+
         check_adapter(adapter, base)
         overlay(base, adapter, out, rename=base_name)
 

@@ -9,7 +9,7 @@ from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.prepare import prepare
 from esft_bench.harness.plan.price.estimate import evaluation_prices, training_prices
 from esft_bench.harness.plan.price.hardware import accelerator
-from esft_bench.harness.plan.price.step import Batch, simulate, watched
+from esft_bench.harness.plan.price.step import Batch, Execution, simulate, watched
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
@@ -57,7 +57,7 @@ def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(arch
     seen = seen_by(architecture)
     peak, trained = really(architecture, method, seen)
     config = build(architecture, **WIDE).config
-    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH), attention="sdpa")
+    estimate = simulate(config, method, Context(seed=0, profile=seen), Batch(ROWS, LENGTH), Execution(attention="sdpa"))
     assert estimate.trainable_parameters == trained
     assert estimate.peak_bytes == pytest.approx(peak, rel=0.15)
 
@@ -65,7 +65,7 @@ def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(arch
 def test_checkpointing_gradients_lowers_the_estimate_of_memory_and_raises_that_of_operations() -> None:
     config = build("deepseek-v2", **WIDE, num_hidden_layers=4).config
     plain, saving = (
-        simulate(config, FullFineTuning(), Context(seed=0), Batch(16, LENGTH), gradient_checkpointing=on)
+        simulate(config, FullFineTuning(), Context(seed=0), Batch(16, LENGTH), Execution(gradient_checkpointing=on))
         for on in (False, True)
     )
     assert saving.peak_bytes < 0.9 * plain.peak_bytes

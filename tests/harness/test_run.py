@@ -3,59 +3,14 @@
 import json
 import os
 import signal
-import socket
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pandas
-import psutil
 import pytest
 
 from esft_bench.spec import routing
-
-SUITE = """\
-name: path
-tasks: [mini-law]
-general: [mini-facts, mini-science]
-alignment: mini-alignment
-methods:
-  base: {title: Base}
-  fft: {title: FFT, learning_rate: 9.0e-4}
-  esft-token: {title: ESFT-Token, learning_rate: 1.1e-2, p: 0.2}
-  random-token: {title: Random, ablates: esft-token}
-training: {steps: 60, batch_size: 2, sequence_length: 128}
-profiling: {sequences: 4, sequence_length: 128, after_training: true}
-evaluation: {engine: ENGINE, max_length: 512, limit: 12}
-"""
-CELLS = ["base", "fft · mini-law · seed 0", "esft-token · mini-law · seed 0", "random-token · mini-law · seed 0"]
-
-
-def command(folder: Path, engine: str = "transformers", *more: str) -> list[str]:
-    suite = folder / "path.yaml"
-    suite.write_text(SUITE.replace("ENGINE", engine))
-    return [sys.executable, "-m", "esft_bench.harness.cli", "run", str(suite), "--run-dir", str(folder / "runs"), *more]
-
-
-def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=280)
-
-
-def report_without_costs(folder: Path) -> str:
-    """The report without the sections that speak of time and memory, which no two runs share."""
-    report = (folder / "runs" / "path" / "report.md").read_text()
-    for title in ("Which method for this task?", "Efficiency"):
-        before, _, after = report.partition(f"## {title}")
-        report = before + after.partition("\n## ")[2]
-    return report.replace(str(folder), "FOLDER")
-
-
-def artifacts(folder: Path) -> dict[str, float]:
-    """Each finished artifact and when it was finished."""
-    store = folder / "runs" / ".store"
-    manifests = [path for path in store.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
-    return {path.parent.relative_to(store).as_posix(): path.stat().st_mtime for path in manifests}
+from tests.harness.runs import CELLS, artifacts, command, finish, report_without_costs
 
 
 @pytest.fixture(scope="module")
@@ -162,58 +117,3 @@ def test_the_vllm_path_gives_the_scores_of_transformers(undisturbed, tmp_path):
     assert ((both.value_x - both.value_y).abs() <= 100 / 12 + 1e-6).all()  # one item may sit on a rounding edge
     answers = (tmp_path / "runs" / ".store" / "answers").glob("*/manifest.json")
     assert all(json.loads(path.read_text())["measured"]["canary"] < 1e-3 for path in answers)
-
-
-@pytest.mark.slow
-def test_a_run_stopped_from_the_keyboard_says_how_to_go_on_and_leaves_no_process(tmp_path):
-    interruptible = {"preexec_fn": lambda: signal.signal(signal.SIGINT, signal.default_int_handler)}
-    pipe = subprocess.PIPE
-    process = subprocess.Popen(command(tmp_path), stdout=pipe, stderr=pipe, text=True, **interruptible)
-    work = tmp_path / "runs" / ".store" / ".work"
-    while not list(work.glob("*")):
-        assert process.poll() is None
-        time.sleep(0.05)
-    children = psutil.Process(process.pid).children(recursive=True)
-    process.send_signal(signal.SIGINT)
-    _, complaint = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert "The same command goes on where it was." in complaint
-    assert "Traceback" not in complaint
-    _, alive = psutil.wait_procs(children, timeout=20)
-    assert not alive
-
-
-@pytest.mark.slow
-def test_a_port_in_use_is_refused_before_anything_is_trained(tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        done = finish(command(tmp_path, "vllm", f"--set=evaluation.port={taken.getsockname()[1]}"))
-    assert done.returncode == 2
-    assert "is in use" in done.stderr
-    assert not artifacts(tmp_path)
-
-
-@pytest.fixture
-def small_disk(tmp_path):
-    """A disk of 12 MB: room for data and ESFT's adapter, not for the 16 MB of full fine-tuning's."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True)
-    if mounted.returncode != 0:
-        pytest.skip("mounting a small disk is not permitted here")
-    yield disk
-    subprocess.run(["umount", "-l", str(disk)], check=True)
-
-
-@pytest.mark.slow
-def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing_that_was_finished(small_disk):
-    first = finish(command(small_disk, "transformers", "--only", "method=esft-token", "--workers", "1"))
-    assert (first.returncode, "No disk space left" in first.stderr) == (2, True)  # merging needs 16 MB, too
-    finished = artifacts(small_disk)
-    assert any(name.startswith("train/") for name in finished)
-    second = finish(command(small_disk, "transformers", "--only", "method=fft"))
-    assert second.returncode == 2
-    assert "No disk space left" in second.stderr
-    assert "Traceback" not in second.stderr
-    assert artifacts(small_disk) == finished

@@ -13,7 +13,7 @@ from esft_bench.harness.backbone.model import load_config, load_tokenizer
 from esft_bench.harness.judge.prices import OUTPUT_TOKENS
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator
-from esft_bench.harness.plan.price.step import Batch, SimulatedStep, simulate
+from esft_bench.harness.plan.price.step import Batch, Execution, SimulatedStep, simulate
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.train import TrainStep
@@ -115,14 +115,8 @@ def _step(
         seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    return stage, simulate(
-        config,
-        stage.method,
-        context,
-        batch,
-        precision=plan.suite.backbone.precision,
-        gradient_checkpointing=training.gradient_checkpointing,
-    )
+    how = Execution(plan.suite.backbone.precision, training.gradient_checkpointing)
+    return stage, simulate(config, stage.method, context, batch, how)
 
 
 def _known(graph: Graph, step: ProfileStep | None) -> Profile | None:

@@ -61,6 +61,15 @@ class Batch:
 
 
 @dataclass(frozen=True)
+class Execution:
+    """How a step is carried out: `precision` as a suite has it, `attention` by transformers' name, fused by default."""
+
+    precision: str = "float32"
+    gradient_checkpointing: bool = False
+    attention: str = FUSED
+
+
+@dataclass(frozen=True)
 class SimulatedStep:
     """What a step on one batch needs.
 
@@ -84,34 +93,29 @@ def simulate(
     method: Method,
     context: Context,
     batch: Batch,
-    *,
-    precision: str = "float32",
-    gradient_checkpointing: bool = False,
-    attention: str = FUSED,
+    how: Execution = Execution(),
 ) -> SimulatedStep:
     """Carry out a step of `method` on the backbone that `config` describes.
 
-    `attention` is transformers' name of an implementation; by default it is fused, as on a GPU.
-
     Raises MethodError where the method does not fit the backbone.
     """
-    dtype = torch.bfloat16 if precision == "bf16" else torch.float32
+    dtype = torch.bfloat16 if how.precision == "bf16" else torch.float32
     alive = _Alive()
     with torch.device("meta"):
         # A copy: a method may change what the model's configuration says, its experts a token for one.
-        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=attention)
+        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
     _run_on_shapes(model, context.profile)
     with FakeTensorMode(allow_non_fake_inputs=True), alive:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
         model.tie_weights()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        if gradient_checkpointing:
+        if how.gradient_checkpointing:
             checkpoint_gradients(model)
         weight_bytes = alive.now
         optimizer = _with_state(parameters)
         model.train()
-        with _autocast(precision):
+        with _autocast(how.precision):
             loss = _loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
