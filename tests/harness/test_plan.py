@@ -1,12 +1,12 @@
 """The plan: which cells there are, what their keys depend on, and what is refused before anything runs."""
 
 import pytest
-from rich.console import Console
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.plan import foreseen
 from esft_bench.harness.commands.run import execute
 from esft_bench.harness.plan.state import state_of
+from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from tests.harness.plans import finish, graph_of, prepared
@@ -262,5 +262,5 @@ def test_generated_code_is_refused_before_training_where_no_sandbox_works(made, 
     monkeypatch.delenv("ESFT_BENCH_UNSAFE_CODE", raising=False)
     one = made(ROWS.replace("mini-law", "mini-code"))
     with pytest.raises(UserError, match="neither bubblewrap nor user namespaces"):
-        execute(one, RunOptions(workers=1), Console(quiet=True), "esft-bench run")
+        execute(one, RunOptions(workers=1), Terminal(quiet=True), "esft-bench run")
     assert not list((tmp_path / "runs").rglob("train"))
