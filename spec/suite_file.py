@@ -50,7 +50,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
 def _said(where: Sequence[str], message: str) -> str:
     """What is wrong with a field; one that had another name before is told its new one."""
     renamed = RENAMED.get(where[-1]) if where else None
-    return f"it is called `{renamed}` now" if renamed else message
+    return f"it is called `{renamed}` now" if renamed else message.removeprefix("Value error, ")
 
 
 def _set(sections: Any, change: str) -> list[str]:

@@ -111,7 +111,7 @@ def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(made):
     ("old", "new", "sentence"),
     [
         ("mini-law,", "mini-lav,", "no task 'mini-lav'; did you mean mini-law"),
-        ("[mini-law, mini-intent]", "[mini-law, mini-facts]", "task 'mini-facts' has no training data"),
+        ("[mini-law, mini-intent]", "[mini-law, mini-cloze]", "task 'mini-cloze' has no training data"),
         ("[mini-facts]", "[mini-alignment]", "task 'mini-alignment' has no evaluation items"),
         ("fft: {", "ffft: {", "there is no method 'ffft'"),
         ("p: 0.1", "p: 1.5", r"methods\.esft-gate\.p"),
