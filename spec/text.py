@@ -19,6 +19,15 @@ def flaw(text: str) -> str:
     return ""
 
 
+def surrogate(text: str) -> str:
+    """The first half of a surrogate pair in a text, which no file can hold; empty where there is none."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        return f"{UNSHOWN['Cs']} (U+{ord(text[error.start]):04X})"
+    return ""
+
+
 def plain(text: str) -> str:
     """The text with such characters written as escapes, as in `\\u0007`: safe to print and to encode."""
     if text.isprintable():

@@ -124,7 +124,7 @@ class _Run:
 
         for cell in self.prepared.chosen:
             path = self.plan.paths[cell]
-            kept = self.folder / "checkpoints" / f"{cell.method}-{cell.task or 'base'}-{cell.seed}"
+            kept = self.folder / "checkpoints" / cell.file_name
             if path.training not in self.graph.finished or kept.exists():
                 continue
             trained = [self.graph.artifacts[step].folder for step in path.training.ends_with]

@@ -4,13 +4,22 @@ A conversation takes turns, user first and assistant last, as the prompt format 
 texts where texts are wanted, and one schema; whatever else they hold is JSON.
 """
 
-import math
 from collections.abc import Iterable, Iterator
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from esft_bench.spec.text import surrogate
 from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.task import Conversation, Item
 
@@ -18,10 +27,19 @@ LARGEST_INTEGER = 2**63
 """What a column of whole numbers holds."""
 
 
+def _encodable(text: str) -> str:
+    if found := surrogate(text):
+        raise PydanticCustomError("surrogate", "it holds {found}", {"found": found})
+    return text
+
+
+Text = Annotated[str, AfterValidator(_encodable)]
+
+
 class _Message(BaseModel):
     model_config = ConfigDict(strict=True)
     role: Literal["user", "assistant"]
-    content: str
+    content: Text
 
 
 class _Item(BaseModel):
@@ -29,10 +47,10 @@ class _Item(BaseModel):
 
     model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False)
     __pydantic_extra__: dict[str, JsonValue]
-    id: str = Field(min_length=1)
-    prompt: str
-    answer: str
-    choices: list[str] | None = Field(None, min_length=1)
+    id: Text = Field(min_length=1)
+    prompt: Text
+    answer: Text
+    choices: list[Text] | None = Field(None, min_length=1)
     gold: int | None = Field(None, ge=0)
 
     @model_validator(mode="after")
@@ -93,9 +111,8 @@ def _checked(kind: TypeAdapter[Any], row: Any, place: str) -> Any:
         return kind.validate_python(row)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ", ".join([place, *(".".join(str(part) for part in first["loc"]),)]).removesuffix(", ")
-        said = "it holds half of a surrogate pair" if first["type"] == "string_unicode" else first["msg"]
-        raise TaskError(f"{where}: {said}.") from error
+        where = f"{place}, {'.'.join(map(str, first['loc']))}" if first["loc"] else place
+        raise TaskError(f"{where}: {first['msg']}.") from error
     except RecursionError as error:
         raise TaskError(f"{place}: nested too deeply.") from error
 
@@ -111,11 +128,17 @@ def _kinds(value: Any, place: str, field: str = "") -> Iterator[tuple[str, str]]
         yield field, "a list"
         for each in value:
             yield from _kinds(each, place, f"{field}[]")
-    elif isinstance(value, bool):
-        yield field, "true or false"
-    elif isinstance(value, int | float):
-        if not math.isfinite(value) or abs(value) >= LARGEST_INTEGER:
-            raise TaskError(f"{place}, {field}: a number that no column holds.")
-        yield field, "a number"
-    elif isinstance(value, str):
-        yield field, "a text"
+    elif value is not None:
+        kind, found = _kind(value)
+        if found:
+            raise TaskError(f"{place}, {field}: it holds {found}.")
+        yield field, kind
+
+
+def _kind(value: str | bool | int | float) -> tuple[str, str]:
+    """What to call a value, and what is wrong with it, if anything."""
+    if isinstance(value, str):
+        return "a text", surrogate(value)
+    if isinstance(value, bool):
+        return "true or false", ""
+    return "a number", "" if abs(value) < LARGEST_INTEGER else "a number that no column has room for"

@@ -1,6 +1,7 @@
 """The plan: which cells there are, what their keys depend on, and what is refused before anything runs."""
 
 import pytest
+from transformers import AutoTokenizer
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.plan import foreseen
@@ -9,6 +10,7 @@ from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
+from esft_bench.tasks.mini import BACKBONE
 from tests.harness.plans import finish, graph_of, prepared
 
 ROWS = """\
@@ -130,7 +132,9 @@ def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(plan
 )
 def test_a_dense_backbone_is_refused_where_experts_are_to_be_touched(planned, tiny_checkpoint, row):
     text = ROWS.replace("  esft-gate: {learning_rate: 1.0e-2, p: 0.1}\n", "")
-    dense = f"backbone: {{path: {tiny_checkpoint('dense')}}}\n"
+    folder = tiny_checkpoint("dense")
+    AutoTokenizer.from_pretrained(BACKBONE).save_pretrained(folder)
+    dense = f"backbone: {{path: {folder}}}\n"
     name = row.partition(":")[0]
     with pytest.raises(UserError, match=rf"methods\.{name}: LlamaForCausalLM is not a mixture-of-experts model"):
         planned(text.replace("  fft: {learning_rate: 9.0e-4}\n", f"  {row}\n") + dense)
