@@ -91,10 +91,10 @@ class _Loader(yaml.SafeLoader):
         return size
 
     def _children(self, node: yaml.Node) -> list[yaml.Node]:
-        """What a node holds; the node's own values are checked."""
+        """What a node holds; its keys, or its value, are checked."""
         if isinstance(node, yaml.MappingNode):
             self._check_keys(node)
-            return [child for pair in node.value for child in pair]
+            return [value for _, value in node.value]
         if isinstance(node, yaml.SequenceNode):
             return list(node.value)
         self._value(node)
