@@ -86,8 +86,8 @@ def check_file_names(matrix: Matrix) -> None:
     """Refuse cells whose files would have one name, also where a file system does not tell capitals apart."""
     found: dict[str, Cell] = {}
     for cell in matrix.cells:
-        for name in {f"{cell.file_name}-{benchmark}".casefold() for benchmark in matrix.benchmarks(cell)}:
-            other = found.setdefault(name, cell)
+        for name in (cell.file_name, *(f"{cell.file_name}-{benchmark}" for benchmark in matrix.benchmarks(cell))):
+            other = found.setdefault(name.casefold(), cell)
             if other != cell:
                 raise UserError(
                     f"methods.{cell.method}: {cell.label} and {other.label} would have files of one name ({name}): "
