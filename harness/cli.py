@@ -1,5 +1,6 @@
 """The command line: commands, no logic."""
 
+import errno
 import os
 import shlex
 import signal
@@ -8,12 +9,14 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from esft_bench.harness.commands.options import CalibrateOptions, RunOptions, SuiteOptions, grouped
 from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
+from esft_bench.harness.terminal import Terminal, complain
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.text import flaw
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,7 +26,7 @@ app = typer.Typer(
 )
 judge_app = typer.Typer(no_args_is_help=True, help="The judge of free-text answers.")
 app.add_typer(judge_app, name="judge")
-console = Console()
+console = Terminal()
 
 RunDir = Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")]
 
@@ -40,7 +43,7 @@ def run(suite: SuiteOptions, options: RunOptions) -> None:
     try:
         failed = execute(prepared, options, console, shlex.join(["esft-bench", *sys.argv[1:]]))
     except KeyboardInterrupt:
-        print("Stopped. The same command goes on where it was.", file=sys.stderr)
+        complain("Stopped. The same command goes on where it was.")
         raise typer.Exit(130) from None
     if failed:
         raise typer.Exit(1)
@@ -68,15 +71,15 @@ def plan(
     graph = prepared.plan.graph(prepared.store)
     console.print(describe(prepared, graph))
     console.print()
-    console.print(foreseen(prepared), highlight=False)
+    console.print(foreseen(prepared))
     if price:
         from esft_bench.harness.plan.price.show import price_tables  # here: it brings torch along
 
         for table in price_tables(prepared.plan, graph, device, micro_batch):
             console.print()
-            console.print(table, highlight=False)
+            console.print(table)
     for note in prepared.notes:
-        console.print(f"Note: {note}", highlight=False, markup=False)
+        console.print(f"Note: {note}")
 
 
 @app.command()
@@ -90,7 +93,7 @@ def where(
     from esft_bench.harness.commands.where import where as places
 
     for place in places(run, method, task, seed):
-        console.print(f"{'  ' * place.depth}{place.what}  {place.path}", highlight=False, soft_wrap=True, markup=False)
+        console.say(f"{'  ' * place.depth}{place.what}  {place.path}")
 
 
 @app.command()
@@ -102,7 +105,7 @@ def doctor(
     from esft_bench.harness.doctor import diagnose
     from esft_bench.spec.suite_file import load
 
-    marks = {None: " ", True: "[green]✓[/]", False: "[red]✗[/]"}
+    marks = {None: Text(" "), True: Text("✓", "green"), False: Text("✗", "red")}
     missing = False
     table = Table(box=None, show_header=False, pad_edge=False)
     for finding in diagnose(load(suite), run_dir):
@@ -128,13 +131,13 @@ def report(
         content = rewrite(folder)
         written = [folder / "report.html"]
         for sentence in content.left_out:
-            print(f"{folder}: {sentence}", file=sys.stderr)
+            complain(f"{folder}: {sentence}")
         if content.backbones:
             sound += 1
             written += compare(content, against) if against else []
             written += [export_as(content, export)] if export else []
         for path in written:
-            console.print(str(path), highlight=False, soft_wrap=True, markup=False)
+            console.say(str(path))
     if not sound:
         raise typer.Exit(1)
 
@@ -147,7 +150,7 @@ def verify_paper(
     from esft_bench.harness.official.verify import as_tables, verify
 
     rows = verify(official)
-    console.print(as_tables(rows), highlight=False)
+    console.print(as_tables(rows))
     if any(row.verdict == "differs" for row in rows):
         raise typer.Exit(1)
 
@@ -163,10 +166,10 @@ def calibrate(options: CalibrateOptions) -> None:
     changes = options.changes
     judge = calibrating.choose_judge(options.official, options.suite, options.reference, changes)
     entries = calibrating.calibrate(options.official, judge, load_tasks(), options.limit)
-    console.print(calibrating.as_table(entries), *judge.notes, sep="\n", highlight=False)
+    console.print(calibrating.as_table(entries), *judge.notes, sep="\n")
     out = options.out or default_file()
     calibrating.keep(out, entries)
-    console.print(f"Kept in {out}", highlight=False, soft_wrap=True, markup=False)
+    console.say(f"Kept in {out}")
     if any(entry.scored < entry.answers for entry in entries):
         raise typer.Exit(1)
 
@@ -177,7 +180,7 @@ def suites() -> None:
     from esft_bench.spec.suite_file import available, load
 
     for name in available():
-        console.print(f"[bold]{name}[/]  {load(name).description}")
+        _listed(name, load(name).description)
 
 
 @app.command()
@@ -186,7 +189,7 @@ def tasks() -> None:
     from esft_bench.tasks.registry import load_tasks
 
     for name, task in sorted(load_tasks().items()):
-        console.print(f"[bold]{name}[/]  {task.title} ({task.role})", highlight=False)
+        _listed(name, f"{task.title} ({task.role})")
 
 
 @app.command()
@@ -195,7 +198,23 @@ def methods() -> None:
     from esft_bench.methods.registry import load_methods
 
     for name, method in sorted(load_methods().items()):
-        console.print(f"[bold]{name}[/]  {', '.join(method.model_fields) or '–'}", highlight=False)
+        _listed(name, ", ".join(method.model_fields) or "–")
+
+
+def _listed(name: str, about: str) -> None:
+    """Print a name and what is to be said of it."""
+    console.print(Text(name, "bold"), about, sep="  ")
+
+
+def _check_arguments() -> None:
+    """Refuse an argument that is no text: a path that is not UTF-8, a control character."""
+    for argument in sys.argv[1:]:
+        if found := flaw(argument):
+            raise UserError(f"The argument '{argument[:80]}' holds {found}: write it without.")
+
+
+REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EROFS}
+"""What the system may say of a path that a user gave."""
 
 
 def main() -> None:
@@ -203,9 +222,15 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["PYTHONSAFEPATH"] = "1"  # the working folder may hold a tasks.py or a datasets.py: none of ours
     try:
+        _check_arguments()
         app()
     except UserError as error:
-        print(f"esft-bench: {error}", file=sys.stderr)
+        complain(f"esft-bench: {error}")
+        sys.exit(2)
+    except OSError as error:
+        if error.errno not in REFUSED or error.filename is None:
+            raise
+        complain(f"esft-bench: {str(error.filename)[:200]}: {error.strerror}: give another path.")
         sys.exit(2)
 
 

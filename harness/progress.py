@@ -7,12 +7,12 @@ import time
 from dataclasses import dataclass, field
 from types import TracebackType
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
-from rich.text import Text
 
 from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
 
 SYMBOLS = {"to do": "·", "trained": "◔", "answered": "◕", "done": "✓", "failed": "✗", "training": "▸", "testing": "▹"}
@@ -41,7 +41,7 @@ class Display:
     """The progress of one run. `states` and `scores` are by cell; steps at work are by name."""
 
     plan: Plan
-    console: Console
+    console: Terminal
     states: dict[Cell, str]
     scores: dict[Cell, float | None] = field(default_factory=dict)
     phase: str = ""
@@ -62,7 +62,7 @@ class Display:
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
-        self.console.print(text, highlight=False, soft_wrap=True, markup=False)
+        self.console.say(text)
 
     def step(self, name: str, done: int = 0, total: int = 0) -> None:
         """A step is at work, `done` of `total`."""
@@ -102,10 +102,13 @@ class Display:
             table.add_row(
                 suite.title(row), *(self._show([c for c in cells if task in c.tasks]) for task in suite.tasks)
             )
-        steps = [Text("  " + step.describe(name), style="dim") for name, step in list(self._steps.items())]
+        steps = [self._dim("  " + step.describe(name)) for name, step in list(self._steps.items())]
         finished = sum(state == "done" for state in self.states.values())
-        footer = Text(f"{finished} of {len(self.states)} cells done   {LEGEND}", style="dim")
+        footer = self._dim(f"{finished} of {len(self.states)} cells done   {LEGEND}")
         return Group(table, *steps, footer)
+
+    def _dim(self, text: str) -> RenderableType:
+        return self.console.render_str(text, style="dim")
 
     def _show(self, cells: list[Cell]) -> str:
         """The cells of one row and task (one a seed): mean score if all are done, else their states."""

@@ -1,9 +1,12 @@
 """A cell of the matrix: backbone × task × method × seed."""
 
+import hashlib
 from dataclasses import dataclass
 
 TOGETHER = "+"
 """What stands between the names of tasks that are trained together."""
+LONGEST_FILE_NAME = 160
+"""Characters; a benchmark's name and a suffix still have room within 255."""
 
 
 @dataclass(frozen=True)
@@ -23,6 +26,13 @@ class Cell:
     def tasks(self) -> list[str]:
         """What it is trained on; nothing for the base model."""
         return self.task.split(TOGETHER) if self.task else []
+
+    @property
+    def file_name(self) -> str:
+        """How its files are called, `METHOD-TASK-SEED`; cut where many tasks make it too long for a file system."""
+        name = f"{self.method}-{self.task or 'none'}-{self.seed}"
+        mark = hashlib.sha256(name.encode()).hexdigest()[:12]
+        return name if len(name) <= LONGEST_FILE_NAME else f"{name[: LONGEST_FILE_NAME - 13]}-{mark}"
 
     @property
     def label(self) -> str:

@@ -1,20 +1,19 @@
 """A suite: what to compare, checked before anything runs."""
 
-import difflib
-from typing import Any, Literal
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
-from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
+from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
+from esft_bench.spec.strict import Strict
 
 Truncation = Literal["refuse", "left"]
 
 
-class Strict(BaseModel):
-    """Frozen, and no unknown fields: a typing error in a suite is an error, not a default."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average of gradients the next step keeps."""
 
 
 class Backbone(Strict):
@@ -24,7 +23,7 @@ class Backbone(Strict):
     that of weights and training: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, bf16 weights.
     """
 
-    path: str = "mini"
+    path: str = Field("mini", min_length=1)
     revision: str | None = None
     precision: Literal["float32", "bf16-mixed", "bf16"] = "float32"
     trust_remote_code: bool = False
@@ -41,16 +40,16 @@ class Training(Strict):
     memory, more time, the same steps.
     """
 
-    steps: PositiveInt = 500
-    batch_size: PositiveInt = 32
-    sequence_length: PositiveInt = 4096
+    steps: Count = 500
+    batch_size: Count = 32
+    sequence_length: Count = 4096
     alignment_share: float = Field(0.5, ge=0, lt=1)
     learning_rate: PositiveFloat = 1e-5
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     max_grad_norm: PositiveFloat = 1.0
-    evaluate_every: PositiveInt | None = None
-    validation_items: PositiveInt = 64
+    evaluate_every: Count | None = None
+    validation_items: Count = 64
     choose: Literal["last", "best"] = "last"
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
@@ -69,8 +68,8 @@ class Profiling(Strict):
     training moved the routing; it costs a forward pass over those sequences for each cell.
     """
 
-    sequences: PositiveInt = 32
-    sequence_length: PositiveInt = 4096
+    sequences: Count = 32
+    sequence_length: Count = 4096
     after_training: bool = False
     truncation: Truncation = "refuse"
 
@@ -87,15 +86,15 @@ class Row(BaseModel):
     tasks, one after another, ended with, and is tested on them too.
     """
 
-    model_config = ConfigDict(frozen=True, extra="allow")
+    model_config = ConfigDict(frozen=True, extra="allow", allow_inf_nan=False)
     method: str = ""
-    title: str = ""
+    title: Title = ""
     learning_rate: PositiveFloat | None = None
-    steps: PositiveInt | None = None
+    steps: Count | None = None
     ablates: str = ""
     together: bool | None = None
     continues: str = ""
-    after: list[str] = []
+    after: Names = []
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -106,8 +105,8 @@ class Row(BaseModel):
 class Quick(Strict):
     """What `--quick` keeps: a slice to see the whole path work."""
 
-    tasks: list[str]
-    methods: list[str]
+    tasks: Names = Field(min_length=1)
+    methods: Names = Field(min_length=1)
 
 
 class Evaluation(Strict):
@@ -117,17 +116,17 @@ class Evaluation(Strict):
     """
 
     engine: Literal["vllm", "transformers"] = "vllm"
-    max_length: PositiveInt = 4096
-    limit: PositiveInt | None = None
-    port: int | None = None
-    batch_size: PositiveInt = 64
+    max_length: Count = 4096
+    limit: Count | None = None
+    port: int | None = Field(None, ge=1, le=65535)
+    batch_size: Count = 64
 
 
 class TableOf(Strict):
     """A further table in the report: some rows, compared among themselves, on the tasks or the general benchmarks."""
 
-    title: str
-    rows: list[str] = Field(min_length=1)
+    title: Title
+    rows: Names = Field(min_length=1)
     role: Literal["ability", "general"] = "ability"
 
 
@@ -145,60 +144,28 @@ class Suite(Strict):
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
     """
 
-    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
     description: str = ""
     backbone: Backbone = Backbone()
-    seeds: list[int] = Field([0], min_length=1)
-    tasks: list[str] = Field(min_length=1)
-    tested_only: list[str] = []
-    general: list[str] = []
+    seeds: Annotated[list[Seed], Once] = Field([0], min_length=1)
+    tasks: Names = Field(min_length=1)
+    tested_only: Names = Field([])
+    general: Names = Field([])
     alignment: str | None = None
-    data: dict[str, DataAddress] = {}
-    methods: dict[str, Row] = Field(min_length=1)
+    data: dict[str, DataAddress] = Field({})
+    methods: dict[RowName, Row] = Field(min_length=1)
     training: Training = Training()
     profiling: Profiling = Profiling()
     evaluation: Evaluation = Evaluation()
     judge: JudgeSettings = JudgeSettings()
     quick: Quick | None = None
     paper: Literal["", "esft", "das"] = ""
-    tables: list[TableOf] = []
+    tables: list[TableOf] = Field([])
 
     @model_validator(mode="after")
-    def _rows_refer_to_rows(self) -> "Suite":
-        for name, row in self.methods.items():
-            if row.ablates and row.ablates not in self.methods:
-                raise ValueError(f"methods.{name}.ablates names '{row.ablates}', which is no row of this suite")
-            if bool(row.continues) != bool(row.after):
-                raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
-            self._continues_well(name, row)
-        for table in self.tables:
-            for name in table.rows:
-                if name not in self.methods:
-                    raise ValueError(f"tables.{table.title} names '{name}', which is no row of this suite")
-        if self.quick is not None:
-            for kind, named, known in (
-                ("tasks", self.quick.tasks, self.tasks),
-                ("methods", self.quick.methods, list(self.methods)),
-            ):
-                for name in named:
-                    if name not in known:
-                        raise ValueError(f"quick.{kind} names '{name}', which is not in this suite")
+    def _names_what_there_is(self) -> "Suite":
+        _check(self)
         return self
-
-    def _continues_well(self, name: str, row: Row) -> None:
-        """Refuse a continuation of no row, of itself, or of what has no task left to train on."""
-        if not row.continues:
-            return
-        before = self.methods.get(row.continues)
-        if before is None:
-            raise ValueError(f"methods.{name}.continues names '{row.continues}', which is no row of this suite")
-        if before.continues or before.together or row.together:
-            raise ValueError(f"methods.{name}.continues names '{row.continues}', which is no row of single tasks")
-        for task in row.after:
-            if task not in self.tasks:
-                raise ValueError(f"methods.{name}.after names '{task}', which is no task of this suite")
-        if set(self.tasks) <= set(row.after):
-            raise ValueError(f"methods.{name}.after names every task, so none is left to train on")
 
     def row(self, name: str) -> tuple[str, dict[str, Any], float]:
         """A row's method, its hyperparameters and its learning rate, with what it inherits filled in."""
@@ -229,35 +196,68 @@ class Suite(Strict):
         return self.methods[name].title or name
 
 
-def with_seeds(suite: Suite, seeds: list[int]) -> Suite:
-    """The same suite with other seeds."""
-    return suite.model_copy(update={"seeds": seeds})
+def _check(suite: Suite) -> None:
+    """Raise ValueError, naming the field, where a suite names what it does not have, or one thing twice."""
+    _check_roles(suite)
+    _check_titles(suite)
+    for name, row in suite.methods.items():
+        if row.ablates:
+            _known(f"methods.{name}.ablates", [row.ablates], suite.methods, "no row of this suite")
+        if bool(row.continues) != bool(row.after):
+            raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
+        if row.continues:
+            _continues_well(suite, name, row)
+    for name in suite.methods:
+        _ends(suite, name)
+    for table in suite.tables:
+        _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
+    if suite.quick is not None:
+        _known("quick.tasks", suite.quick.tasks, suite.tasks, "not in this suite")
+        _known("quick.methods", suite.quick.methods, suite.methods, "not in this suite")
 
 
-def quick_slice(suite: Suite) -> Suite:
-    """What the suite's `quick` section keeps, under a name of its own."""
-    if suite.quick is None:
-        raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick, or choose with --only.")
-    methods = {name: row for name, row in suite.methods.items() if name in suite.quick.methods}
-    return suite.model_copy(update={"name": f"{suite.name}-quick", "tasks": suite.quick.tasks, "methods": methods})
+def _known(field: str, names: Iterable[str], known: Iterable[str], otherwise: str) -> None:
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{field} names '{name}', which is {otherwise}")
 
 
-def selection(suite: Suite, only: str) -> dict[str, set[str]]:
-    """Read `method=a,method=b,task=c`: the rows and tasks to compute; a kind that is not named keeps all.
+def _check_roles(suite: Suite) -> None:
+    """Refuse a task under two of the sections that say what it is for."""
+    place: dict[str, str] = {}
+    for section, names in (("tasks", suite.tasks), ("tested_only", suite.tested_only), ("general", suite.general)):
+        for name in names:
+            if name in place:
+                raise ValueError(f"'{name}' is under {place[name]} and under {section}: leave it out of one")
+            place[name] = section
 
-    Raises UserError naming what the suite does not have.
-    """
-    known = {"method": set(suite.methods), "task": set(suite.tasks)}
-    chosen: dict[str, set[str]] = {"method": set(), "task": set()}
-    kind = ""
-    for part in filter(None, only.split(",")):
-        left, equals, right = part.partition("=")
-        kind, name = (left.strip(), right.strip()) if equals else (kind, part.strip())
-        if kind not in known:
-            raise UserError(f"--only {part}: write method=NAME or task=NAME, several with commas between.")
-        if name not in known[kind]:
-            near = difflib.get_close_matches(name, known[kind], n=1)
-            hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(known[kind]))}."
-            raise UserError(f"--only {kind}={name}: suite '{suite.name}' has no such {kind}; {hint}")
-        chosen[kind].add(name)
-    return {kind: names or known[kind] for kind, names in chosen.items()}
+
+def _check_titles(suite: Suite) -> None:
+    """Refuse two rows that tables could not tell apart, or file systems that do not tell capitals apart."""
+    titles: dict[str, str] = {}
+    files: dict[str, str] = {}
+    for name in suite.methods:
+        for known, key, what in ((titles, suite.title(name), "title"), (files, name.casefold(), "file names")):
+            if key in known:
+                raise ValueError(f"methods.{name} and methods.{known[key]} have the same {what}: rename one")
+            known[key] = name
+
+
+def _ends(suite: Suite, name: str) -> None:
+    """Refuse a row that, through the rows it ablates or continues, comes back to itself."""
+    way = [name]
+    while before := suite.methods[way[-1]].continues or suite.methods[way[-1]].ablates:
+        if before in way:
+            raise ValueError(f"methods.{name} comes back to itself: {' → '.join([*way, before])}")
+        way.append(before)
+
+
+def _continues_well(suite: Suite, name: str, row: Row) -> None:
+    """Refuse a continuation of no row, of itself, or of what has no task left to train on."""
+    _known(f"methods.{name}.continues", [row.continues], suite.methods, "no row of this suite")
+    before = suite.methods[row.continues]
+    if before.continues or before.together or row.together:
+        raise ValueError(f"methods.{name}.continues names '{row.continues}', which is no row of single tasks")
+    _known(f"methods.{name}.after", row.after, suite.tasks, "no task of this suite")
+    if set(suite.tasks) <= set(row.after):
+        raise ValueError(f"methods.{name}.after names every task, so none is left to train on")

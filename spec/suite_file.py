@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
+from esft_bench.spec.yaml_text import compose, parse, read
 
 SUITES = Path(__file__).parent / "suites"
 EXTENDS = "extends"
@@ -42,14 +43,14 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
         field = ".".join(where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
             raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error
-        line = _line_of(path.read_text(encoding="utf-8"), where)
+        line = _line_of(read(path), where)
         raise UserError(f"{path}, line {line}, {field}: {_said(where, first['msg'])}.") from error
 
 
 def _said(where: Sequence[str], message: str) -> str:
     """What is wrong with a field; one that had another name before is told its new one."""
     renamed = RENAMED.get(where[-1]) if where else None
-    return f"it is called `{renamed}` now" if renamed else message
+    return f"it is called `{renamed}` now" if renamed else message.removeprefix("Value error, ")
 
 
 def _set(sections: Any, change: str) -> list[str]:
@@ -58,14 +59,11 @@ def _set(sections: Any, change: str) -> list[str]:
     parts = field.strip().split(".")
     if not equals or not all(parts):
         raise UserError(f"--set {change}: write FIELD=VALUE, e.g. training.steps=20.")
-    place = sections
+    parsed, place = parse(value, f"--set {field}"), sections
     try:
-        parsed = yaml.safe_load(value)
         for part in parts[:-1]:
             place = place.setdefault(part, {})
         place[parts[-1]] = parsed
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {change}: the value is not YAML.") from error
     except (AttributeError, TypeError) as error:
         raise UserError(f"--set {change}: {'.'.join(parts[:-1])} has no fields.") from error
     return parts
@@ -83,11 +81,7 @@ def _find(name: str) -> Path:
 
 def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
     """What a file says, with the sections it takes over from the suite it extends."""
-    try:
-        said = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise UserError(f"{path}, line {line}: this is not YAML ({error.problem}).") from error
+    said = parse(read(path), str(path))
     if not isinstance(said, dict) or EXTENDS not in said:
         return said
     if path in extending:
@@ -100,7 +94,7 @@ def _sections(path: Path, extending: tuple[Path, ...]) -> Any:
 
 def _line_of(text: str, where: list[str]) -> int:
     """The line on which the field at `where` stands, or the nearest one above it."""
-    node = yaml.compose(text, Loader=yaml.SafeLoader)
+    node = compose(text)
     line = node.start_mark.line if node else 0
     for part in where:
         if isinstance(node, yaml.MappingNode):

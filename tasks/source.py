@@ -156,13 +156,19 @@ def _file_rows(data_dir: Path, dataset: Dataset, split: str, most: int | None) -
 
 def _parsed(line: bytes, place: str) -> object:
     try:
-        return json.loads(line.decode("utf-8"))
+        return json.loads(line.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:
         raise TaskError(f"{place}: not UTF-8 at byte {error.start + 1} of the line; save the file as UTF-8.") from error
     except json.JSONDecodeError as error:
         raise TaskError(f"{place}: not valid JSON ({error.msg} at column {error.colno}).") from error
     except RecursionError as error:
         raise TaskError(f"{place}: JSON nested too deeply.") from error
+    except ValueError as error:
+        raise TaskError(f"{place}: a number that is too long, or is none ({str(error)[:80]}).") from error
+
+
+def _no_number(name: str) -> object:
+    raise ValueError(f"{name} is not JSON")
 
 
 def _file(data_dir: Path, dataset: Dataset, split: str) -> Path | None:

@@ -9,6 +9,7 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
 from esft_bench.spec.suite import Backbone
 
+CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 """What transformers loads: the one file, or the shards that the index names. No other copy is fetched."""
@@ -29,20 +30,37 @@ def locate(backbone: Backbone, weights: bool = True) -> Path:
         return BACKBONE
     folder = Path(backbone.path).expanduser()
     if folder.is_dir():
-        if not (folder / "config.json").exists():
-            raise UserError(f"backbone.path: {folder} holds no config.json, so it is no Hugging Face checkpoint.")
+        _check_config(folder / CONFIG)
         return folder
     from huggingface_hub import snapshot_download
 
     fetch = partial(snapshot_download, backbone.path, revision=backbone.revision)
     try:
         folder = Path(fetch(allow_patterns=[*OTHERS, *([CODE] if backbone.trust_remote_code else [])]))
+        _check_config(folder / CONFIG)
         return Path(fetch(allow_patterns=_weights_of(folder))) if weights else folder
+    except UserError:
+        raise
     except Exception as error:  # the hub client raises a dozen kinds; to the user they are one
         raise UserError(
             f"backbone.path: '{backbone.path}' is no folder here and could not be had from the hub "
             f"({type(error).__name__}): give a folder, or check name, revision and connection."
         ) from error
+
+
+def _check_config(path: Path) -> None:
+    """Raise UserError, naming file and field, where a checkpoint's configuration cannot be one."""
+    if not path.is_file():
+        raise UserError(f"backbone.path: {path.parent} holds no {CONFIG}, so it is no Hugging Face checkpoint.")
+    again = "write or fetch the checkpoint again"
+    try:
+        config = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"backbone.path: {path} is not JSON ({str(error)[:200]}): {again}.") from error
+    if not isinstance(config, dict):
+        raise UserError(f"backbone.path: {path} holds no JSON object: {again}.")
+    if not isinstance(config.get("model_type"), str):
+        raise UserError(f"backbone.path: {path}, model_type: it must name a kind of model: {again}.")
 
 
 def _weights_of(folder: Path) -> list[str]:

@@ -102,9 +102,17 @@ def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:
 def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """The checkpoint's tokenizer, as training and testing both use it.
 
-    Raises UserError where it has no end-of-sequence token, or a token for which the embeddings have no row.
+    Raises UserError where there is none, where it has no end-of-sequence token, or a token for which the
+    embeddings have no row.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    except Exception as error:  # tokenizers raise what they like
+        said = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"No tokenizer can be made of tokenizer.json, tokenizer_config.json and what else {folder} holds "
+            f"({type(error).__name__}: {said}): write or fetch the checkpoint again."
+        ) from error
     if tokenizer.eos_token_id is None:
         raise UserError(f"The tokenizer in {folder} has no end-of-sequence token: answers could not end.")
     rows = load_config(folder, trust_remote_code).get_text_config().vocab_size

@@ -15,8 +15,10 @@ class SuiteOptions:
     """Which suite, and what is to be different about it."""
 
     suite: Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")] = "mini"
-    only: Annotated[str, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")] = ""
-    seeds: Annotated[str, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = ""
+    only: Annotated[
+        str | None, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")
+    ] = None
+    seeds: Annotated[str | None, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = None
     quick: Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")] = False
     set: Annotated[
         list[str] | None,

@@ -13,7 +13,8 @@ from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Suite, quick_slice, selection
+from esft_bench.spec.selection import quick_slice, selection
+from esft_bench.spec.suite import Suite
 from esft_bench.spec.suite_file import load
 from esft_bench.tasks.source import Address, Source
 
@@ -67,16 +68,19 @@ def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
     notes: list[str] = []
     if options.steps:
         suite = with_steps(suite, options.steps)
-    if options.backbone:
+    if options.backbone is not None:
         suite, notes = with_backbone(suite, options.backbone, steps=options.steps)
     return (quick_slice(suite) if options.quick else suite), notes
 
 
 def _overrides(options: SuiteOptions) -> list[str]:
     """The options that stand for fields of the suite, and those that name fields."""
-    short = {"seeds": f"[{options.seeds}]" if options.seeds else "", "evaluation.limit": options.limit or "",
-             "evaluation.engine": options.engine or ""}  # fmt: skip
-    return [*(f"{field}={value}" for field, value in short.items() if value), *(options.set or [])]
+    short = {
+        "seeds": None if options.seeds is None else f"[{options.seeds}]",
+        "evaluation.limit": options.limit,
+        "evaluation.engine": options.engine,
+    }
+    return [*(f"{field}={value}" for field, value in short.items() if value is not None), *(options.set or [])]
 
 
 def _source(options: SuiteOptions, suite: Suite) -> Source:
@@ -86,7 +90,7 @@ def _source(options: SuiteOptions, suite: Suite) -> Source:
     return Source(options.data_dir, addresses=addresses)
 
 
-def _chosen(plan: Plan, only: str) -> list[Cell]:
+def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     """The cells that --only leaves to compute."""
     chosen = selection(plan.suite, only)
     return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]

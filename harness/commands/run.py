@@ -5,8 +5,6 @@ import os
 import shutil
 from pathlib import Path
 
-from rich.console import Console
-
 from esft_bench.harness import manifest
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
@@ -19,33 +17,34 @@ from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.step import Step, Transport
 from esft_bench.harness.store.artifacts import locked
+from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.tasks.sandbox import UNSAFE, require
 
 
-def execute(prepared: Prepared, options: RunOptions, console: Console, command: str) -> dict[Cell, str]:
+def execute(prepared: Prepared, options: RunOptions, console: Terminal, command: str) -> dict[Cell, str]:
     """Finish every chosen cell; returns the cells that failed and why. Finished steps are never done again."""
     if options.unsafe_code:
         os.environ[UNSAFE] = "1"
     for note in prepared.notes:
-        console.print(f"Note: {note}", highlight=False, markup=False)
+        console.print(f"Note: {note}")
     folder = prepared.folder
     with full_disk_is_a_sentence(folder / "x"):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(prepared.run_dir), full_disk_is_a_sentence(folder / "x"):
         failures = _Run(prepared, options, console, command).all()
-    console.print(f"Report: {folder / 'report.html'} and report.md", highlight=False, soft_wrap=True)
+    console.say(f"Report: {folder / 'report.html'} and report.md")
     if failures:
-        console.print(f"{len(failures)} cells failed; the same command tries them again.", highlight=False)
+        console.print(f"{len(failures)} cells failed; the same command tries them again.")
     return failures
 
 
 class _Run:
     """One run of a plan."""
 
-    def __init__(self, prepared: Prepared, options: RunOptions, console: Console, command: str) -> None:
+    def __init__(self, prepared: Prepared, options: RunOptions, console: Terminal, command: str) -> None:
         self.prepared, self.options, self.command = prepared, options, command
         self.plan, self.folder = prepared.plan, prepared.folder
         self.graph = self.plan.graph(prepared.store)
@@ -125,7 +124,7 @@ class _Run:
 
         for cell in self.prepared.chosen:
             path = self.plan.paths[cell]
-            kept = self.folder / "checkpoints" / f"{cell.method}-{cell.task or 'base'}-{cell.seed}"
+            kept = self.folder / "checkpoints" / cell.file_name
             if path.training not in self.graph.finished or kept.exists():
                 continue
             trained = [self.graph.artifacts[step].folder for step in path.training.ends_with]

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
-from rich.markup import escape
 from rich.table import Table
 from scipy.stats import spearmanr
 
@@ -93,15 +92,15 @@ def keep(path: Path, entries: list[Calibration]) -> None:
 def as_table(entries: list[Calibration]) -> Table:
     """The entries as a table: mean difference with its interval, mean absolute error, rank correlation."""
     title = f"{entries[0].judge} minus {AGAINST}, points of 100"
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for column in ("task", "answers", "difference, 95% interval", "abs. error", "Spearman"):
         table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for entry in entries:
         interval = "" if entry.low is None else f" [{entry.low:+.1f}, {entry.high:+.1f}]"
         rank = "–" if entry.spearman is None else f"{entry.spearman:.2f}"
         answers = str(entry.answers) if entry.scored == entry.answers else f"{entry.scored} of {entry.answers}"
-        difference = escape(f"{entry.difference:+.1f}{interval}")
-        table.add_row(escape(entry.title), answers, difference, f"{entry.absolute_error:.1f}", rank)
+        difference = f"{entry.difference:+.1f}{interval}"
+        table.add_row(entry.title, answers, difference, f"{entry.absolute_error:.1f}", rank)
     return table
 
 

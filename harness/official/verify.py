@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Literal, TypeVar
 
 from pydantic import BaseModel, Field, ValidationError
-from rich.console import Group
-from rich.markup import escape
+from rich.console import Group, RenderableType
 from rich.table import Table
+from rich.text import Text
 
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.moe.layout import AdapterConfig
@@ -208,15 +208,20 @@ def check_items(official: Path) -> list[Row]:
 
 def as_tables(rows: Sequence[Row]) -> Group:
     """The rows as a table for each part, and the count of verdicts below."""
-    words = {"ok": "[green]ok[/]", "differs": "[red]differs[/]", "info": "info", "missing": "[dim]not in DIR[/]"}
-    shown: list[Table | str] = []
+    words = {
+        "ok": Text("ok", "green"),
+        "differs": Text("differs", "red"),
+        "info": Text("info"),
+        "missing": Text("not in DIR", "dim"),
+    }
+    shown: list[RenderableType] = []
     for part, members in groupby(rows, key=lambda row: row.part):
         table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
         for column, width in (("", 17), ("published", 22), ("ours", 28), ("", 10)):
             table.add_column(column, min_width=width, overflow="fold")
         for row in members:
-            table.add_row(escape(row.what), escape(row.published), escape(row.ours), words[row.verdict])
-        shown += [f"[bold]{escape(part)}[/]", table, ""]
+            table.add_row(row.what, row.published, row.ours, words[row.verdict])
+        shown += [Text(part, "bold"), table, ""]
     counts = Counter(row.verdict for row in rows)
     return Group(
         *shown,

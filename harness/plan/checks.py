@@ -1,15 +1,18 @@
 """Checks of a suite against what is installed and against its backbone, before anything is computed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
+from esft_bench.harness.backbone import files as backbones
+from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
+from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text, write_json
 from esft_bench.spec.suite import Suite
@@ -79,10 +82,30 @@ def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task
     return {task.name: task, **{other.name: other for other in tested}}
 
 
-def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, cache: Path) -> None:
-    """Refuse a backbone that a row's method cannot train, from its configuration alone: no weights are loaded.
+def check_file_names(matrix: Matrix) -> None:
+    """Refuse cells whose files would have one name, also where a file system does not tell capitals apart."""
+    found: dict[str, Cell] = {}
+    for cell in matrix.cells:
+        for name in (cell.file_name, *(f"{cell.file_name}-{benchmark}" for benchmark in matrix.benchmarks(cell))):
+            other = found.setdefault(name.casefold(), cell)
+            if other != cell:
+                raise UserError(
+                    f"methods.{cell.method}: {cell.label} and {other.label} would have files of one name ({name}): "
+                    "rename the row."
+                )
 
-    What was found fit is noted in `cache` under configuration, methods and code, since building a model, even without
+
+def check_served_from(folders: Iterable[Path]) -> None:
+    """Refuse folders that vLLM would read as patterns of names, and then find nothing there."""
+    for folder in folders:
+        if special := sorted(set(str(folder.resolve())) & set("[]*?")):
+            raise UserError(f"{folder.resolve()}: vLLM takes '{special[0]}' for a pattern: give a path without it.")
+
+
+def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, cache: Path) -> None:
+    """Refuse a backbone that a row's method cannot train, from its configuration and tokenizer: no weights are loaded.
+
+    What was found fit is noted in `cache` under these files, methods and code, since building a model, even without
     weights, takes seconds. Raises MethodError naming the row and what was looked for.
     """
     code = Code(
@@ -93,12 +116,18 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
         ("torch", "transformers", "peft"),
     )
     described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
-    config = (folder / "config.json").read_text("utf-8")
-    told = [config, described, trust_remote_code, code.sources(), code.versions()]
+    told = [
+        backbones.digest(folder, cache, weights=False),
+        described,
+        trust_remote_code,
+        code.sources(),
+        code.versions(),
+    ]
     noted = cache / f"{digest_of_text(canonical(told))[:20]}.json"
     if noted.exists():
         return
-    from esft_bench.harness.backbone.model import check_methods  # here: transformers takes seconds to import
+    from esft_bench.harness.backbone.model import check_methods, load_tokenizer  # here: seconds to import
 
     check_methods(folder, methods, trust_remote_code)
+    load_tokenizer(folder, trust_remote_code)
     write_json(noted, {"fit": list(methods)})

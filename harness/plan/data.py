@@ -6,12 +6,14 @@ may read anything, so theirs are always read anew.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from esft_bench.harness.plan import rows
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.store.keys import OURS, module_of, sources
 from esft_bench.spec.errors import UserError
@@ -41,11 +43,9 @@ def materialise(task: Task, source: Source, limit: int | None, folder: Path) -> 
     noted = _note(task, source, limit, folder)
     if noted is not None and (found := _noted(noted, folder)) is not None:
         return found
-    try:
-        conversations = list(task.training(source)) if task.training else None
-        questions = list(islice(task.items(source), limit)) if task.items else None
-    except TaskError as error:
-        raise type(error)(f"Task '{task.name}': {error}") from error
+    with _named(task):
+        conversations = list(rows.conversations(task.training(source))) if task.training else None
+        questions = list(rows.items(islice(task.items(source), limit))) if task.items else None
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
@@ -58,16 +58,32 @@ def materialise(task: Task, source: Source, limit: int | None, folder: Path) -> 
     return data
 
 
-def _write(rows: list[Any] | None, folder: Path) -> tuple[Content | None, int]:
+@contextmanager
+def _named(task: Task) -> Iterator[None]:
+    """What goes wrong with a task's rows as one sentence that names the task, whatever its code raises."""
+    try:
+        yield
+    except TaskError as error:
+        raise type(error)(f"Task '{task.name}': {error}") from error
+    except (UserError, OSError):
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"Task '{task.name}': its rows cannot be read ({type(error).__name__}: {str(error)[:200]}); mend the rows, "
+            "or the task."
+        ) from error
+
+
+def _write(found: list[Any] | None, folder: Path) -> tuple[Content | None, int]:
     """Write rows to the file named by their digest; one that is there and is not what it should be is replaced."""
-    if not rows:
+    if not found:
         return None, 0
-    digest = digest_of_text("\n".join(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in rows))
+    digest = digest_of_text("\n".join(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in found))
     path = _path(digest, folder)
-    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
     if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
-    return Content(path, digest), len(rows)
+    return Content(path, digest), len(found)
 
 
 def _path(digest: str, folder: Path) -> Path:
@@ -76,10 +92,10 @@ def _path(digest: str, folder: Path) -> Path:
 
 def _note(task: Task, source: Source, limit: int | None, folder: Path) -> Path | None:
     """Where it is noted what a task's rows are; None where that must not be relied on."""
-    modules = [module_of(rows) for rows in (task.training, task.items) if rows is not None]
+    modules = [module_of(yields) for yields in (task.training, task.items) if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
-    told = [task.name, task.version, limit, sources(tuple(modules)), _origin(source), bool(task.training)]
+    told = [task.name, task.version, limit, sources((*modules, rows.__name__)), _origin(source), bool(task.training)]
     return folder / ".noted" / f"{digest_of_text(canonical(told))[:20]}.json"
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.backbone import files as backbones
-from esft_bench.harness.plan.checks import check_backbone, methods_of, tasks_of
+from esft_bench.harness.plan.checks import check_backbone, check_file_names, check_served_from, methods_of, tasks_of
 from esft_bench.harness.plan.data import TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
@@ -91,7 +91,10 @@ def make_plan(
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
     matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
+    check_file_names(matrix)
     folder = backbones.locate(suite.backbone, weights)
+    if suite.evaluation.engine == "vllm":
+        check_served_from([folder, store.root])
     backbone = Content(folder, backbones.digest(folder, store.root / "backbones", weights))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store.root / "checked")
     limit = suite.evaluation.limit

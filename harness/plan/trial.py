@@ -9,6 +9,7 @@ from pydantic import BaseModel
 
 from esft_bench.harness.backbone.files import locate
 from esft_bench.methods.registry import load_methods
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Backbone, Row, Suite
 
 SHIPPED = "mini"
@@ -22,6 +23,8 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
     Lengths are cut to what that backbone can read, and on `mini` training to a trial's size; the notes say so. `steps`
     that were asked for stay. Raises UserError where there is no such backbone.
     """
+    if not name.partition("@")[0].strip():
+        raise UserError(f"--backbone '{name}' names no backbone: write mini, a folder, or NAME@REVISION on the hub.")
     path, _, revision = (name, "", "") if Path(name).expanduser().is_dir() else name.partition("@")
     changes: dict[str, Any] = {"path": path, "revision": revision or None, "trust_remote_code": False}
     if path == SHIPPED:
@@ -29,7 +32,7 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
     backbone = Backbone.model_validate(suite.backbone.model_dump() | changes)
     if backbone == suite.backbone:
         return suite, []
-    short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._") or "other"
+    short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._")[:40] or "other"
     methods, left_out = _without_bound_rows(suite)
     changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."

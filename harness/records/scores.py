@@ -65,23 +65,17 @@ class _CellRecords:
         yield from self._judge_costs()
         self._copy_lm_eval()
 
-    @property
-    def _name(self) -> str:
-        """How the cell's files are called."""
-        cell = self.path.cell
-        return f"{cell.method}-{cell.task or 'none'}-{cell.seed}"
-
     def _copy_lm_eval(self) -> None:
         """Put lm-eval's own result files of the cell into the run folder, one for each benchmark."""
         for benchmark, step in self.path.answers.items():
             artifact = self.graph.artifacts.get(step)
-            target = self.run_folder / "lm_eval" / f"{self._name}-{benchmark}.json"
+            target = self.run_folder / "lm_eval" / f"{self.path.cell.file_name}-{benchmark}.json"
             if artifact is not None:
                 _copy(artifact.folder / LM_EVAL, target)
 
     def _score(self, benchmark: str, artifact: Artifact) -> Record:
         """The record of one benchmark; its item file is copied into the run folder."""
-        name = f"items/{self._name}-{benchmark}.jsonl"
+        name = f"items/{self.path.cell.file_name}-{benchmark}.jsonl"
         _copy(artifact.folder / ITEMS, self.run_folder / name)
         scores = read_scores(artifact)
         value, scored = mean_score(scores)

@@ -7,6 +7,7 @@ touches pyplot or leaves a setting behind. The same data give the same bytes: no
 
 import csv
 import io
+import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -158,14 +159,15 @@ def draw(picture: Picture, folder: Path) -> Drawn:
     """Write `name.svg` and `name.csv` into `folder`, each beside and renamed."""
     from matplotlib.backends.backend_svg import FigureCanvasSVG
 
-    svg, data = folder / f"{picture.name}.svg", folder / f"{picture.name}.csv"
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", picture.name)  # of rows and fields, which a run's files may say anything of
+    svg, data = folder / f"{name}.svg", folder / f"{name}.csv"
     write_text(data, table(picture.columns, picture.rows))
     with figure_of(picture) as figure:
         buffer = io.StringIO()
         canvas: Any = FigureCanvasSVG(figure)
         canvas.print_svg(buffer, metadata={"Date": None, "Creator": None, "Title": picture.title})
     write_text(svg, _with_fonts(buffer.getvalue()))
-    return Drawn(picture.name, picture.title, picture.caption, svg, data)
+    return Drawn(name, picture.title, picture.caption, svg, data)
 
 
 def plain_log(axes: "Axes") -> None:

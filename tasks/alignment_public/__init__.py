@@ -6,6 +6,7 @@ conversations under `messages`. What is math or code is left out of it in the sa
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 
 from esft_bench.tasks.benchmark import numbered
@@ -29,11 +30,27 @@ TEXT = re.compile(
 
 
 def training(source: Source) -> Iterator[Conversation]:
-    """Yield the conversations that begin with the user, take turns, and are neither math nor code."""
+    """Yield the conversations that begin with the user, take turns, and are neither math nor code.
+
+    Raises TaskError where there is none, saying why the rows were left out.
+    """
+    left_out: Counter[str] = Counter()
+    kept = 0
     for place, row in numbered(source, DATASET, "train", {"messages": list}, MOST):
         messages = _messages(row["messages"], place)
-        if _takes_turns(messages) and not is_math_or_code(messages, str(row.get("source", ""))):
+        if not _takes_turns(messages):
+            left_out["turns of " + (", ".join(message["role"] for message in messages[:6]) or "nobody")] += 1
+        elif is_math_or_code(messages, str(row.get("source", ""))):
+            left_out["math or code"] += 1
+        else:
+            kept += 1
             yield messages
+    if not kept and left_out:
+        why = ", ".join(f"{count} for {what}" for what, count in left_out.most_common(3))
+        raise TaskError(
+            f"all rows of {DATASET.folder!r} were left out ({why}); only conversations of user and assistant in turn, "
+            "without math and code, are trained on."
+        )
 
 
 def is_math_or_code(messages: Conversation, source: str) -> bool:

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pandas
 import pytest
-from rich.console import Console
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.run import execute
 from esft_bench.harness.judge.calibrations import default_file, identity
 from esft_bench.harness.judge.question import rubric_key
 from esft_bench.harness.official.calibrate import keep
+from esft_bench.harness.terminal import Terminal
 from esft_bench.reports import calibration
 from tests.harness.judge_server import KEY, Server, gives
 from tests.harness.plans import prepared
@@ -39,7 +39,7 @@ def run(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     def once(more: str) -> tuple[int, str, Path]:
         text = SUITE.replace("URL", server.url).replace("CACHE", str(tmp_path / "j.sqlite")).replace("MORE", more)
         printed = io.StringIO()
-        console = Console(file=printed, width=200)
+        console = Terminal(file=printed, width=200)
         failed = execute(prepared(tmp_path, text), RunOptions(workers=1), console, "esft-bench run judged.yaml")
         return len(failed), printed.getvalue(), tmp_path / "runs" / "judged"
 

@@ -1,14 +1,16 @@
 """The plan: which cells there are, what their keys depend on, and what is refused before anything runs."""
 
 import pytest
-from rich.console import Console
+from transformers import AutoTokenizer
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.plan import foreseen
 from esft_bench.harness.commands.run import execute
 from esft_bench.harness.plan.state import state_of
+from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
+from esft_bench.tasks.mini import BACKBONE
 from tests.harness.plans import finish, graph_of, prepared
 
 ROWS = """\
@@ -111,7 +113,7 @@ def test_only_chooses_cells_and_keeps_the_base_model_if_its_row_is_chosen(made):
     ("old", "new", "sentence"),
     [
         ("mini-law,", "mini-lav,", "no task 'mini-lav'; did you mean mini-law"),
-        ("[mini-law, mini-intent]", "[mini-law, mini-facts]", "task 'mini-facts' has no training data"),
+        ("[mini-law, mini-intent]", "[mini-law, mini-cloze]", "task 'mini-cloze' has no training data"),
         ("[mini-facts]", "[mini-alignment]", "task 'mini-alignment' has no evaluation items"),
         ("fft: {", "ffft: {", "there is no method 'ffft'"),
         ("p: 0.1", "p: 1.5", r"methods\.esft-gate\.p"),
@@ -130,7 +132,9 @@ def test_a_suite_that_asks_for_what_is_not_there_is_refused_in_one_sentence(plan
 )
 def test_a_dense_backbone_is_refused_where_experts_are_to_be_touched(planned, tiny_checkpoint, row):
     text = ROWS.replace("  esft-gate: {learning_rate: 1.0e-2, p: 0.1}\n", "")
-    dense = f"backbone: {{path: {tiny_checkpoint('dense')}}}\n"
+    folder = tiny_checkpoint("dense")
+    AutoTokenizer.from_pretrained(BACKBONE).save_pretrained(folder)
+    dense = f"backbone: {{path: {folder}}}\n"
     name = row.partition(":")[0]
     with pytest.raises(UserError, match=rf"methods\.{name}: LlamaForCausalLM is not a mixture-of-experts model"):
         planned(text.replace("  fft: {learning_rate: 9.0e-4}\n", f"  {row}\n") + dense)
@@ -262,5 +266,5 @@ def test_generated_code_is_refused_before_training_where_no_sandbox_works(made, 
     monkeypatch.delenv("ESFT_BENCH_UNSAFE_CODE", raising=False)
     one = made(ROWS.replace("mini-law", "mini-code"))
     with pytest.raises(UserError, match="neither bubblewrap nor user namespaces"):
-        execute(one, RunOptions(workers=1), Console(quiet=True), "esft-bench run")
+        execute(one, RunOptions(workers=1), Terminal(quiet=True), "esft-bench run")
     assert not list((tmp_path / "runs").rglob("train"))

@@ -1,6 +1,7 @@
 """The price of a plan as tables for the terminal."""
 
 from rich.table import Table
+from rich.text import Text
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import (
@@ -33,7 +34,9 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
             table.add_row(price.row, str(price.cells), f"no estimate: {price.why_not}")
             continue
         fits = price.peak_bytes <= MARGIN * device.memory
-        memory = _bytes(price.peak_bytes) + ("" if fits else f" [red]> {device.memory / GIB:.0f} GiB[/]")
+        memory = Text(_bytes(price.peak_bytes))
+        if not fits:
+            memory.append(f" > {device.memory / GIB:.0f} GiB", "red")
         table.add_row(
             price.row,
             str(price.cells),
