@@ -57,15 +57,21 @@ class _Run:
         """Compute what is missing, then write what is there."""
         wanted = [step for cell in self.prepared.chosen for step in self.plan.paths[cell].last]
         with self.display:
-            for sentence in self.graph.damaged:
-                self.display.say(sentence)
+            self._say_news()
             if any(step not in self.graph.finished for step in wanted):
                 self._compute(wanted)
             carry((task.rubric for task in self.plan.tasks.values() if task.rubric), self.prepared.judge, self.folder)
             if self.options.keep_checkpoints:
                 self._keep_checkpoints()
             self.written.refresh(self.watch.failures)
+            self._say_news()
         return self.watch.failures
+
+    def _say_news(self) -> None:
+        """Say what was found damaged."""
+        news = self.prepared.store.news
+        while news:
+            self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
         transport = _transport(self.options)

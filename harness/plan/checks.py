@@ -8,10 +8,11 @@ from typing import Any
 from pydantic import ValidationError
 
 from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.notes import Notes
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_text, write_json
+from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.registry import get as find_task
 from esft_bench.tasks.registry import load_tasks
@@ -79,10 +80,10 @@ def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task
     return {task.name: task, **{other.name: other for other in tested}}
 
 
-def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, cache: Path) -> None:
+def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, notes: Notes) -> None:
     """Refuse a backbone that a row's method cannot train, from its configuration alone: no weights are loaded.
 
-    What was found fit is noted in `cache` under configuration, methods and code, since building a model, even without
+    What was found fit is noted under configuration, methods and code, since building a model, even without
     weights, takes seconds. Raises MethodError naming the row and what was looked for.
     """
     code = Code(
@@ -95,10 +96,10 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
     described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
     config = (folder / "config.json").read_text("utf-8")
     told = [config, described, trust_remote_code, code.sources(), code.versions()]
-    noted = cache / f"{digest_of_text(canonical(told))[:20]}.json"
-    if noted.exists():
+    name = digest_of_text(canonical(told))[:20]
+    if notes.read(name) is not None:
         return
     from esft_bench.harness.backbone.model import check_methods  # here: transformers takes seconds to import
 
     check_methods(folder, methods, trust_remote_code)
-    write_json(noted, {"fit": list(methods)})
+    notes.write(name, {"fit": list(methods)})

@@ -23,6 +23,9 @@ from esft_bench.spec.suite import Suite
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
+BACKBONES = "backbones"
+"""Where digests of checkpoints are noted."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -92,10 +95,10 @@ def make_plan(
     """
     matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
     folder = backbones.locate(suite.backbone, weights)
-    backbone = Content(folder, backbones.digest(folder, store.root / "backbones", weights))
-    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store.root / "checked")
+    backbone = Content(folder, backbones.digest(folder, store.notes(BACKBONES), weights))
+    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store.notes("checked"))
     limit = suite.evaluation.limit
-    data = {name: materialise(task, source, limit, store.root / "data") for name, task in matrix.tasks.items()}
+    data = {name: materialise(task, source, limit, store) for name, task in matrix.tasks.items()}
     sources = _sources(matrix, matrix.cells, folder, store)
     paths = Paths(matrix, backbone, data, engine, judge, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
@@ -120,5 +123,5 @@ def _sources(matrix: Matrix, cells: Iterable[Cell], backbone: Path, store: Store
         except MethodError as error:
             raise UserError(f"methods.{cell.method}: {error}.") from error
         if folder is not None:
-            found[cell.method, cell.task] = Content(folder, backbones.digest(folder, store.root / "backbones"))
+            found[cell.method, cell.task] = Content(folder, backbones.digest(folder, store.notes(BACKBONES)))
     return found

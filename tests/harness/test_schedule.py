@@ -38,7 +38,7 @@ class InOrder:
 
 class Silent:
     def __init__(self):
-        self.failures = {}
+        self.failures, self.said = {}, []
 
     def started(self, step): ...
 
@@ -48,6 +48,9 @@ class Silent:
 
     def failed(self, step, why):
         self.failures[step] = why
+
+    def noted(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture
