@@ -123,30 +123,32 @@ class Schedule:
     def _ended(self, event: Ended) -> None:
         step = event.step
         key, job = self._running.pop(step)
-        if event.error or not self._reads(step, key):
-            remove(job.out)
-            self._went_wrong(event, key)
+        if event.no_space:
+            raise NoSpaceError(event.error)
+        astray = self._mends(step, again=bool(event.error)) or not self._reads(step, key)
+        if not (astray or event.error):
+            self._finish(step, key, job, event.measured)
             return
-        manifest = manifest_of(step, key, self._graph.inputs(step), event.measured)
+        remove(job.out)
+        if astray:  # what it read is damaged, or was made again, and so what it would go on from is wrong, too
+            remove(job.scratch)
+            self._add([step] if self._graph.is_ready(step) else [])
+        elif event.fatal:
+            raise UserError(event.error)
+        else:
+            self._fail(step, event.error)
+
+    def _reads(self, step: Step, key: str) -> bool:
+        """Whether what a step was started on is still what it would be started on."""
+        return self._graph.is_ready(step) and self._graph.key(step) == key
+
+    def _finish(self, step: Step, key: str, job: Job, measured: dict[str, object]) -> None:
+        """Put what a step made into the store."""
+        manifest = manifest_of(step, key, self._graph.inputs(step), measured)
         artifact = self._graph.store.finish(job.out, manifest)
         ready = self._graph.put(step, artifact)
         self._watcher.finished(step, artifact)
         self._add(each for each in ready if each in self._order)
-
-    def _reads(self, step: Step, key: str) -> bool:
-        """Whether what a running step was started on is still what it would be started on."""
-        return self._graph.is_ready(step) and self._graph.key(step) == key
-
-    def _went_wrong(self, event: Ended, key: str) -> None:
-        """A step failed, unless what it read is damaged or was made again meanwhile: then it is done again."""
-        if event.no_space:
-            raise NoSpaceError(event.error)
-        if not self._reads(event.step, key):
-            self._add([event.step] if self._graph.is_ready(event.step) else [])
-        elif not self._mends(event.step, again=True):
-            if event.fatal:
-                raise UserError(event.error)
-            self._fail(event.step, event.error)
 
     def _fail(self, step: Step, why: str) -> None:
         """Note a failure, and that of all steps that rest on it."""

@@ -157,6 +157,7 @@ def test_notes_under_each_others_names_are_not_believed(tmp_path):
 
 def stopped(model, scratch, go=trained, **options):
     """A training that was killed after step 4 of 6 or 8."""
+
     def stopping(step, steps):
         if step == 4:
             raise StoppedError
