@@ -15,7 +15,7 @@ from esft_bench.harness.store.names import CANARY
 from esft_bench.spec.errors import UserError
 
 Make = Callable[[], Engine]
-_Model = tuple[str | int, ...]
+_Model = tuple[object, ...]
 """A model's name, and the folders that the trainings' artifacts lie in."""
 
 

@@ -142,7 +142,7 @@ class Store:
             made_folder(root / WORK)
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The artifact under a key; None where it is not finished, or damaged as far as a look shows (see soundness)."""
+        """The artifact under a key; None where it is not finished, or a look shows damage (see soundness)."""
         folder = self.root / kind / key
         if not os.path.lexists(folder):
             return None

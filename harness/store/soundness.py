@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from esft_bench.spec.files import digest_of_file
 
 SMALL = 32 * 2**20
-"""Bytes of a file that a look still reads (45 ms); records read no larger ones, nor does the shipped backbone have any."""
+"""Bytes of a file that a look still reads (45 ms). Records are made of no larger ones."""
 
 Stamp = tuple[tuple[str, int, int, int], ...]
 

@@ -4,8 +4,8 @@ Tensors are whole in it, however the processes share them (FSDP2 shards them), s
 another number of processes than it began with.
 
 It says which training it is of and bears a digest of all it holds, so that none that is damaged, or another's, is gone
-on from. The digest is XXH3, since with a model's weights and optimizer states there are often ten times as many bytes as
-in an adapter; it tells damage, and nobody's forgery.
+on from. The digest is XXH3, since weights and optimizer states are many bytes and written often; it tells damage, not
+forgery.
 """
 
 import os
@@ -107,7 +107,7 @@ def load(scratch: Path, state: State) -> int:
 
 
 def fault(scratch: Path, training: str) -> str:
-    """What is wrong with the checkpoint in `scratch`; empty where nothing is, or there is none. Reads the whole of it."""
+    """What is wrong with the checkpoint in `scratch`, all of which is read; empty where nothing is or there is none."""
     path = scratch / CHECKPOINT
     if not os.path.lexists(path):
         return ""
@@ -129,7 +129,7 @@ def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         tensor = tensors[name].detach().cpu().contiguous()
         total.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -26,7 +26,7 @@ def made(store, key="k", text="weights"):
 
 
 def heals(root, before):
-    """A process that comes later finds nothing under the key, says so once, makes it again and keeps the damaged one."""
+    """A process that comes later finds nothing under the key, says so once, makes it again and keeps what was there."""
     store = Store(root)
     assert store.find("train", "k") is None
     assert store.find("train", "k") is None
@@ -63,7 +63,7 @@ def test_an_artifact_under_the_key_of_another_counts_as_not_there(tmp_path):
 @pytest.fixture
 def as_nobody():
     """A folder, and rights that root does not have."""
-    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # noqa: S108 - pytest's own folders are root's alone
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # pytest's own folders are root's alone
         root = os.geteuid() == 0
         Path(folder).chmod(0o777)
         if root:

@@ -63,10 +63,10 @@ def walk(tmp_path):
     def go(*wanted, **options):
         executor, watcher = InOrder(**options), Silent()
         graph = Graph(wanted, Store(tmp_path / "store"))
-        go.watcher = watcher
         failed = Schedule(graph, executor, watcher, Transport(), wanted).run()
         assert failed == watcher.failures
         assert executor.closed
+        graph.store.news += watcher.said
         return executor.ran, failed, graph
 
     return go
@@ -142,7 +142,7 @@ def test_a_step_that_fails_on_an_input_damaged_meanwhile_is_done_again_after_wha
     assert ran == [BASE, LEFT, RIGHT, BOTH, LEFT, BOTH]
     assert failed == {}
     assert (graph.artifacts[BOTH].folder / "text").read_text() == "wwwww"
-    (said,) = walk.watcher.said
+    (said,) = graph.store.news
     assert said.startswith("Damaged: toy/")
 
 
@@ -156,11 +156,12 @@ def test_an_input_that_is_damaged_before_the_step_starts_is_made_again_first(wal
 
 
 def test_what_is_damaged_again_and_again_fails_and_does_not_go_round_for_ever(walk):
-    class Always(dict):
-        def pop(self, step):
-            return self[step]
+    def damage(job):
+        happens[BOTH] = damage
+        return damages("0", "it cannot be read")(job)
 
-    ran, failed, _ = walk(BOTH, meanwhile=Always({BOTH: damages("0", "it cannot be read")}))
+    happens = {BOTH: damage}
+    ran, failed, _ = walk(BOTH, meanwhile=happens)
     assert ran == [BASE, LEFT, RIGHT, BOTH, LEFT, BOTH]
     assert failed.keys() == {LEFT, BOTH}
     assert "again and again" in failed[BOTH]
