@@ -10,10 +10,14 @@ from typing import Any
 
 import psutil
 
-from esft_bench.spec.files import write_json
+from esft_bench.harness.store.notes import Notes
+from esft_bench.spec.files import remove, write_json
 from esft_bench.spec.suite import Suite
 from esft_bench.spec.version import git_state
 
+FILE = "manifest.json"
+NOTE = ".manifest"
+"""A second copy of a run's manifest, sealed."""
 PACKAGES = (
     "esft-bench",
     "accelerate",
@@ -72,7 +76,7 @@ def read(path: Path) -> dict[str, Any]:
     """A run's manifest, or an empty one."""
     try:
         return dict(json.loads(path.read_text("utf-8")))
-    except (FileNotFoundError, ValueError):
+    except (OSError, ValueError, TypeError, RecursionError):
         return {}
 
 
@@ -81,16 +85,29 @@ def write(path: Path, suite: Suite, *, command: str, **more: Any) -> None:
     described = suite.model_dump(mode="json")
     before = read(path)
     started = before.get("started") if before.get("suite") == described else None
-    write_json(
-        path,
-        {
-            "command": command,
-            "suite": described,
-            "seeds": suite.seeds,
-            "started": started or now(),
-            "versions": versions(),
-            "hardware": hardware(),
-            "git": git_state(),
-            **more,
-        },
-    )
+    said = {
+        "command": command,
+        "suite": described,
+        "seeds": suite.seeds,
+        "started": started or now(),
+        "versions": versions(),
+        "hardware": hardware(),
+        "git": git_state(),
+        **more,
+    }
+    write_json(path, said)
+    Notes(path.parent).write(NOTE, said)
+
+
+def restore(path: Path, news: list[str]) -> None:
+    """Write a run's manifest, or its second copy, again where it is not what was written; `news` takes the sentence."""
+    notes, there = Notes(path.parent, news), read(path)
+    said = notes.read(NOTE)
+    if said is None and there:
+        notes.write(NOTE, there)
+    if said is None or said == there:
+        return
+    if os.path.lexists(path):
+        news.append(f"Damaged: {path} is not what was written; it is written again.")
+    remove(path)
+    write_json(path, said)

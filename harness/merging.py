@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict
 
 from esft_bench.harness.store.names import ADAPTER, CHANGE
 from esft_bench.methods.registry import load_methods
-from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.files import full_disk_is_a_sentence, remove
 
 
 class Change(BaseModel):
@@ -32,7 +32,7 @@ def merged(backbone: Path, trained: Sequence[Path], folder: Path) -> Iterator[Pa
     `trained` are the folders of the trainings' artifacts. Without any it is the backbone itself. Raises MethodError
     where an adapter does not fit.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    remove(folder)
     last = backbone
     try:
         for number, training in enumerate(trained):
@@ -47,4 +47,4 @@ def merged(backbone: Path, trained: Sequence[Path], folder: Path) -> Iterator[Pa
             last = out
         yield last
     finally:
-        shutil.rmtree(folder, ignore_errors=True)
+        remove(folder)

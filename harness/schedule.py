@@ -3,7 +3,6 @@
 It knows no kind of step by name and no machine. What runs where, and beside what, the executor says.
 """
 
-import shutil
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from heapq import heappop, heappush
@@ -14,6 +13,7 @@ from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Resources, Step, Transport, with_needs
 from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import remove
 
 
 class Watcher(Protocol):
@@ -31,6 +31,9 @@ class Watcher(Protocol):
     def failed(self, step: Step, why: str) -> None:
         """A step failed, or what it rests on did."""
 
+    def noted(self, text: str) -> None:
+        """There is a sentence to say."""
+
 
 class Schedule:
     """One walk of a graph: finishes `wanted` and what they rest on, as far as nothing fails."""
@@ -42,13 +45,15 @@ class Schedule:
         self._order = {step: number for number, step in enumerate(with_needs(wanted))}
         self._ready: dict[Resources, list[tuple[int, Step]]] = {}
         self._add(step for step in self._order if graph.is_ready(step))
-        self._running: dict[Step, Job] = {}
+        self._running: dict[Step, tuple[str, Job]] = {}  # with the keys they were started under
+        self._mended: set[Step] = set()
         self.failed: dict[Step, str] = {}
 
     def run(self) -> dict[Step, str]:
         """Walk until nothing is left that could be done; returns the steps that failed and why.
 
-        A step that fails does not stop the others, but for those that rest on it. Raises NoSpaceError, or the
+        A step that fails does not stop the others, but for those that rest on it. One whose input is found damaged
+        waits until that is made again, which happens once in a walk. Raises NoSpaceError, or the
         UserError of an engine that cannot serve at all, since they would meet every other step too.
         """
         try:
@@ -70,9 +75,29 @@ class Schedule:
 
     def _start_what_fits(self) -> None:
         while (step := self._next()) is not None:
-            self._running[step] = job = self._job(step)
+            if step in self._running or step in self.failed or not self._graph.is_ready(step) or self._mends(step):
+                continue  # where it waits for what is made again, it is ready again then
+            key = self._graph.key(step)
+            self._running[step] = key, self._job(step, key)
             self._watcher.started(step)
-            self._executor.start(step, job)
+            self._executor.start(step, self._running[step][1])
+
+    def _mends(self, step: Step, *, again: bool = False) -> bool:
+        """Whether something that a step reads is damaged; what made it is then to be done again."""
+        damaged = self._graph.damaged(step, again=again)
+        self._tell_news()
+        for need in damaged:
+            if need in self._mended:
+                self._fail(need, "what it leaves is damaged again and again: check disk and memory.")
+        self._add(need for need in damaged if need not in self._mended and self._graph.is_ready(need))
+        self._mended.update(damaged)
+        return bool(damaged)
+
+    def _tell_news(self) -> None:
+        """Pass on what the store has found damaged."""
+        news = self._graph.store.news
+        while news:
+            self._watcher.noted(news.pop(0))
 
     def _next(self) -> Step | None:
         """The ready step that fits best what the executor holds; of several, the first in the graph's order."""
@@ -86,8 +111,8 @@ class Schedule:
             del self._ready[asked]
         return step
 
-    def _job(self, step: Step) -> Job:
-        store, key = self._graph.store, self._graph.key(step)
+    def _job(self, step: Step, key: str) -> Job:
+        store = self._graph.store
         return Job(
             inputs={role: artifact.folder for role, artifact in self._graph.inputs(step).items()},
             out=store.begin(step.kind, key),
@@ -96,14 +121,30 @@ class Schedule:
         )
 
     def _ended(self, event: Ended) -> None:
-        step, job = event.step, self._running.pop(event.step)
-        if event.error:
-            shutil.rmtree(job.out, ignore_errors=True)
-            if event.fatal:
-                raise (NoSpaceError if event.no_space else UserError)(event.error)
-            self._fail(step, event.error)
+        step = event.step
+        key, job = self._running.pop(step)
+        if event.no_space:
+            raise NoSpaceError(event.error)
+        astray = self._mends(step, again=bool(event.error)) or not self._reads(step, key)
+        if not (astray or event.error):
+            self._finish(step, key, job, event.measured)
             return
-        manifest = manifest_of(step, self._graph.key(step), self._graph.inputs(step), event.measured)
+        remove(job.out)
+        if astray:  # what it read is damaged, or was made again, and so what it would go on from is wrong, too
+            remove(job.scratch)
+            self._add([step] if self._graph.is_ready(step) else [])
+        elif event.fatal:
+            raise UserError(event.error)
+        else:
+            self._fail(step, event.error)
+
+    def _reads(self, step: Step, key: str) -> bool:
+        """Whether what a step was started on is still what it would be started on."""
+        return self._graph.is_ready(step) and self._graph.key(step) == key
+
+    def _finish(self, step: Step, key: str, job: Job, measured: dict[str, object]) -> None:
+        """Put what a step made into the store."""
+        manifest = manifest_of(step, key, self._graph.inputs(step), measured)
         artifact = self._graph.store.finish(job.out, manifest)
         ready = self._graph.put(step, artifact)
         self._watcher.finished(step, artifact)

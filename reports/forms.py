@@ -34,6 +34,7 @@ def write_reports(run_folder: Path, *, draw: bool = True) -> "Content":
     from esft_bench.reports.markdown import report as text
 
     digest = inputs.digest(run_folder)
+    inputs.forget(run_folder)
     content = gather(run_folder)
     drawn = gallery(content) if draw else None
     write_text(run_folder / MARKDOWN, text.render(content, drawn))

@@ -6,14 +6,19 @@ Of the manifest everything counts but when the run was started and finished. Imp
 import hashlib
 import importlib.metadata
 import json
+import os
+import shutil
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from esft_bench.spec.results import write_text
 
 FILE = ".report.json"
 READ = ("results.jsonl", "curves.jsonl", "routing.json", "calibration.json", "items/*.jsonl")
+FIGURES = "figures"
+MADE = ("report.md", "report.html")
 MANIFEST = "manifest.json"
 TIMES = ("started", "finished")
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "scipy")
@@ -32,16 +37,57 @@ def digest(run_folder: Path) -> str:
 
 
 def remembered(run_folder: Path) -> str:
-    """The digest of the inputs that the reports in the folder were made of; empty where it is not known."""
-    try:
-        return str(json.loads((run_folder / FILE).read_text("utf-8"))["inputs"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return ""
+    """The digest of the inputs that the reports in the folder were made of; empty where it is not known.
+
+    Nor is it where a report is not what was written.
+    """
+    noted = _noted(run_folder)
+    return noted["inputs"] if noted and noted["made"] == _made(run_folder) else ""
+
+
+def damaged(run_folder: Path) -> list[str]:
+    """A sentence for each report or figure that is there and is not what was written."""
+    noted, made = _noted(run_folder), _made(run_folder)
+    if noted is None:
+        there = (run_folder / FILE).exists()
+        return [f"Damaged: {run_folder / FILE} cannot be read; the report is written again."] if there else []
+    wrong = [name for name, digest in noted["made"].items() if made.get(name, digest) != digest]
+    return [f"Damaged: {run_folder / name} is not what was written; it is written again." for name in wrong]
 
 
 def remember(run_folder: Path, made_of: str) -> None:
-    """Note which inputs the reports in the folder were made of."""
-    write_text(run_folder / FILE, json.dumps({"inputs": made_of}) + "\n")
+    """Note which inputs the reports in the folder were made of, and what they are."""
+    write_text(run_folder / FILE, json.dumps({"inputs": made_of, "made": _made(run_folder)}) + "\n")
+
+
+def forget(run_folder: Path) -> None:
+    """Note that the reports in the folder are being written, and make way for them."""
+    if os.path.lexists(run_folder / FIGURES) and not (run_folder / FIGURES).is_dir():
+        (run_folder / FIGURES).unlink()
+    for path in (*(run_folder / name for name in (FILE, *MADE)), *(run_folder / FIGURES).glob("*")):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+    write_text(run_folder / FILE, json.dumps({"inputs": "", "made": {}}) + "\n")
+
+
+def _noted(run_folder: Path) -> dict[str, Any] | None:
+    """What is noted; None where nothing is, or not in this form."""
+    try:
+        noted = json.loads((run_folder / FILE).read_text("utf-8"))
+        sound = isinstance(noted["inputs"], str) and isinstance(noted["made"], dict)
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return dict(noted) if sound else None
+
+
+def _made(run_folder: Path) -> dict[str, str]:
+    """The reports and figures in the folder, and digests of them."""
+    there = (*(run_folder / name for name in MADE), *sorted((run_folder / FIGURES).glob("*")))
+    return {path.relative_to(run_folder).as_posix(): _digest_of(path) for path in there if os.path.lexists(path)}
+
+
+def _digest_of(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() and not path.is_symlink() else ""
 
 
 def _inputs(run_folder: Path) -> Iterator[tuple[str, bytes]]:

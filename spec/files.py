@@ -4,8 +4,9 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,39 @@ def digest_of_text(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's contents, hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def digest_of_files(paths: Iterable[Path], root: Path) -> str:
     """SHA-256 over the names (relative to `root`) and the contents of files, in the order of their names."""
-    total = hashlib.sha256()
-    for path in sorted(paths):
-        with path.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(root).as_posix()}\0{content}\0".encode())
-    return total.hexdigest()
+    return digest_of_digests({path.relative_to(root).as_posix(): digest_of_file(path) for path in sorted(paths)})
+
+
+def digest_of_digests(contents: Mapping[str, str]) -> str:
+    """SHA-256 over names and the digests of what is under them, in their order."""
+    return digest_of_text("".join(f"{name}\0{content}\0" for name, content in contents.items()))
+
+
+def remove(path: Path) -> None:
+    """Remove whatever lies under a path: a file, a link, a folder with all in it, also one without permissions."""
+    if path.is_symlink() or not path.is_dir():
+        path.unlink(missing_ok=True)
+        return
+    for folder in (path, *(each for each in path.rglob("*") if each.is_dir() and not each.is_symlink())):
+        with suppress(OSError):
+            folder.chmod(0o700)
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def made_folder(path: Path) -> Path:
+    """A folder, made with those above it; what lies there and is none is removed."""
+    if os.path.lexists(path) and not path.is_dir():
+        remove(path)
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def sync(path: Path) -> None:

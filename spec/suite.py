@@ -141,6 +141,8 @@ class DataAddress(Strict):
 class Suite(Strict):
     """backbone × task × method × seed: every combination is a cell.
 
+    Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
+    nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
     """
 
@@ -158,6 +160,7 @@ class Suite(Strict):
     profiling: Profiling = Profiling()
     evaluation: Evaluation = Evaluation()
     judge: JudgeSettings = JudgeSettings()
+    rehearse: Literal["auto", "always", "never"] = "auto"
     quick: Quick | None = None
     paper: Literal["", "esft", "das"] = ""
     tables: list[TableOf] = Field([])

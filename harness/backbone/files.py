@@ -4,9 +4,10 @@ import json
 from functools import partial
 from pathlib import Path
 
+from esft_bench.harness.store.notes import Notes
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json
+from esft_bench.spec.files import canonical, digest_of_files, digest_of_text
 from esft_bench.spec.suite import Backbone
 
 CONFIG = "config.json"
@@ -15,6 +16,8 @@ INDEX = "model.safetensors.index.json"
 """What transformers loads: the one file, or the shards that the index names. No other copy is fetched."""
 OTHERS = ["*.json", "*.model", "*.txt", "*.jinja"]
 CODE = "*.py"
+NOTES = "backbones"
+"""The store's folder of notes that keeps digests."""
 READ = {".json", ".model", ".txt", ".jinja", ".py"}
 
 
@@ -70,8 +73,8 @@ def _weights_of(folder: Path) -> list[str]:
     return sorted(set(json.loads((folder / INDEX).read_text("utf-8"))["weight_map"].values()))
 
 
-def digest(folder: Path, cache: Path, weights: bool = True) -> str:
-    """A digest of the checkpoint's contents, kept in `cache` under its files' names, sizes and times.
+def digest(folder: Path, notes: Notes, weights: bool = True) -> str:
+    """A digest of the checkpoint's contents, noted under its files' names, sizes and times.
 
     Raises UserError where `weights` are asked for and there are none, or a file of theirs is missing or damaged.
     """
@@ -81,9 +84,9 @@ def digest(folder: Path, cache: Path, weights: bool = True) -> str:
             raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, no others are loaded.")
         files += set(tensor_files(folder).files.values())
     stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
-    kept = cache / f"{stamp}.json"
-    if kept.exists():
-        return str(json.loads(kept.read_text("utf-8"))["digest"])
+    said = notes.read(stamp)
+    if said is not None:
+        return str(said["digest"])
     value = digest_of_files(files, folder)
-    write_json(kept, {"folder": folder.name, "digest": value})
+    notes.write(stamp, {"folder": folder.name, "digest": value})
     return value

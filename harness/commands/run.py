@@ -8,6 +8,7 @@ from pathlib import Path
 from esft_bench.harness import manifest
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.commands.rehearsal import rehearse
 from esft_bench.harness.commands.watch import Watch
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.calibrations import carry
@@ -16,7 +17,7 @@ from esft_bench.harness.progress import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.step import Step, Transport
-from esft_bench.harness.store.artifacts import locked
+from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
@@ -56,20 +57,28 @@ class _Run:
         """Compute what is missing, then write what is there."""
         wanted = [step for cell in self.prepared.chosen for step in self.plan.paths[cell].last]
         with self.display:
-            for sentence in self.graph.damaged:
-                self.display.say(sentence)
+            manifest.restore(self.folder / manifest.FILE, self.prepared.store.news)
+            self._say_news()
             if any(step not in self.graph.finished for step in wanted):
                 self._compute(wanted)
             carry((task.rubric for task in self.plan.tasks.values() if task.rubric), self.prepared.judge, self.folder)
             if self.options.keep_checkpoints:
                 self._keep_checkpoints()
             self.written.refresh(self.watch.failures)
+            self._say_news()
         return self.watch.failures
+
+    def _say_news(self) -> None:
+        """Say what was found damaged."""
+        news = self.prepared.store.news
+        while news:
+            self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
         transport = _transport(self.options)
         self._check()
         _log_to_file(self.folder / "esft-bench.log")
+        rehearse(self.prepared, self.graph, transport, self.display)
         self._write_manifest(finished=False)
         batches = self.plan.suite.judge.batch
         executor = LocalExecutor(transport, self.folder, self.prepared.judge, batches)
@@ -101,7 +110,7 @@ class _Run:
             state = "failed" if cell in self.watch.failures else state
             states[state] = states.get(state, 0) + 1
         manifest.write(
-            self.folder / "manifest.json",
+            self.folder / manifest.FILE,
             self.plan.suite,
             command=self.command,
             notes=self._notes(),
@@ -127,10 +136,22 @@ class _Run:
             kept = self.folder / "checkpoints" / cell.file_name
             if path.training not in self.graph.finished or kept.exists():
                 continue
-            trained = [self.graph.artifacts[step].folder for step in path.training.ends_with]
+            trained = [self.graph.artifacts[step] for step in path.training.ends_with]
+            if not all(self._is_sound(artifact) for artifact in trained):
+                continue
             kept.parent.mkdir(parents=True, exist_ok=True)
-            with merged(self.plan.backbone.path, trained, kept.parent / f".{kept.name}") as checkpoint:
+            with merged(
+                self.plan.backbone.path, [each.folder for each in trained], kept.parent / f".{kept.name}"
+            ) as checkpoint:
                 shutil.move(checkpoint, kept)
+
+    def _is_sound(self, artifact: Artifact) -> bool:
+        """Whether an artifact is what was written; where it is not, the next run makes it again."""
+        try:
+            self.prepared.store.check(artifact)
+        except DamagedError:
+            return False
+        return True
 
 
 def _log_to_file(log: Path) -> None:

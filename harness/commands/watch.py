@@ -49,6 +49,8 @@ class Watch:
     def finished(self, step: Step, artifact: Artifact) -> None:
         """Move the step's cells on; say so of those that are at their end."""
         self._display.step_ended(step.label)
+        for text in artifact.measured.get("damaged", []):
+            self.noted(text)
         self.notes += [note for note in self._judge.notes if note not in self.notes]
         for path in self._paths[step]:
             if path.cell in self.failures:
@@ -66,6 +68,10 @@ class Watch:
         self._display.step_ended(step.label)
         for path in self._paths[step]:
             self._fail(path.cell, why)
+
+    def noted(self, text: str) -> None:
+        """Say a sentence."""
+        self._display.say(text)
 
     def _fail(self, cell: Cell, why: str) -> None:
         if cell in self.failures:

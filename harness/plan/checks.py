@@ -9,12 +9,13 @@ from pydantic import ValidationError
 
 from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_text, write_json
+from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.registry import get as find_task
 from esft_bench.tasks.registry import load_tasks
@@ -102,10 +103,10 @@ def check_served_from(folders: Iterable[Path]) -> None:
             raise UserError(f"{folder.resolve()}: vLLM takes '{special[0]}' for a pattern: give a path without it.")
 
 
-def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, cache: Path) -> None:
+def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, store: Store) -> None:
     """Refuse a backbone that a row's method cannot train, from its configuration and tokenizer: no weights are loaded.
 
-    What was found fit is noted in `cache` under these files, methods and code, since building a model, even without
+    What was found fit is noted under these files, methods and code, since building a model, even without
     weights, takes seconds. Raises MethodError naming the row and what was looked for.
     """
     code = Code(
@@ -116,18 +117,13 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
         ("torch", "transformers", "peft"),
     )
     described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
-    told = [
-        backbones.digest(folder, cache, weights=False),
-        described,
-        trust_remote_code,
-        code.sources(),
-        code.versions(),
-    ]
-    noted = cache / f"{digest_of_text(canonical(told))[:20]}.json"
-    if noted.exists():
+    files = backbones.digest(folder, store.notes(backbones.NOTES), weights=False)
+    told = [files, described, trust_remote_code, code.sources(), code.versions()]
+    notes, name = store.notes("checked"), digest_of_text(canonical(told))[:20]
+    if notes.read(name) is not None:
         return
     from esft_bench.harness.backbone.model import check_methods, load_tokenizer  # here: seconds to import
 
     check_methods(folder, methods, trust_remote_code)
     load_tokenizer(folder, trust_remote_code)
-    write_json(noted, {"fit": list(methods)})
+    notes.write(name, {"fit": list(methods)})

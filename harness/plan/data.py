@@ -15,15 +15,18 @@ from typing import Any
 
 from esft_bench.harness.plan import rows
 from esft_bench.harness.steps.step import Content
+from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import OURS, module_of, sources
+from esft_bench.harness.store.notes import Notes
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, write_json, write_text
+from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, made_folder, remove, write_text
 from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
 TASKS = f"{OURS}.tasks"
 PARTS = ("training", "items")
+DATA, NOTED = "data", "data/.noted"
 
 
 @dataclass(frozen=True)
@@ -35,13 +38,14 @@ class TaskData:
     count: int
 
 
-def materialise(task: Task, source: Source, limit: int | None, folder: Path) -> TaskData:
-    """Write a task's rows to files in `folder`; files that are there stay. `limit` is for test items.
+def materialise(task: Task, source: Source, limit: int | None, store: Store) -> TaskData:
+    """Write a task's rows to files in the store; files that are there stay. `limit` is for test items.
 
     Raises TaskError for a row that is not sound, UserError where there is none.
     """
-    noted = _note(task, source, limit, folder)
-    if noted is not None and (found := _noted(noted, folder)) is not None:
+    folder, notes = store.root / DATA, store.notes(NOTED)
+    noted = _note(task, source, limit)
+    if noted is not None and (found := _noted(noted, folder, notes)) is not None:
         return found
     with _named(task):
         conversations = list(rows.conversations(task.training(source))) if task.training else None
@@ -54,7 +58,7 @@ def materialise(task: Task, source: Source, limit: int | None, folder: Path) -> 
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
     data = TaskData(training, items, count)
     if noted is not None:
-        _remember(noted, task.name, data, folder)
+        notes.write(noted, _described(task.name, data, folder))
     return data
 
 
@@ -81,6 +85,9 @@ def _write(found: list[Any] | None, folder: Path) -> tuple[Content | None, int]:
     digest = digest_of_text("\n".join(json.dumps(row, ensure_ascii=False, sort_keys=True) for row in found))
     path = _path(digest, folder)
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in found)
+    made_folder(folder)
+    if path.is_symlink() or not path.is_file():
+        remove(path)
     if not path.exists() or path.read_bytes() != text.encode():
         write_text(path, text)
     return Content(path, digest), len(found)
@@ -90,13 +97,13 @@ def _path(digest: str, folder: Path) -> Path:
     return folder / f"{digest[:20]}.jsonl"
 
 
-def _note(task: Task, source: Source, limit: int | None, folder: Path) -> Path | None:
-    """Where it is noted what a task's rows are; None where that must not be relied on."""
+def _note(task: Task, source: Source, limit: int | None) -> str | None:
+    """The name under which it is noted what a task's rows are; None where that must not be relied on."""
     modules = [module_of(yields) for yields in (task.training, task.items) if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
     told = [task.name, task.version, limit, sources((*modules, rows.__name__)), _origin(source), bool(task.training)]
-    return folder / ".noted" / f"{digest_of_text(canonical(told))[:20]}.json"
+    return digest_of_text(canonical(told))[:20]
 
 
 def _origin(source: Source) -> list[Any]:
@@ -110,29 +117,30 @@ def _files(paths: Iterable[Path]) -> list[list[Any]]:
     return [[path, stat.st_size, stat.st_mtime_ns] for path, stat in stats]
 
 
-def _noted(note: Path, folder: Path) -> TaskData | None:
+def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
     """What a note says, as long as the files it names are there and what they were."""
+    said = notes.read(name)
+    if said is None:
+        return None
+    for part in PARTS:
+        if said[part] and (what := _fault(_path(said[part][0], folder), said[part][1])):
+            notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
+            return None
+    training, items = (Content(_path(said[part][0], folder), said[part][0]) if said[part] else None for part in PARTS)
+    return TaskData(training, items, said["count"])
+
+
+def _fault(path: Path, digest: str) -> str:
+    """What is wrong with a file of rows, given its digest; empty where nothing is."""
     try:
-        said = json.loads(note.read_text("utf-8"))
-        training, items = (_sound(said[part], folder) for part in PARTS)
-        return TaskData(training, items, int(said["count"]))
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        sound = not path.is_symlink() and path.is_file() and digest_of_file(path) == digest
+    except OSError as error:
+        return f"{path} cannot be read ({error.strerror})"
+    return "" if sound else f"{path} is not what was written"
 
 
-def _remember(note: Path, name: str, data: TaskData, folder: Path) -> None:
-    """Note what a task's rows are, by digest of the rows and of the file they were written to."""
+def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
+    """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
     parts = dict(zip(PARTS, (data.training, data.items), strict=True))
-    files = {part: [each.digest, digest_of_files([each.path], folder)] if each else [] for part, each in parts.items()}
-    write_json(note, {"task": name, "count": data.count, **files})
-
-
-def _sound(said: list[str], folder: Path) -> Content | None:
-    """The file of so many rows. Raises ValueError where it is not what was written."""
-    if not said:
-        return None
-    digest, of_file = said
-    path = _path(digest, folder)
-    if digest_of_files([path], folder) != of_file:
-        raise ValueError(path)
-    return Content(path, digest)
+    files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
+    return {"task": name, "count": data.count, **files}

@@ -95,10 +95,10 @@ def make_plan(
     folder = backbones.locate(suite.backbone, weights)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
-    backbone = Content(folder, backbones.digest(folder, store.root / "backbones", weights))
-    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store.root / "checked")
+    backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
+    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
     limit = suite.evaluation.limit
-    data = {name: materialise(task, source, limit, store.root / "data") for name, task in matrix.tasks.items()}
+    data = {name: materialise(task, source, limit, store) for name, task in matrix.tasks.items()}
     sources = _sources(matrix, matrix.cells, folder, store)
     paths = Paths(matrix, backbone, data, engine, judge, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
@@ -123,5 +123,5 @@ def _sources(matrix: Matrix, cells: Iterable[Cell], backbone: Path, store: Store
         except MethodError as error:
             raise UserError(f"methods.{cell.method}: {error}.") from error
         if folder is not None:
-            found[cell.method, cell.task] = Content(folder, backbones.digest(folder, store.root / "backbones"))
+            found[cell.method, cell.task] = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES)))
     return found

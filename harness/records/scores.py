@@ -11,7 +11,7 @@ from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.names import ITEMS, LM_EVAL
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.files import digest_of_file, made_folder, read_jsonl, remove
 from esft_bench.spec.record import ItemScore, Record
 
 COSTS = {
@@ -71,12 +71,12 @@ class _CellRecords:
             artifact = self.graph.artifacts.get(step)
             target = self.run_folder / "lm_eval" / f"{self.path.cell.file_name}-{benchmark}.json"
             if artifact is not None:
-                _copy(artifact.folder / LM_EVAL, target)
+                _copy(artifact, LM_EVAL, target)
 
     def _score(self, benchmark: str, artifact: Artifact) -> Record:
         """The record of one benchmark; its item file is copied into the run folder."""
         name = f"items/{self.path.cell.file_name}-{benchmark}.jsonl"
-        _copy(artifact.folder / ITEMS, self.run_folder / name)
+        _copy(artifact, ITEMS, self.run_folder / name)
         scores = read_scores(artifact)
         value, scored = mean_score(scores)
         task = self.plan.tasks[benchmark]
@@ -164,9 +164,11 @@ def _combined(metric: str) -> Callable[[Iterable[float]], float]:
     return max if metric == "peak_memory_bytes" else sum
 
 
-def _copy(source: Path, target: Path) -> None:
-    """Copy a file unless the very same one is there."""
-    if target.exists() and target.stat().st_mtime_ns == source.stat().st_mtime_ns:
+def _copy(artifact: Artifact, name: str, target: Path) -> None:
+    """Copy a file of an artifact unless the very same one is there."""
+    regular = target.is_file() and not target.is_symlink()
+    if regular and digest_of_file(target) == artifact.manifest.files[name].sha256:
         return
-    target.parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy2(source, target)
+    made_folder(target.parent)
+    remove(target)
+    shutil.copy2(artifact.folder / name, target)

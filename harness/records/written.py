@@ -1,19 +1,22 @@
 """A run's folder, kept up to date: records and report are written from what is finished, where that changed."""
 
-import json
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.keys import Code
+from esft_bench.harness.store.notes import Notes
+from esft_bench.reports import inputs
 from esft_bench.reports.forms import write_if_changed, write_reports
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.files import canonical, digest_of_text, write_json
+from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, remove
 
-FILE = ".records.json"
+NOTE = ".records"
+"""The note of what the records are made of, and of what they are."""
+RECORDS = ("results.*", "routing.json", "curves.jsonl", "items/*", "lm_eval/*")
 CODE = Code(("esft_bench.harness.records.all",))
 
 
@@ -23,16 +26,34 @@ class Written:
     def __init__(self, plan: Plan, graph: Graph, folder: Path) -> None:
         self.folder = folder
         self._plan, self._graph = plan, graph
+        self._notes = Notes(folder, graph.store.news)
         self._last = self._took = 0.0
 
     def refresh(self, failures: Mapping[Cell, str]) -> None:
-        """Write records and report, with all figures, unless they are there and made of the very same."""
-        told, noted = self._told(failures), self._noted()
-        if noted.get("made_of") != told or not all((self.folder / name).exists() for name in noted["files"]):
+        """Write records and report, with all figures, unless they are there, whole and made of the very same."""
+        told, noted = self._told(failures), self._notes.read(NOTE) or {}
+        same = noted.get("made_of") == told
+        lost = [name for name, digest in noted.get("files", {}).items() if self._lost(name, digest, say=same)]
+        if not same or lost:
             self._write_records(failures)
-            files = (path.relative_to(self.folder) for path in self.folder.rglob("*") if path.is_file())
-            write_json(self.folder / FILE, {"made_of": told, "files": sorted(path.as_posix() for path in files)})
+            self._notes.write(NOTE, {"made_of": told, "files": self._files()})
+        self._graph.store.news += inputs.damaged(self.folder)
         write_if_changed(self.folder)
+
+    def _lost(self, name: str, digest: str, *, say: bool) -> bool:
+        """Whether a file is not what was written; one that is there is removed, and that is said where it is news."""
+        path = self.folder / name
+        if path.is_file() and not path.is_symlink() and digest_of_file(path) == digest:
+            return False
+        if os.path.lexists(path):
+            self._graph.store.news += [f"Damaged: {path} is not what was written; it is written again."] if say else []
+            remove(path)
+        return True
+
+    def _files(self) -> dict[str, str]:
+        """The files that are records, and their digests."""
+        there = (path for pattern in RECORDS for path in sorted(self.folder.glob(pattern)))
+        return {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in there}
 
     def refresh_now_and_then(self, failures: Mapping[Cell, str]) -> None:
         """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures."""
@@ -46,6 +67,7 @@ class Written:
     def _write_records(self, failures: Mapping[Cell, str]) -> None:
         from esft_bench.harness.records.all import write_records  # here: it takes seconds to import
 
+        remove(self.folder / f"{NOTE}.json")
         write_records(self._plan, self._graph, self.folder, failures)
 
     def _told(self, failures: Mapping[Cell, str]) -> str:
@@ -54,10 +76,3 @@ class Written:
         failed = sorted((cell.label, why) for cell, why in failures.items())
         suite = self._plan.suite.model_dump(mode="json")
         return digest_of_text(canonical([suite, artifacts, failed, CODE.sources()]))
-
-    def _noted(self) -> dict[str, Any]:
-        """What the folder's records are made of, and the files that were there then."""
-        try:
-            return dict(json.loads((self.folder / FILE).read_text("utf-8")))
-        except (OSError, ValueError):
-            return {}

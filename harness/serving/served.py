@@ -15,17 +15,19 @@ from esft_bench.harness.store.names import CANARY
 from esft_bench.spec.errors import UserError
 
 Make = Callable[[], Engine]
+_Model = tuple[object, ...]
+"""A model's name, and the folders that the trainings' artifacts lie in."""
 
 
 class Served:
-    """An engine, made when it is first needed, and the name of the model that it serves."""
+    """An engine, made when it is first needed, and the model that it serves."""
 
     def __init__(self, make: Make, trust_remote_code: bool = False) -> None:
         self._make, self._trusts = make, trust_remote_code
         self._engine: Engine | None = None
         self._loaded: Loaded | None = None
-        self._refused: dict[str, UserError] = {}
-        self.state = ""
+        self._refused: dict[_Model, UserError] = {}
+        self.state: _Model = ()
         self.has_served = False
 
     def serve(self, name: str, backbone: Path, trained: Sequence[Path], scratch: Path) -> Loaded:
@@ -33,20 +35,21 @@ class Served:
 
         A model it serves already stays; one that it could not serve is refused again at once. Raises UserError.
         """
-        if name in self._refused:
-            raise self._refused[name]
-        if name == self.state and self._loaded:
+        asked = name, *(folder.stat().st_ino for folder in trained)  # what was made again lies in another folder
+        if asked in self._refused:
+            raise self._refused[asked]
+        if asked == self.state and self._loaded:
             return Loaded("kept", 0.0, self._loaded.difference)
         self._engine = self._engine or self._make()
-        self.state = ""
+        self.state = ()
         try:
             load_config(backbone, self._trusts)  # makes code of the checkpoint's own known to what merges it
             with merged(backbone, trained, scratch / "merged") as checkpoint:
                 self._loaded = self._engine.load(checkpoint, Canary.load(trained[-1] / CANARY))
         except UserError as error:
-            self._refused[name] = error
+            self._refused[asked] = error
             raise
-        self.state, self.has_served = name, True
+        self.state, self.has_served = asked, True
         return self._loaded
 
     def lm(self) -> LM:
@@ -59,7 +62,7 @@ class Served:
         """Give back memory and processes."""
         if self._engine is not None:
             self._engine.close()
-        self._engine, self._loaded, self.state = None, None, ""
+        self._engine, self._loaded, self.state = None, None, ()
 
 
 BFLOAT16_TOLERANCE = 0.3

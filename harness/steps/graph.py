@@ -17,7 +17,6 @@ class Graph:
         steps: all of them, what is needed first.
         artifacts: what is there, by step; also of a step that is to be done again, such as verdicts after an outage.
         finished: the steps of which nothing is left to do.
-        damaged: a sentence for each artifact that was found damaged and set aside.
     """
 
     def __init__(self, wanted: Iterable[Step], store: Store) -> None:
@@ -25,7 +24,6 @@ class Graph:
         self.steps = list(with_needs(wanted))
         self.artifacts: dict[Step, Artifact] = {}
         self.finished: set[Step] = set()
-        self.damaged: list[str] = []
         self._dependents: defaultdict[Step, list[Step]] = defaultdict(list)
         for step in self.steps:
             for need in step.needs.values():
@@ -48,6 +46,28 @@ class Graph:
         """The steps that need a step, directly."""
         return self._dependents[step]
 
+    def damaged(self, step: Step, *, again: bool = False) -> list[Step]:
+        """Check what a ready or running step reads (`again`: even what was checked before); what is damaged is dropped.
+
+        Returns the steps that made it and are to be done again; those that rest on them wait for that.
+        """
+        found = []
+        for need in step.needs.values():
+            try:
+                if need in self.artifacts:
+                    self.store.check(self.artifacts[need], again=again)
+            except DamagedError:
+                self._drop(need)
+                found.append(need)
+        return found
+
+    def _drop(self, step: Step) -> None:
+        """Forget a step's artifact and those of the steps that rest on it: they are looked for when it is there."""
+        self.finished.discard(step)
+        self.artifacts.pop(step, None)
+        for other in self.dependents(step):
+            self._drop(other)
+
     def put(self, step: Step, artifact: Artifact) -> list[Step]:
         """Note what a step left; returns the steps that are ready now and were not before."""
         self.artifacts[step] = artifact
@@ -66,16 +86,9 @@ class Graph:
         return [each for other in self.dependents(step) for each in self._found(other)]
 
     def _look(self, step: Step) -> None:
-        """See whether a step whose needs are finished is finished too. A damaged artifact counts as not there."""
-        if not self.is_ready(step):
-            return
-        artifact = self.store.find(step.kind, self.key(step))
+        """See whether a step whose needs are finished is finished too."""
+        artifact = self.store.find(step.kind, self.key(step)) if self.is_ready(step) else None
         if artifact is None:
-            return
-        try:
-            self.store.check(artifact)
-        except DamagedError as error:
-            self.damaged.append(str(error))
             return
         self.artifacts[step] = artifact
         if step.is_complete(artifact):

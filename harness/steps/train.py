@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
 from esft_bench.spec.suite import Backbone, Profiling, Training
+
+if TYPE_CHECKING:
+    from esft_bench.harness.training.cell import CellTraining
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors")
 
@@ -124,9 +127,15 @@ class TrainStep(Step):
 
     def run(self, job: Job) -> dict[str, Any]:
         """Train."""
-        from esft_bench.harness.training.cell import CellTraining, train_cell  # here: torch takes seconds to import
+        from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
 
-        cell = CellTraining(
+        return train_cell(self.told(job), job.progress)
+
+    def told(self, job: Job) -> "CellTraining":
+        """What the training core is told for a job."""
+        from esft_bench.harness.training.cell import CellTraining
+
+        return CellTraining(
             backbone=self.backbone.path,
             loading=self.loading,
             trained=[folder for role, folder in job.inputs.items() if role.startswith("training")],
@@ -145,4 +154,3 @@ class TrainStep(Step):
             micro_batch=job.transport.micro_batch,
             processes=job.transport.processes,
         )
-        return train_cell(cell, job.progress)

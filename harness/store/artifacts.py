@@ -2,13 +2,14 @@
 
     store/KIND/KEY/             a finished artifact: its files, and manifest.json, written last
     store/.work/KEY/            a step's own scratch (checkpoints within a training); stays when the step is killed
-    store/.damaged/KIND-KEY/    what did not match its digest when it was used, set aside
+    store/.damaged/KIND-KEY/    what was found damaged, set aside when it was made again
 
 An artifact is built in a folder beside, synced and renamed: it is there whole or not at all. Its manifest says what it
-came from, so that every number can be followed back.
+came from, so that every number can be followed back, and what its files are, so that nothing damaged is used: what is
+not as it was written counts as not there, and is set aside when it is made again.
 """
 
-import shutil
+import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +20,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from esft_bench.harness.store.notes import Notes
+from esft_bench.harness.store.soundness import File, Stamp, described, fault, files_in, stamp
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import canonical, digest_of_files, digest_of_text, full_disk_is_a_sentence, sync, write_json
+from esft_bench.spec.files import (
+    canonical,
+    digest_of_digests,
+    digest_of_text,
+    full_disk_is_a_sentence,
+    made_folder,
+    remove,
+    sync,
+    write_json,
+)
 
 MANIFEST = "manifest.json"
 WORK, DAMAGED = ".work", ".damaged"
@@ -43,6 +55,7 @@ class Manifest(BaseModel):
         kind, key: where it lies.
         label: the cell, and the benchmark if there is one, that it was made for first.
         digest: of the files' names and contents, without this manifest and without what was measured.
+        files: each of them as it was written.
         inputs: what was read, by its role.
         settings: what the step was told.
         sources, versions: digests of the source it ran, by module, and versions of the libraries that computed.
@@ -56,6 +69,7 @@ class Manifest(BaseModel):
     key: str
     label: str = ""
     digest: str
+    files: dict[str, File] = {}
     inputs: dict[str, Input] = {}
     settings: dict[str, Any] = {}
     sources: dict[str, str] = {}
@@ -72,7 +86,8 @@ class Manifest(BaseModel):
     @property
     def is_sound(self) -> bool:
         """Whether it is what was written."""
-        return self.seal == self._seal
+        files = {name: file.sha256 for name, file in self.files.items()}
+        return self.seal == self._seal and self.digest == digest_of_digests(files)
 
     @property
     def _seal(self) -> str:
@@ -108,81 +123,129 @@ class Artifact:
 
 
 class DamagedError(Exception):
-    """An artifact's files are not what was written. It has been set aside, and is to be made again."""
+    """What lies under a key is not what was written there."""
 
 
 class Store:
-    """The artifacts that the runs of one folder share."""
+    """The artifacts that the runs of one folder share.
+
+    Attributes:
+        news: a sentence for each thing that was found damaged, in the order it was found.
+    """
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self._sound: set[Path] = set()
+        self.news: list[str] = []
+        self._damaged: set[Path] = set()
+        self._sound: dict[tuple[Path, bool], Stamp] = {}
         with full_disk_is_a_sentence(root / "x"):
-            (root / WORK).mkdir(parents=True, exist_ok=True)
+            made_folder(root / WORK)
 
     def find(self, kind: str, key: str) -> Artifact | None:
-        """The artifact under a key, or None where it is not finished."""
-        return read_artifact(self.root / kind / key)
+        """The artifact under a key; None where it is not finished, or a look shows damage (see soundness)."""
+        folder = self.root / kind / key
+        if not os.path.lexists(folder):
+            return None
+        try:
+            return self._checked(folder, whole=False)
+        except DamagedError:
+            return None
 
-    def check(self, artifact: Artifact) -> None:
-        """Compare an artifact's files with its digest, once in a process, before it is used.
+    def check(self, artifact: Artifact, *, again: bool = False) -> None:
+        """Read the whole of an artifact before it is used, once in a process or where somebody touched it since.
 
-        Raises DamagedError where they differ; the artifact then lies in `.damaged` and counts as not there.
+        With `again` in any case. Raises DamagedError where it is not what was written; it then counts as not there.
         """
-        if artifact.folder in self._sound:
-            return
-        own = artifact.folder / MANIFEST
-        files = [path for path in artifact.folder.rglob("*") if path.is_file() and path != own]
-        if digest_of_files(files, artifact.folder) == artifact.digest:
-            self._sound.add(artifact.folder)
-            return
-        aside = self.root / DAMAGED / artifact.name.replace("/", "-")
-        aside.parent.mkdir(exist_ok=True)
-        shutil.rmtree(aside, ignore_errors=True)
-        artifact.folder.rename(aside)
-        raise DamagedError(f"{artifact.name} ({artifact.manifest.label}) is damaged: set aside in {aside}, made again.")
+        if again:
+            self._sound.pop((artifact.folder, True), None)
+        if self._checked(artifact.folder, whole=True) != artifact:
+            self._note(artifact.folder, f"{MANIFEST} is not what was written")
+            raise DamagedError(artifact.name)
+
+    def notes(self, folder: str) -> Notes:
+        """The notes of a kind."""
+        return Notes(self.root / folder, self.news)
+
+    def _checked(self, folder: Path, *, whole: bool) -> Artifact:
+        if folder in self._damaged:
+            raise DamagedError(folder)
+        try:
+            now = stamp(folder)
+            artifact = read_artifact(folder)
+            if artifact is None:
+                raise DamagedError(f"{MANIFEST} is not what was written")
+            if (artifact.manifest.kind, artifact.key) != (folder.parent.name, folder.name):
+                raise DamagedError(f"it is {artifact.name}")
+            if self._sound.get((folder, whole)) != now:
+                found = fault(files_in(folder, MANIFEST), artifact.manifest.files, whole=whole)
+                if found:
+                    raise DamagedError(found)
+            self._sound[folder, whole] = now
+        except (DamagedError, OSError) as error:
+            self._note(folder, str(error))
+            raise DamagedError(str(error)) from error
+        return artifact
+
+    def _note(self, folder: Path, what: str) -> None:
+        """Say that an artifact is damaged."""
+        self._damaged.add(folder)
+        found = read_artifact(folder)
+        label = f" ({found.manifest.label})" if found and found.manifest.label else ""
+        name = f"{folder.parent.name}/{folder.name}"
+        self.news.append(f"Damaged: {name}{label}, {what}; it is made again, and kept in {self.root / DAMAGED}.")
+
+    def _set_aside(self, folder: Path) -> None:
+        """Move what is damaged out of the way."""
+        aside = made_folder(self.root / DAMAGED) / f"{folder.parent.name}-{folder.name}"
+        remove(aside)
+        try:
+            folder.rename(aside)
+        except OSError:  # a folder without permissions cannot be moved
+            remove(folder)
+        self._damaged.discard(folder)
 
     def scratch(self, key: str) -> Path:
         """The folder in which an unfinished step keeps what it needs to go on after a kill."""
-        folder = self.root / WORK / key
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
+        return made_folder(self.root / WORK / key)
 
     def begin(self, kind: str, key: str) -> Path:
-        """An empty folder to build an artifact in, beside its final place."""
-        parent = self.root / kind
-        parent.mkdir(parents=True, exist_ok=True)
+        """An empty folder to build an artifact in, beside its final place. What is damaged there is set aside."""
+        parent = made_folder(self.root / kind)
+        if parent / key in self._damaged:
+            self._set_aside(parent / key)
         for leftover in parent.glob(f".{key}.*"):  # of a run that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
+            remove(leftover)
         return Path(tempfile.mkdtemp(dir=parent, prefix=f".{key}."))
 
     def finish(self, built: Path, manifest: Manifest) -> Artifact:
-        """Sync what was built, write its manifest (its digest is filled in) last and rename it to its place.
+        """Sync what was built, write its manifest (files and digest are filled in) last and rename it to its place.
 
         The step's scratch is dropped.
         """
         with full_disk_is_a_sentence(built / MANIFEST):
-            files = [path for path in built.rglob("*") if path.is_file()]
-            for path in files:
+            there = files_in(built)
+            for path in there.values():
                 sync(path)
-            manifest = manifest.model_copy(update={"digest": digest_of_files(files, built)}).sealed
+            files = described(there)
+            digest = digest_of_digests({name: file.sha256 for name, file in files.items()})
+            manifest = manifest.model_copy(update={"files": files, "digest": digest}).sealed
             write_json(built / MANIFEST, manifest.model_dump(mode="json"))
             built.chmod(0o755)
             sync(built)
             target = self.root / manifest.kind / manifest.key
-            shutil.rmtree(target, ignore_errors=True)  # a broken one, or verdicts that met an outage
+            remove(target)  # verdicts that met an outage
             built.rename(target)
             sync(target.parent)
-        shutil.rmtree(self.root / WORK / manifest.key, ignore_errors=True)
-        self._sound.add(target)
+        remove(self.root / WORK / manifest.key)
+        self._sound[target, True] = self._sound[target, False] = stamp(target)
         return Artifact(target, manifest)
 
 
 def read_artifact(folder: Path) -> Artifact | None:
-    """The artifact in a folder; None without a sound manifest, since the step is then simply not done."""
+    """The artifact in a folder; None without a sound manifest."""
     try:
         manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except (OSError, ValidationError):
         return None
     return Artifact(folder, manifest) if manifest.is_sound else None
 

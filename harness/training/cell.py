@@ -1,6 +1,5 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -18,11 +17,14 @@ from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
+from esft_bench.harness.store.notes import Notes
+from esft_bench.harness.training.checkpoint import fault, forget
 from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
+from esft_bench.harness.training.validation import BEST, best_of
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
@@ -32,6 +34,8 @@ from esft_bench.spec.suite import Backbone, Profiling, Training
 
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
+SPENT = "spent"
+"""The note of what killed attempts took."""
 
 
 class CellTraining(BaseModel):
@@ -82,8 +86,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
     tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    measured: dict[str, Any] = {}
-    history = _Spent(cell.scratch)
+    measured: dict[str, Any] = {"damaged": _drop_damaged(cell.scratch)}
+    history = _Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
         model = start.load(checkpoint)
@@ -104,6 +108,15 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         (cell.out / AFTER).mkdir()
         profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
     return measured
+
+
+def _drop_damaged(scratch: Path) -> list[str]:
+    """Drop what an earlier attempt left to go on from, where any of it is damaged; returns what is to be said of it."""
+    kept = {scratch: scratch.name, scratch / BEST: best_of(scratch.name)}
+    faults = [what for folder, training in kept.items() if (what := fault(folder, training))]
+    if faults:
+        forget(*kept)
+    return [f"Damaged: {what}; the training began anew." for what in faults]
 
 
 def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
@@ -212,11 +225,12 @@ def _canary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Ce
 class _Spent:
     """Seconds spent by earlier, killed attempts at a cell, so that a resumed cell reports its whole cost."""
 
-    def __init__(self, scratch: Path) -> None:
-        self.path = scratch / "spent.json"
-        self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
-        if self.path.exists():
-            self.spent = json.loads(self.path.read_text("utf-8"))
+    def __init__(self, scratch: Path, damaged: list[str]) -> None:
+        """`damaged` takes a sentence where that was noted and cannot be relied on."""
+        self.notes, self.training = Notes(scratch, damaged), scratch.name
+        said = self.notes.read(SPENT) or {}
+        known = said if said.get("training") == self.training else {}
+        self.spent = {name: float(known.get(name, 0.0)) for name in ("seconds", "cpu_seconds")}
         self.wall, self.cpu = time.perf_counter(), time.process_time()
 
     def wrapped(self, progress: Progress) -> Progress:
@@ -224,7 +238,7 @@ class _Spent:
 
         def noting(step: int, steps: int) -> None:
             if step % 50 == 0 and step < steps:
-                write_json(self.path, self._total())
+                self.notes.write(SPENT, {"training": self.training, **self._total()})
             progress(step, steps)
 
         return noting

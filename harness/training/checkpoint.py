@@ -2,8 +2,13 @@
 
 Tensors are whole in it, however the processes share them (FSDP2 shards them), so a run may go on, or be exported, with
 another number of processes than it began with.
+
+It says which training it is of and bears a digest of all it holds, so that none that is damaged, or another's, is gone
+on from. The digest is XXH3, since weights and optimizer states are many bytes and written often; it tells damage, not
+forgery.
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,13 +16,16 @@ from pathlib import Path
 import torch
 from accelerate import PartialState
 from accelerate.utils import gather_object
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
+from xxhash import xxh3_128
 
 from esft_bench.methods.atomic import write_tensors
+from esft_bench.spec.files import canonical, remove
 
 CHECKPOINT = "checkpoint.safetensors"
+DIGEST = "digest"
 STATE = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
 
@@ -40,13 +48,14 @@ class TrainingLog:
 class State:
     """A training as it stands, and what a checkpoint keeps of it: trained parameters, optimizer state and log.
 
-    `names` are those of the trained parameters in `model`.
+    `names` are those of the trained parameters in `model`, `training` says which training it is.
     """
 
     model: nn.Module
     names: Sequence[str]
     optimizer: torch.optim.Optimizer
     log: TrainingLog
+    training: str = ""
 
 
 def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> None:
@@ -65,7 +74,8 @@ def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> N
         tensors["losses"] = torch.tensor(state.log.losses, dtype=torch.float64)
         tensors["gradient_norms"] = torch.tensor(state.log.gradient_norms, dtype=torch.float64)
         tensors["validation"] = torch.tensor(state.log.validation, dtype=torch.float64).reshape(-1, 2)
-        write_tensors(scratch / CHECKPOINT, tensors, {"step": str(step)})
+        about = {"step": str(step), "training": state.training}
+        write_tensors(scratch / CHECKPOINT, tensors, {**about, DIGEST: _digest(about, tensors)})
 
 
 def load(scratch: Path, state: State) -> int:
@@ -96,10 +106,37 @@ def load(scratch: Path, state: State) -> int:
         return int(file.metadata()["step"])
 
 
+def fault(scratch: Path, training: str) -> str:
+    """What is wrong with the checkpoint in `scratch`, all of which is read; empty where nothing is or there is none."""
+    path = scratch / CHECKPOINT
+    if not os.path.lexists(path):
+        return ""
+    try:
+        with safe_open(path, "pt") as file:
+            about = dict(file.metadata())
+            about.pop("format", None)
+            told = about.pop(DIGEST, "")
+            if told != _digest(about, {name: file.get_tensor(name) for name in file.keys()}):  # noqa: SIM118 - no dict
+                return f"{path} is not what was written"
+    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        return f"{path} cannot be read ({error})"
+    return "" if about["training"] == training else f"{path} is of another training"
+
+
+def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
+    """A digest of a checkpoint: what it says about itself, and each tensor's name, type, shape and bytes."""
+    total = xxh3_128(canonical(about).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        total.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
+        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
+
+
 def forget(*folders: Path) -> None:
     """Remove the checkpoints in some folders: nothing is to go on from there. Every process may call this."""
     for folder in folders:
-        (folder / CHECKPOINT).unlink(missing_ok=True)
+        remove(folder / CHECKPOINT)
 
 
 def _generators() -> Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:

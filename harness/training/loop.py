@@ -78,7 +78,7 @@ def train(
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), _optimizer(model, parameters, settings, options))
     core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    state = State(model, names, optimizer, TrainingLog())
+    state = State(model, names, optimizer, TrainingLog(), scratch.name)
     done = checkpoint.load(scratch, state)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     validation = Validation(options.held_out, settings, scratch)

@@ -14,11 +14,17 @@ from torch import nn
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.spec.files import made_folder
 from esft_bench.spec.suite import Training
 
 BATCH = 8
 BEST = "best"
 """Where, in a step's scratch, the weights with the lowest loss so far are kept."""
+
+
+def best_of(training: str) -> str:
+    """What the checkpoint of a training's best weights says it is of."""
+    return f"{training}/{BEST}"
 
 
 class Validation:
@@ -41,8 +47,8 @@ class Validation:
             return
         loss = self._loss(accelerator, loss_module)
         if self.settings.choose == "best" and all(loss < earlier for _, earlier in state.log.validation):
-            self.best.mkdir(parents=True, exist_ok=True)
-            checkpoint.save(self.best, state, step, resumable=False)
+            made_folder(self.best)
+            checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
         state.log.validation.append((step, loss))
 
     def restore(self, state: State) -> None:

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from benchmarks import architectures
 from esft_bench.harness.backbone.files import digest, locate
 from esft_bench.harness.backbone.model import check_methods, experts_of, load_config, load_model, load_tokenizer
+from esft_bench.harness.store.notes import Notes
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora
@@ -91,7 +92,7 @@ def test_a_damaged_weight_file_is_named_before_anything_is_computed(tmp_path, da
     if damage == "missing":
         shard.unlink()
     with pytest.raises(UserError, match=shard.name):
-        digest(folder, tmp_path)
+        digest(folder, Notes(tmp_path))
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused_and_none_are_made_up(tmp_path):
@@ -105,9 +106,9 @@ def test_a_checkpoint_that_lacks_weights_is_refused_and_none_are_made_up(tmp_pat
 
 def test_the_digest_of_code_that_comes_with_a_checkpoint_is_part_of_its_own(tmp_path):
     folder = checkpoint(tmp_path / "base")
-    before = digest(folder, tmp_path)
+    before = digest(folder, Notes(tmp_path))
     (folder / "modeling_own.py").write_text("SCALE = 2\n")
-    assert digest(folder, tmp_path) != before
+    assert digest(folder, Notes(tmp_path)) != before
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import json
 import sys
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from datasets import Dataset
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from esft_bench.harness import cli
 from esft_bench.harness.plan import data, rows
+from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.errors import UserError
 from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.prompt import segments
@@ -75,8 +77,8 @@ def read(tmp_path):
 
     def run(**given):
         task = replace(load_tasks()["mini-intent"], name="tickets", training=None, items=None)
-        yields = {part: lambda source, found=found: iter(found) for part, found in given.items()}
-        return data.materialise(replace(task, **yields), Source(), None, tmp_path)
+        yields: Any = {part: lambda source, found=found: iter(found) for part, found in given.items()}
+        return data.materialise(replace(task, **yields), Source(), None, Store(tmp_path))
 
     return run
 

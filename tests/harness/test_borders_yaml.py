@@ -120,7 +120,7 @@ def refused(tmp_path, monkeypatch, capsys):
 def test_an_odd_suite_is_refused_in_one_sentence(refused, tmp_path, name):
     content, sentence = ODD[name]
     path = tmp_path / "odd.yaml"
-    path.write_bytes(content if isinstance(content, bytes) else content.replace("SELF", str(path)).encode())
+    path.write_bytes(content if isinstance(content, bytes) else str(content).replace("SELF", str(path)).encode())
     assert sentence in refused("plan", str(path), "--no-price")
 
 

@@ -21,7 +21,7 @@ COMMANDS = {
 
 def described(group, prefix=""):
     """Each command with its arguments and options, in order."""
-    found = {}
+    found: dict[str, str] = {}
     for name, command in group.commands.items():
         if hasattr(command, "commands"):
             found |= described(command, f"{prefix}{name} ")

@@ -14,7 +14,8 @@ from tests.harness.toys import Toy
 class InOrder:
     """An executor that runs one step at a time, at once, and remembers the order."""
 
-    def __init__(self, errors=None, fatal=False, no_space=False):
+    def __init__(self, errors=None, fatal=False, no_space=False, meanwhile=None):
+        self.meanwhile = meanwhile or {}
         self.errors, self.fatal, self.no_space = errors or {}, fatal, no_space
         self.ran, self.ended, self.closed = [], [], False
 
@@ -24,6 +25,8 @@ class InOrder:
     def start(self, step, job):
         self.ran.append(step)
         error = self.errors.get(step, "")
+        if step in self.meanwhile:
+            error = self.meanwhile.pop(step)(job) or error
         if not error:
             step.run(job)
         self.ended = [Ended(step, {}, error, bool(error) and self.fatal, self.no_space)]
@@ -38,7 +41,7 @@ class InOrder:
 
 class Silent:
     def __init__(self):
-        self.failures = {}
+        self.failures, self.said = {}, []
 
     def started(self, step): ...
 
@@ -48,6 +51,9 @@ class Silent:
 
     def failed(self, step, why):
         self.failures[step] = why
+
+    def noted(self, text):
+        self.said.append(text)
 
 
 @pytest.fixture
@@ -60,6 +66,7 @@ def walk(tmp_path):
         failed = Schedule(graph, executor, watcher, Transport(), wanted).run()
         assert failed == watcher.failures
         assert executor.closed
+        graph.store.news += watcher.said
         return executor.ran, failed, graph
 
     return go
@@ -115,6 +122,49 @@ def test_a_damaged_artifact_is_set_aside_and_made_again_and_what_follows_from_it
     assert ran == [LEFT]
     assert after.artifacts[LEFT].digest == before.digest
     assert walk(BOTH)[0] == []
+
+
+def damages(role, why=None):
+    """What happens while a step runs: its input of a role is damaged, or without one all that there is."""
+
+    def damage(job):
+        text = job.out.parent.glob("*/text") if role is None else [job.inputs[role] / "text"]
+        for path in text:
+            path.write_text("damaged")
+        return why
+
+    return damage
+
+
+@pytest.mark.parametrize("fatal", [False, True])
+def test_a_step_that_fails_on_an_input_damaged_meanwhile_is_done_again_after_what_made_it(walk, fatal):
+    ran, failed, graph = walk(BOTH, fatal=fatal, meanwhile={BOTH: damages("0", "it cannot be read")})
+    assert ran == [BASE, LEFT, RIGHT, BOTH, LEFT, BOTH]
+    assert failed == {}
+    assert (graph.artifacts[BOTH].folder / "text").read_text() == "wwwww"
+    (said,) = graph.store.news
+    assert said.startswith("Damaged: toy/")
+
+
+def test_an_input_that_is_damaged_before_the_step_starts_is_made_again_first(walk):
+    ran, failed, graph = walk(BOTH, meanwhile={RIGHT: damages(None)})  # BASE's and LEFT's
+    assert ran[:3] == [BASE, LEFT, RIGHT]
+    assert [ran.count(step) for step in (BASE, LEFT, RIGHT, BOTH)] == [2, 2, 2, 1]
+    assert failed == {}
+    assert (graph.artifacts[BOTH].folder / "text").read_text() == "wwwww"
+    assert walk(BOTH)[0] == []
+
+
+def test_what_is_damaged_again_and_again_fails_and_does_not_go_round_for_ever(walk):
+    def damage(job):
+        happens[BOTH] = damage
+        return damages("0", "it cannot be read")(job)
+
+    happens = {BOTH: damage}
+    ran, failed, _ = walk(BOTH, meanwhile=happens)
+    assert ran == [BASE, LEFT, RIGHT, BOTH, LEFT, BOTH]
+    assert failed.keys() == {LEFT, BOTH}
+    assert "again and again" in failed[BOTH]
 
 
 def test_a_manifest_names_what_was_read_the_settings_and_the_code(walk):

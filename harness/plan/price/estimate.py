@@ -19,13 +19,12 @@ from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context
+from esft_bench.methods.moe.assumed import GATE_MASS, assumed_profiles
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.judge import JudgeSettings
 
-GATE_MASS = 0.4
-CONCENTRATION = 0.5
 SUPERVISED = 0.5
 ASSUMPTIONS = (
     f"{UTILISATION:.0%} of the device's stated bf16 rate; half of the tokens supervised; where a task has not been "
@@ -70,7 +69,7 @@ class EvaluationPrice:
 def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[TrainingPrice]:
     """The price of training each row, from the configuration and profiles that are there: no weights are loaded."""
     config = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code)
-    assumed = assumed_profiles(config)
+    assumed = _assumed(config)
     prices = []
     for row, method in plan.methods.items():
         cells = [cell for cell in plan.cells if cell.method == row]
@@ -119,6 +118,15 @@ def _step(
     return stage, simulate(config, stage.method, context, batch, how)
 
 
+def _assumed(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
+    """Assumed profiles of a task and of general data; None for a model without routed experts."""
+    try:
+        with torch.device("meta"):
+            return assumed_profiles(moe_layers(AutoModelForCausalLM.from_config(config)))
+    except MethodError:
+        return None
+
+
 def _known(graph: Graph, step: ProfileStep | None) -> Profile | None:
     """The profile itself, where it has been made already."""
     made = graph.artifacts.get(step) if step is not None else None
@@ -132,40 +140,6 @@ def _micro_batches(plan: Plan, micro_batch: int | None) -> float:
 def _stored_width(plan: Plan) -> int:
     """Bytes of a stored number: adapters are in the backbone's own precision."""
     return 2 if plan.suite.backbone.precision == "bf16" else 4
-
-
-def assumed_profiles(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
-    """A profile of a task as the released ones look, and one of general data that favours other experts.
-
-    An expert's share falls with the square root of its rank: p = 0.2 then takes 5 of 64 experts, as the released
-    configurations do on average (83 to 153 experts in 26 layers). None for a model without routed experts.
-    """
-    try:
-        with torch.device("meta"):
-            layers = moe_layers(AutoModelForCausalLM.from_config(config))
-    except MethodError:
-        return None
-    first = next(iter(layers.values()))
-    share = torch.arange(1, first.num_experts + 1, dtype=torch.float64) ** -CONCENTRATION
-    share = (share / share.sum()).expand(len(layers), -1)
-    return _profile(tuple(layers), first.top_k, share), _profile(tuple(layers), first.top_k, share.flip(1))
-
-
-def _profile(layers: tuple[int, ...], top_k: int, share: torch.Tensor, tokens: int = 100_000) -> Profile:
-    counts = share * tokens * top_k
-    return Profile(
-        layers,
-        top_k,
-        tokens,
-        1,
-        token_counts=counts,
-        gate_sums=share * tokens * GATE_MASS,
-        token_means=share,
-        gate_means=share * GATE_MASS,
-        norm_sums=counts,
-        contribution_sums=share * tokens,
-        pair_counts=counts.unsqueeze(1) * counts.unsqueeze(2) / tokens,
-    )
 
 
 def evaluation_prices(plan: Plan) -> list[EvaluationPrice]:

@@ -1,0 +1,122 @@
+"""The rehearsal before a run: one cell of every row goes its whole way on weights that nothing has trained yet."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.execute.local import LocalExecutor
+from esft_bench.harness.judge import make_judge
+from esft_bench.harness.plan.trial import SHIPPED
+from esft_bench.harness.progress import Display
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.rehearse import rehearsed
+from esft_bench.harness.steps.step import Content, Step, Transport, with_needs
+from esft_bench.harness.store.artifacts import WORK, Artifact, Store
+from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import canonical, digest_of_text, read_jsonl, remove, write_jsonl
+from esft_bench.spec.judge import JudgeSettings
+
+NOTES = "rehearsed"
+"""Where in the store it is noted what has been rehearsed."""
+
+
+def rehearse(prepared: Prepared, graph: Graph, transport: Transport, display: Display) -> None:
+    """Rehearse the rows that have trainings left to do, if the suite wants it and it was not done before.
+
+    What it leaves in the store is a note; its adapters are removed. Raises UserError naming a row that fails.
+    """
+    suite = prepared.plan.suite
+    if suite.rehearse == "never" or (suite.rehearse == "auto" and suite.backbone.path == SHIPPED):
+        return
+    place = prepared.store.root / WORK / "rehearsal"
+    notes = prepared.store.notes(NOTES)
+    left = {step: row for row, step in _rows(prepared, graph, place) if notes.read(_name(step)) is None}
+    if not left:
+        return
+    try:
+        own = Graph(left, Store(place))
+        failed = _walk(prepared, own, left, replace(transport, processes=1), display)
+        for step in left.keys() & own.finished:
+            notes.write(_name(step), {"row": left[step]})
+    finally:
+        remove(place)
+    if failed:
+        raise UserError(_refusal(failed, prepared.folder))
+
+
+def _rows(prepared: Prepared, graph: Graph, place: Path) -> Iterator[tuple[str, AnswerStep]]:
+    """The rows with trainings left to do, each with the rehearsal of its first cell; none where nothing is trained."""
+    plan = prepared.plan
+    rows = {cell.method: None for cell in prepared.chosen if plan.paths[cell].training not in graph.finished}
+    if not any(plan.methods[row].trains for row in rows):
+        return
+    for row in rows:
+        path = next(path for cell, path in plan.paths.items() if cell.method == row)
+        for answers in list(path.answers.values())[:1]:
+            items = place / f"{answers.items.digest}.jsonl"
+            write_jsonl(items, read_jsonl(answers.items.path)[:1])
+            one = Content(items, f"the first of {answers.items.digest}")
+            yield row, replace(answers, name=row, training=rehearsed(answers.training), items=one)
+
+
+def _name(step: AnswerStep) -> str:
+    """What a rehearsal is noted under: all that decides how it goes."""
+    codes = [[each.code.sources(), each.code.versions()] for each in with_needs([step])]
+    return digest_of_text(canonical([step.identity, codes]))[:20]
+
+
+def _walk(
+    prepared: Prepared, graph: Graph, left: Mapping[AnswerStep, str], transport: Transport, display: Display
+) -> dict[str, str]:
+    """Walk the rehearsal's graph; returns the rows that failed and why."""
+    watcher = _Watch(display)
+    executor = LocalExecutor(transport, prepared.folder, make_judge(JudgeSettings()), batches=False)
+    try:
+        failed = Schedule(graph, executor, watcher, transport, left).run()
+    except NoSpaceError:
+        raise
+    except UserError as error:  # of an engine that cannot serve at all
+        return {row: str(error) for step, row in left.items() if step == watcher.last}
+    return {row: failed[step] for step, row in left.items() if step in failed}
+
+
+def _refusal(failed: Mapping[str, str], folder: Path) -> str:
+    row, why = next(iter(failed.items()))
+    others = [name for name in failed if name != row]
+    more = f" So do {', '.join(others)}." if others else ""
+    return (
+        f"methods.{row} fails in the rehearsal, before anything is trained: {why.rstrip('.')} (details in "
+        f"{folder / 'esft-bench.log'}).{more}"
+    )
+
+
+class _Watch:
+    """Shows a rehearsal; `last` is the step that began last."""
+
+    def __init__(self, display: Display) -> None:
+        self._display = display
+        self.last: Step | None = None
+
+    def started(self, step: Step) -> None:
+        """Show a step at work."""
+        self.last = step
+        self._display.enter_phase("rehearsing")
+        self._display.step(f"rehearsal · {step.label}")
+
+    def progressed(self, step: Step, done: int, total: int) -> None:
+        """Nothing: its steps are short."""
+
+    def finished(self, step: Step, artifact: Artifact) -> None:
+        """It is over."""
+        self._display.step_ended(f"rehearsal · {step.label}")
+
+    def failed(self, step: Step, why: str) -> None:
+        """It is over; the row is refused at the end."""
+        self._display.step_ended(f"rehearsal · {step.label}")
+
+    def noted(self, text: str) -> None:
+        """Say a sentence."""
+        self._display.say(text)
