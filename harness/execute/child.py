@@ -51,7 +51,12 @@ def run(step: Step, job: Job, send: Send, fatal: Callable[[], bool] = lambda: Fa
         send(Said(ended=True, error=str(error), fatal=fatal()))
     except BaseException as error:
         print(f"--- {step.label}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        send(Said(ended=True, error=f"{type(error).__name__}: {error}".splitlines()[0]))
+        send(Said(ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
+
+
+def _first_line(error: BaseException) -> str:
+    """The first line of what an error says that says anything."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
 def _now_and_then(send: Send) -> Progress:

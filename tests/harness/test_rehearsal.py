@@ -1,5 +1,6 @@
 """The rehearsal: what would fail after the training of a row is said before anything is trained."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -8,10 +9,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, Glm4MoeLiteConfig, OlmoeConfig
 
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.commands.run import execute
 from tests.conftest import COMMON
 from tests.harness.conftest import BACKBONE
+from tests.harness.plans import prepared
 
 METHODS = """\
 from esft_bench.methods.fft import FullFineTuning
@@ -86,13 +91,17 @@ def plugins(tmp_path_factory):
     return folder
 
 
+def suite_of(methods: str, backbone: Path, engine: str = "transformers") -> str:
+    return SUITE.replace("BACKBONE", str(backbone)).replace("{METHODS}", methods).replace("ENGINE", engine)
+
+
 @pytest.fixture
 def run(tmp_path, backbone, plugins):
     """`run(methods)`: how a run of a suite of these rows ended, and the artifacts there are."""
 
     def go(methods, *more, engine="transformers", on=backbone):
         suite = tmp_path / "tried.yaml"
-        suite.write_text(SUITE.replace("BACKBONE", str(on)).replace("{METHODS}", methods).replace("ENGINE", engine))
+        suite.write_text(suite_of(methods, on, engine))
         command = [
             sys.executable,
             "-m",
@@ -132,21 +141,25 @@ def test_a_row_that_would_fail_after_its_training_is_refused_before_it(run, tmp_
 
 
 @pytest.mark.slow
-def test_rows_of_every_kind_are_rehearsed_once_and_not_where_the_suite_says_never(run, tmp_path):
-    methods = "{base: {}, fft: {}, esft-token: {p: 0.2}, wide: {method: esft-token, p: 0.4}, das-tune: {count: 2}}"
-    notes = tmp_path / "runs" / ".store" / "rehearsed"
-    never, _ = run(methods, "--set", "rehearse=never", "--only", "method=base")
-    assert never.returncode == 0
-    assert not notes.exists()
-    first, _ = run(methods)
-    assert first.returncode == 0, first.stderr
-    assert "rehearsing" in first.stdout
-    assert len(list(notes.iterdir())) == 4  # the base model has been tested
-    shutil.rmtree(tmp_path / "runs" / ".store" / "train")
-    again, kinds = run(methods)
-    assert again.returncode == 0, again.stderr
-    assert "rehearsing" not in again.stdout
-    assert "train" in kinds
+def test_rows_of_every_kind_are_rehearsed_once_and_not_where_the_suite_says_never(tmp_path, backbone):
+    methods = "{base: {}, fft: {}, esft-token: {p: 0.2}, again: {method: esft-token, p: 0.2, learning_rate: 1.0e-3}, "
+    text = suite_of(methods + "wide: {method: esft-token, p: 0.4}, das-tune: {count: 2}}", backbone)
+    store = tmp_path / "runs" / ".store"
+
+    def run(**options: object) -> str:
+        said = io.StringIO()
+        made = prepared(tmp_path, text, **options)
+        assert execute(made, RunOptions(workers=2), Console(file=said, width=1000), "esft-bench run") == {}
+        return said.getvalue()
+
+    assert "rehearsing" not in run(set=["rehearse=never"], only="method=base")
+    assert "rehearsing" in run()
+    assert len(list((store / "rehearsed").iterdir())) == 4  # base is tested, and rates are all the same in a rehearsal
+    assert not list((store / "rehearsal").glob("*"))
+    for trained in (store / "train").iterdir():
+        if '"label": "base"' not in (trained / "manifest.json").read_text():
+            shutil.rmtree(trained)
+    assert "rehearsing" not in run()
 
 
 @pytest.mark.slow
