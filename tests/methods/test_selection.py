@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.esft import EsftToken
+from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.scores import Scores, expert_scores
 from esft_bench.methods.moe.selection import check, draw, highest, lowest, select
