@@ -9,6 +9,7 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
 
 Truncation = Literal["refuse", "left"]
+Average = Literal["tasks", "items"]
 
 
 class Strict(BaseModel):
@@ -143,6 +144,8 @@ class Suite(Strict):
     """backbone × task × method × seed: every combination is a cell.
 
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
+    `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
+    benchmarks of a task in place of those it has itself.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$")
@@ -161,6 +164,8 @@ class Suite(Strict):
     judge: JudgeSettings = JudgeSettings()
     quick: Quick | None = None
     paper: Literal["", "esft", "das"] = ""
+    average: Average = "tasks"
+    tested_on: dict[str, list[str]] = {}
     tables: list[TableOf] = []
 
     @model_validator(mode="after")
@@ -171,6 +176,9 @@ class Suite(Strict):
             if bool(row.continues) != bool(row.after):
                 raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
             self._continues_well(name, row)
+        for task in self.tested_on:
+            if task not in self.tasks:
+                raise ValueError(f"tested_on names '{task}', which is no task of this suite")
         for table in self.tables:
             for name in table.rows:
                 if name not in self.methods:
