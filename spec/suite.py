@@ -22,7 +22,8 @@ class Backbone(Strict):
     """The model every cell starts from.
 
     `path` is `mini` (the one that ships), a folder, or a name on the hub (then with a `revision`). `precision` is
-    that of weights and training: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, bf16 weights.
+    that of weights and products: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, the same for
+    weights that are trained, while those that are frozen are bf16, as the adapters are that come out.
     """
 
     path: str = "mini"

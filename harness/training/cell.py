@@ -21,6 +21,7 @@ from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
 from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
+from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.methods.method import Context, Method
@@ -142,21 +143,22 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
     parameters = method.prepare(model, _context(tokenizer, cell))
     count = sum(parameter.numel() for parameter in parameters)
     sequences, held_out = _data(tokenizer, cell)
-    log = train(
-        model,
-        parameters,
-        sequences,
-        cell.training,
-        cell.scratch,
-        Options(
-            mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
-            micro_batch=cell.micro_batch,
-            learning_rate_factors=method.learning_rate_factors(model),
-            held_out=held_out,
-            name=cell.method,
-            progress=progress,
-        ),
-    )
+    with in_float32(parameters):
+        log = train(
+            model,
+            parameters,
+            sequences,
+            cell.training,
+            cell.scratch,
+            Options(
+                mixed_precision=products(cell.loading.precision),
+                micro_batch=cell.micro_batch,
+                learning_rate_factors=method.learning_rate_factors(model),
+                held_out=held_out,
+                name=cell.method,
+                progress=progress,
+            ),
+        )
     return count, log
 
 
