@@ -144,12 +144,15 @@ def report(
 
 @app.command("verify-paper")
 def verify_paper(
-    official: Annotated[Path, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")],
+    official: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="A checkout of deepseek-ai/ESFT, or its results.")
+    ] = None,
 ) -> None:
-    """Rebuild what the ESFT paper's authors released, published values beside ours; exit code 1 where one differs."""
+    """Check both papers' averages, and rebuild what the ESFT paper's authors released; exit code 1 if any differ."""
+    from esft_bench.harness.official.averages import check_averages
     from esft_bench.harness.official.verify import as_tables, verify
 
-    rows = verify(official)
+    rows = [*check_averages(), *(verify(official) if official else [])]
     console.print(as_tables(rows))
     if any(row.verdict == "differs" for row in rows):
         raise typer.Exit(1)

@@ -8,12 +8,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
-from esft_bench.harness.store.names import ADAPTER, CHANGE
+from esft_bench.harness.store.names import ADAPTER, MERGER
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import full_disk_is_a_sentence, remove
 
 
-class Change(BaseModel):
+class Merger(BaseModel):
     """The method, with its hyperparameters, that made the adapter beside it: what merges it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -22,7 +22,7 @@ class Change(BaseModel):
 
     def save(self, trained: Path) -> None:
         """Write it into a training's folder, which becomes visible as a whole."""
-        (trained / CHANGE).write_text(self.model_dump_json(), "utf-8")
+        (trained / MERGER).write_text(self.model_dump_json(), "utf-8")
 
 
 @contextmanager
@@ -38,8 +38,8 @@ def merged(backbone: Path, trained: Sequence[Path], folder: Path) -> Iterator[Pa
         for number, training in enumerate(trained):
             out = folder / str(number)
             out.mkdir(parents=True)
-            change = Change.model_validate_json((training / CHANGE).read_bytes())
-            method = load_methods()[change.method].model_validate(change.hyperparameters)
+            merger = Merger.model_validate_json((training / MERGER).read_bytes())
+            method = load_methods()[merger.method].model_validate(merger.hyperparameters)
             with full_disk_is_a_sentence(out):
                 method.merge(last, training / ADAPTER, out)
             if number:

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Job, Resources, Step, Transport, with_needs
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
@@ -39,9 +39,9 @@ class Schedule:
     """One walk of a graph: finishes `wanted` and what they rest on, as far as nothing fails."""
 
     def __init__(
-        self, graph: Graph, executor: Executor, watcher: Watcher, transport: Transport, wanted: Iterable[Step]
+        self, graph: Graph, executor: Executor, watcher: Watcher, parallelism: Parallelism, wanted: Iterable[Step]
     ) -> None:
-        self._graph, self._executor, self._watcher, self._transport = graph, executor, watcher, transport
+        self._graph, self._executor, self._watcher, self._parallelism = graph, executor, watcher, parallelism
         self._order = {step: number for number, step in enumerate(with_needs(wanted))}
         self._ready: dict[Resources, list[tuple[int, Step]]] = {}
         self._add(step for step in self._order if graph.is_ready(step))
@@ -117,7 +117,7 @@ class Schedule:
             inputs={role: artifact.folder for role, artifact in self._graph.inputs(step).items()},
             out=store.begin(step.kind, key),
             scratch=store.scratch(key),
-            transport=self._transport,
+            parallelism=self._parallelism,
         )
 
     def _ended(self, event: Ended) -> None:

@@ -1,4 +1,4 @@
-"""Ablations of expert selection: as many experts in each layer as ESFT selects, but chosen otherwise."""
+"""Ablations of expert selection: as many experts in each layer as a method selects, but chosen otherwise."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from pydantic import Field, SerializeAsAny, field_validator
+from pydantic import Field, field_serializer, field_validator
 
-from esft_bench.methods.esft import Esft
-from esft_bench.methods.expert_training import chosen_experts
-from esft_bench.methods.method import Context, Method
+from esft_bench.methods.expert_training import ExpertTraining, chosen_experts
+from esft_bench.methods.grouped_experts import GroupedExperts
+from esft_bench.methods.method import Context, FirstStage, Method
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,11 +24,16 @@ class SelectionAblation(Method):
     """Train other experts, with the counts and options of the selection that this is the ablation of.
 
     Attributes:
-        of: that selection's settings, in a suite a mapping with its `method`, of any that selects as ESFT does.
+        of: that selection's settings, in a suite a mapping with its `method`, of any that ranks experts.
     """
 
     needs_profile: ClassVar[bool] = True
-    of: SerializeAsAny[Esft] = Field(examples=[{"method": "esft-token"}])
+    of: ExpertTraining = Field(examples=[{"method": "esft-token"}])
+
+    @field_serializer("of")
+    def _with_its_name(self, value: ExpertTraining) -> dict[str, Any]:
+        """As a suite has it, so that it can be read again."""
+        return {"method": value.name, **value.model_dump(mode="json")}
 
     @field_validator("of", mode="before")
     @classmethod
@@ -39,24 +44,34 @@ class SelectionAblation(Method):
             return value
         settings = dict(value)
         name = settings.pop("method")
-        selectors = {name: method for name, method in load_methods().items() if issubclass(method, Esft)}
+        selectors = {name: method for name, method in load_methods().items() if _ranks(method)}
         if name not in selectors:
             raise ValueError(f"'{name}' selects no experts; its ablation takes counts from {', '.join(selectors)}")
         return selectors[name].model_validate(settings)
+
+    @property
+    def needs_general(self) -> bool:  # type: ignore[override]
+        """As what it ablates."""
+        return self.of.needs_general
+
+    @property
+    def first_stage(self) -> FirstStage | None:
+        """As what it ablates: only the choice of experts is another."""
+        return self.of.first_stage
 
     @property
     def together(self) -> bool:
         """As what it ablates."""
         return self.of.together
 
-    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
+    def instead(self, selected: Selection, profiles: Sequence[Profile], context: Context) -> Selection:
         """Choose the experts to train, in each layer as many as `selected` has there."""
         raise NotImplementedError
 
     @field_validator("of")
     @classmethod
-    def _of_experts(cls, value: Esft) -> Esft:
-        if value.group_size > 1:
+    def _of_experts(cls, value: ExpertTraining) -> ExpertTraining:
+        if isinstance(value, GroupedExperts) and value.group_size > 1:
             raise ValueError("an ablation takes counts of experts, not of groups: leave out group_size")
         return value
 
@@ -64,15 +79,15 @@ class SelectionAblation(Method):
         """Raise MethodError where the ablated method does."""
         self.of.check_model(model)
 
-    def select(self, profile: Profile, seed: int) -> Selection:
+    def select(self, profile: Profile, context: Context) -> Selection:
         """Choose the experts to train, in each layer as many as `of` selects there."""
-        return self.instead(self.of.select(profile), [profile], seed)
+        return self.instead(self.of.choice(context)(profile), [profile], context)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the chosen experts. Raises MethodError as ESFT does."""
-        selected = chosen_experts(model, context, self.of.select)
+        selected = chosen_experts(model, context, self.of.choice(context))
         profiles = [profile for profile in (context.profile, *context.further) if profile is not None]
-        return self.of.train_experts(model, self.instead(selected, profiles, context.seed))
+        return self.of.train_experts(model, self.instead(selected, profiles, context))
 
     def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
         """As what it ablates."""
@@ -85,3 +100,8 @@ class SelectionAblation(Method):
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write `base` with the adapter's tensors in place of its own."""
         self.of.merge(base, adapter, out)
+
+
+def _ranks(method: type[Method]) -> bool:
+    """Whether a method selects experts by a ranking of its own."""
+    return issubclass(method, ExpertTraining) and method.ranking is not ExpertTraining.ranking

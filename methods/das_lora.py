@@ -35,8 +35,7 @@ class DasLora(DomainAdvantage, LowRankTraining):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model, which stage 1 has trained, but for the updates. Raises MethodError as ESFT does."""
-        choose = self.against(context.general)
-        return self.train_low_rank(model, chosen_experts(model, context, choose), context)
+        return self.train_low_rank(model, chosen_experts(model, context, self.choice(context)), context)
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the factors, and in a folder of its own what stage 1 trained."""

@@ -66,7 +66,7 @@ class ThresholdSelection(BaseModel):
             check_rows(self.scores)
         return self
 
-    def ranking(self, profile: Profile) -> Scores:
+    def scores_of(self, profile: Profile) -> Scores:
         """The scores that experts are selected by, given or a profile's."""
         if self.scores is not None:
             return scores_of(self.scores)
@@ -76,7 +76,7 @@ class ThresholdSelection(BaseModel):
         """Choose the experts to train, from a profile unless they or their scores are given."""
         if self.selection is not None:
             return self.selection
-        return self.up_to_threshold(self.ranking(profile))
+        return self.up_to_threshold(self.scores_of(profile))
 
     def up_to_threshold(self, scores: Scores) -> Selection:
         """In each layer, the experts whose scores reach `p`; where all add up to more than 1, that share of them."""
@@ -112,6 +112,10 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
             raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
         return self
 
+    def ranking(self, profile: Profile, context: Context) -> Scores:
+        """The scores that experts are selected by, given or a profile's."""
+        return self.scores_of(profile)
+
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where the model has no routed experts, or what is given does not fit them."""
         super().check_model(model)
@@ -135,7 +139,7 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
             model,
             context,
             lambda profile: experts_of_groups(
-                self.up_to_threshold(group_scores(self.ranking(profile), groups)), groups
+                self.up_to_threshold(group_scores(self.scores_of(profile), groups)), groups
             ),
         )
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from esft_bench.methods.moe.profile import Profile
+    from esft_bench.methods.moe.scores import Scores
     from esft_bench.methods.moe.view import MoeLayer
 
 
@@ -37,6 +38,14 @@ class ExpertTraining(Method):
         """Choose the experts to train from a profile."""
         raise NotImplementedError
 
+    def choice(self, context: Context) -> Callable[[Profile], Selection]:
+        """What chooses the experts from a profile, given what else a cell knows."""
+        return self.select
+
+    def ranking(self, profile: Profile, context: Context) -> Scores:
+        """What experts are chosen by; only for methods that rank them, of which there are ablations."""
+        raise NotImplementedError
+
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for a model without routed experts, or without the shared ones that are to be trained."""
         from esft_bench.methods.moe.view import moe_layers
@@ -51,7 +60,7 @@ class ExpertTraining(Method):
 
         Raises MethodError for a model without routed experts, a profile of another model or an empty selection.
         """
-        return self.train_selected(model, context, self.select)
+        return self.train_selected(model, context, self.choice(context))
 
     def train_selected(
         self, model: PreTrainedModel, context: Context, choose: Callable[[Profile], Selection]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.ablation import SelectionAblation
+from esft_bench.methods.method import Context
 from esft_bench.methods.moe.selection import Selection, draw
 
 if TYPE_CHECKING:
@@ -17,6 +18,6 @@ class RandomExperts(SelectionAblation):
 
     name: ClassVar[str] = "random-experts"
 
-    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
+    def instead(self, selected: Selection, profiles: Sequence[Profile], context: Context) -> Selection:
         """Draw the experts to train, with the cell's seed."""
-        return draw(selected, profiles[0].num_experts, seed)
+        return draw(selected, profiles[0].num_experts, context.seed)

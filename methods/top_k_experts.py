@@ -1,6 +1,6 @@
 """Training a fixed number of experts in each layer: those with the highest scores.
 
-Source: the expert-concentration paper varies that number (Figure 3) and looks at the top 6 (Figure 1).
+A plain alternative to a threshold. The expert-concentration paper counts experts in the whole model: see `das`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from esft_bench.methods.expert_training import ExpertTraining
-from esft_bench.methods.moe.scores import Score, ScoreRule, expert_scores
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, expert_scores
 from esft_bench.methods.moe.selection import Selection, check_count, highest
 
 if TYPE_CHECKING:
@@ -44,3 +45,7 @@ class TopKExperts(ExpertTraining):
     def select(self, profile: Profile) -> Selection:
         """Take the experts with the highest scores, those without a token too where no others are left."""
         return highest(expert_scores(profile, self.score, self.score_rule), self.count)
+
+    def ranking(self, profile: Profile, context: Context) -> Scores:
+        """The profile's scores."""
+        return expert_scores(profile, self.score, self.score_rule)

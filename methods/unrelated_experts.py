@@ -1,6 +1,7 @@
 """Training the experts that a task uses least: the harder ablation of expert selection.
 
-Source: the expert-concentration paper compares domain, random and unrelated experts (Figure 1).
+Source: the expert-concentration paper compares domain, random and unrelated experts (Figure 1b). Its unrelated experts
+are the lowest of all layers together, which is `das-experts` with `lowest`; here each layer keeps its number.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.ablation import SelectionAblation
+from esft_bench.methods.method import Context
 from esft_bench.methods.moe.selection import Selection, lowest
 
 if TYPE_CHECKING:
@@ -24,8 +26,8 @@ class UnrelatedExperts(SelectionAblation):
 
     name: ClassVar[str] = "unrelated-experts"
 
-    def instead(self, selected: Selection, profiles: Sequence[Profile], seed: int) -> Selection:
+    def instead(self, selected: Selection, profiles: Sequence[Profile], context: Context) -> Selection:
         """Take the experts with the lowest scores, summed over the tasks; nothing is drawn, so all seeds agree."""
-        scores = [self.of.ranking(profile) for profile in profiles]
+        scores = [self.of.ranking(profile, context) for profile in profiles]
         summed = replace(scores[0], values=sum((other.values for other in scores[1:]), scores[0].values))
         return lowest(summed, {layer: len(chosen) for layer, chosen in selected.items()})

@@ -58,15 +58,21 @@ class BackboneReport:
     @cached_property
     def further(self) -> list[Table]:
         """The tables of some rows that the suite asks for, under its titles, and what earlier tasks retained."""
-        retained = retention_table(self.results)
         asked = [table_of(self.results, one) for one in self.results.suite.tables]
-        return [*asked, *([retained] if retained else [])]
+        return [*asked, *([self.retained] if self.retained else [])]
+
+    @cached_property
+    def retained(self) -> Table | None:
+        """What earlier tasks retained, where rows go on from others."""
+        return retention_table(self.results)
 
     @cached_property
     def beside(self) -> list[BesideTable]:
         """A paper's values beside ours, where the suite is that paper's."""
         paper = self.results.suite.paper
         tables: dict[Kind, Table] = {"ability": self.ability, "general": self.general, "ablation": self.ablation}
+        if self.retained:
+            tables["retained"] = self.retained
         return beside(paper, self.results, tables, self.backbone) if paper else []
 
     @cached_property

@@ -178,6 +178,22 @@ class BackboneResults:
                 aligned[row.name].append(np.array(lines, dtype=float).reshape(len(lines), len(ids)))
         return aligned
 
+    def averaged(self, arrays: Sequence[Array], role: Role) -> list[Array]:
+        """The arrays [runs, items] of columns as those whose mean, all counting alike, is the average of a role.
+
+        With the suite's `average: items` Table 1 weighs columns by their items, as if all were one benchmark; columns
+        with unlike numbers of runs cannot be put together and count alike.
+        """
+        if role == "general" or self.suite.average == "tasks" or len({len(array) for array in arrays}) != 1:
+            return list(arrays)
+        return [np.concatenate(arrays, axis=1)]
+
+    def weight(self, row: TableRow, column: Column) -> float:
+        """What a column counts in a row's average of Table 1: 1, or with `average: items` a run's scored items."""
+        if self.suite.average == "tasks":
+            return 1.0
+        return float(np.mean([record.scored for record in self.of(row, column, "ability").values() if record.scored]))
+
     def against(self, row: TableRow, other: TableRow, role: Role, task: str = "") -> PairedDifference | None:
         """A row minus another, averaged over the columns of a role; None where they share no item in some column.
 
@@ -187,14 +203,15 @@ class BackboneResults:
         if key not in self._differences:
             scores = self.item_scores([row, other], self.columns(role), role, task)
             differences = [a - b for a, b in zip(scores[row.name], scores[other.name], strict=True)]
+            differences = self.averaged(differences, role)
             self._differences[key] = paired_difference(differences, shared_runs=role == "general")
         return self._differences[key]
 
     def own_interval(self, row: TableRow, role: Role, columns: Sequence[Column] | None = None) -> Interval | None:
         """A row's average over some columns (all unless given), with its interval over items, and runs if several."""
         chosen = self.columns(role) if columns is None else columns
-        scores = self.item_scores([row], chosen, role)
-        found = paired_difference(scores[row.name], shared_runs=role == "general")
+        scores = self.averaged(self.item_scores([row], chosen, role)[row.name], role)
+        found = paired_difference(scores, shared_runs=role == "general")
         return Interval(found.estimate, max(found.low, 0.0), min(found.high, 100.0)) if found else None
 
     def unsound(self) -> Iterator[str]:

@@ -19,6 +19,10 @@ Kind = Literal["gate", "token"]
 """Mean gate weight of an expert, or its share of the token-expert pairs."""
 
 
+Quantity = Literal["experts", "shift", "consistency"]
+"""Experts trained, and the two measures of `Shift`."""
+
+
 class TaskProfile(Strict):
     """How a backbone routes the data of one task, as measured on one sample of it.
 
@@ -84,12 +88,15 @@ class Shift(OfCell):
     Attributes:
         distance: total variation between the two distributions of token-expert pairs, for each layer, 0 to 1.
         gate: mean gate weights after training, as in `TaskProfile`.
-        advantage: C-DAS@k before and after training, both against the general data before it, mean over layers; none
-            where the general data were not profiled.
+        consistency: mean over experts of the squared change of the average routing score, for each layer; their mean
+            is RC (expert-concentration paper, Equations 4 and 5). Like the next, none where routers do not tell scores.
+        advantage: C-DAS@k (its Equation 2, a sum over layers) before and after training, both against the general data
+            before it; none where the general data were not profiled.
     """
 
     distance: list[float]
     gate: Grid
+    consistency: list[float] | None = None
     advantage: tuple[float, float] | None = None
 
 
@@ -101,7 +108,7 @@ class OverCells(Strict):
         mean, low, high: [L], `low` and `high` being the lowest and the highest cell.
     """
 
-    quantity: Literal["experts", "shift"]
+    quantity: Quantity
     method: str
     method_title: str
     task: str = ""

@@ -10,6 +10,7 @@ from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.strict import Strict
 
 Truncation = Literal["refuse", "left"]
+Average = Literal["tasks", "items"]
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -20,7 +21,8 @@ class Backbone(Strict):
     """The model every cell starts from.
 
     `path` is `mini` (the one that ships), a folder, or a name on the hub (then with a `revision`). `precision` is
-    that of weights and training: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, bf16 weights.
+    that of weights and products: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, the same for
+    weights that are trained, while those that are frozen are bf16, as the adapters are that come out.
     """
 
     path: str = Field("mini", min_length=1)
@@ -144,6 +146,8 @@ class Suite(Strict):
     Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
+    `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
+    benchmarks of a task in place of those it has itself.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -163,6 +167,8 @@ class Suite(Strict):
     rehearse: Literal["auto", "always", "never"] = "auto"
     quick: Quick | None = None
     paper: Literal["", "esft", "das"] = ""
+    average: Average = "tasks"
+    tested_on: dict[str, list[str]] = Field({})
     tables: list[TableOf] = Field([])
 
     @model_validator(mode="after")
@@ -212,6 +218,7 @@ def _check(suite: Suite) -> None:
             _continues_well(suite, name, row)
     for name in suite.methods:
         _ends(suite, name)
+    _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:

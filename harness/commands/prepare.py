@@ -7,8 +7,8 @@ from pathlib import Path
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.judge import Judge, choose
 from esft_bench.harness.plan.availability import with_available
+from esft_bench.harness.plan.overrides import with_backbone, with_steps
 from esft_bench.harness.plan.plan import Plan, make_plan
-from esft_bench.harness.plan.trial import with_backbone, with_steps
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.cell import Cell

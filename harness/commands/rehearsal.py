@@ -7,13 +7,13 @@ from pathlib import Path
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
-from esft_bench.harness.plan.trial import SHIPPED
+from esft_bench.harness.plan.overrides import SHIPPED
 from esft_bench.harness.progress import Display
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.rehearse import rehearsed
-from esft_bench.harness.steps.step import Content, Step, Transport, with_needs
+from esft_bench.harness.steps.step import Content, Parallelism, Step, with_needs
 from esft_bench.harness.store.artifacts import WORK, Artifact, Store
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import canonical, digest_of_text, read_jsonl, remove, write_jsonl
@@ -23,7 +23,7 @@ NOTES = "rehearsed"
 """Where in the store it is noted what has been rehearsed."""
 
 
-def rehearse(prepared: Prepared, graph: Graph, transport: Transport, display: Display) -> None:
+def rehearse(prepared: Prepared, graph: Graph, parallelism: Parallelism, display: Display) -> None:
     """Rehearse the rows that have trainings left to do, if the suite wants it and it was not done before.
 
     What it leaves in the store is a note; its adapters are removed. Raises UserError naming a row that fails.
@@ -38,7 +38,7 @@ def rehearse(prepared: Prepared, graph: Graph, transport: Transport, display: Di
         return
     try:
         own = Graph(left, Store(place))
-        failed = _walk(prepared, own, left, replace(transport, processes=1), display)
+        failed = _walk(prepared, own, left, replace(parallelism, processes=1), display)
         for step in left.keys() & own.finished:
             notes.write(_name(step), {"row": left[step]})
     finally:
@@ -69,13 +69,13 @@ def _name(step: AnswerStep) -> str:
 
 
 def _walk(
-    prepared: Prepared, graph: Graph, left: Mapping[AnswerStep, str], transport: Transport, display: Display
+    prepared: Prepared, graph: Graph, left: Mapping[AnswerStep, str], parallelism: Parallelism, display: Display
 ) -> dict[str, str]:
     """Walk the rehearsal's graph; returns the rows that failed and why."""
     watcher = _Watch(display)
-    executor = LocalExecutor(transport, prepared.folder, make_judge(JudgeSettings()), batches=False)
+    executor = LocalExecutor(parallelism, prepared.folder, make_judge(JudgeSettings()), batches=False)
     try:
-        failed = Schedule(graph, executor, watcher, transport, left).run()
+        failed = Schedule(graph, executor, watcher, parallelism, left).run()
     except NoSpaceError:
         raise
     except UserError as error:  # of an engine that cannot serve at all

@@ -16,7 +16,7 @@ from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.progress import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
-from esft_bench.harness.steps.step import Step, Transport
+from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
@@ -75,14 +75,14 @@ class _Run:
             self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
-        transport = _transport(self.options)
+        parallelism = _parallelism(self.options)
         self._check()
         _log_to_file(self.folder / "esft-bench.log")
-        rehearse(self.prepared, self.graph, transport, self.display)
+        rehearse(self.prepared, self.graph, parallelism, self.display)
         self._write_manifest(finished=False)
         batches = self.plan.suite.judge.batch
-        executor = LocalExecutor(transport, self.folder, self.prepared.judge, batches)
-        Schedule(self.graph, executor, self.watch, transport, wanted).run()
+        executor = LocalExecutor(parallelism, self.folder, self.prepared.judge, batches)
+        Schedule(self.graph, executor, self.watch, parallelism, wanted).run()
         self._write_manifest(finished=True)
 
     def _check(self) -> None:
@@ -160,7 +160,7 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _transport(options: RunOptions) -> Transport:
+def _parallelism(options: RunOptions) -> Parallelism:
     """Cells trained side by side, each in so many processes.
 
     Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
@@ -178,4 +178,4 @@ def _transport(options: RunOptions) -> Transport:
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = wanted or max(1, cores // processes)
-    return Transport(workers, 1, options.micro_batch, processes)
+    return Parallelism(workers, 1, options.micro_batch, processes)

@@ -27,7 +27,7 @@ PAUSE = 0.2
 
 
 @dataclass(frozen=True)
-class Said:
+class Message:
     """What a child says of its step; see `executor.Ended`."""
 
     done: int = 0
@@ -44,14 +44,14 @@ def run(step: Step, job: Job, send: Send, fatal: Callable[[], bool] = lambda: Fa
     try:
         with full_disk_is_a_sentence(job.out / "x"):
             measured = step.run(replace(job, progress=_now_and_then(send)))
-        send(Said(ended=True, measured=measured))
+        send(Message(ended=True, measured=measured))
     except NoSpaceError as error:
-        send(Said(ended=True, error=str(error), fatal=True, no_space=True))
+        send(Message(ended=True, error=str(error), fatal=True, no_space=True))
     except UserError as error:
-        send(Said(ended=True, error=str(error), fatal=fatal()))
+        send(Message(ended=True, error=str(error), fatal=fatal()))
     except BaseException as error:
         print(f"--- {step.label}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        send(Said(ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
+        send(Message(ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
 
 
 def _first_line(error: BaseException) -> str:
@@ -67,7 +67,7 @@ def _now_and_then(send: Send) -> Progress:
         nonlocal last
         if done == total or time.monotonic() - last > PAUSE:
             last = time.monotonic()
-            send(Said(done, total))
+            send(Message(done, total))
 
     return progress
 
@@ -105,5 +105,5 @@ def _die_with_parent() -> None:
 
 def one_step(step: Step, job: Job, pipe: connection.Connection, log: Path) -> None:
     """The whole of a child that runs one step."""
-    settle(log, job.transport.threads)
+    settle(log, job.parallelism.threads)
     run(step, job, pipe.send)

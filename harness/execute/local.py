@@ -12,12 +12,12 @@ from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any, cast
 
-from esft_bench.harness.execute.child import Said, one_step, run
+from esft_bench.harness.execute.child import Message, one_step, run
 from esft_bench.harness.execute.engine_host import Host, host_engine
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.judge import Judge
 from esft_bench.harness.serving.settings import EngineSettings
-from esft_bench.harness.steps.step import Job, Resources, Step, Transport
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 
 BATCHES = 64
 """So many steps may wait for a judge's batches at a time; a judge that answers at once takes one after another."""
@@ -26,13 +26,13 @@ BATCHES = 64
 class LocalExecutor:
     """Runs steps on this machine. `folder` takes the log and, in `server`, those of the engine."""
 
-    def __init__(self, transport: Transport, folder: Path, judge: Judge, batches: bool) -> None:
-        self._transport, self._folder, self._judge = transport, folder, judge
+    def __init__(self, parallelism: Parallelism, folder: Path, judge: Judge, batches: bool) -> None:
+        self._parallelism, self._folder, self._judge = parallelism, folder, judge
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["esft_bench.harness.training.cell"])
         self._running: dict[connection.Connection, tuple[Step, Any]] = {}
         self._held: Counter[str] = Counter()
-        self._slots = {"process": transport.workers, "engine": 1, "network": BATCHES if batches else 1}
+        self._slots = {"process": parallelism.workers, "engine": 1, "network": BATCHES if batches else 1}
         self._engine: _Engine | None = None
 
     @property
@@ -77,7 +77,7 @@ class LocalExecutor:
         if self._engine is not None and not self._engine.is_for(settings):
             self._close_engine()
         if self._engine is None:
-            host = Host(settings, self._folder / "server", self.log, self._transport.threads)
+            host = Host(settings, self._folder / "server", self.log, self._parallelism.threads)
             self._engine = _Engine(self._context, host)
         self._engine.give(step, job)
         self._running[self._engine.pipe] = (step, self._engine.process)
@@ -157,10 +157,10 @@ class _Engine:
             self.process.join()
 
 
-def _hear(pipe: connection.Connection, runner: Any) -> Said:
+def _hear(pipe: connection.Connection, runner: Any) -> Message:
     """The next word from a running step; a process that ended without one is an error."""
     try:
-        return cast(Said, pipe.recv())
+        return cast(Message, pipe.recv())
     except (EOFError, ConnectionResetError):
         runner.join()
-        return Said(ended=True, error=f"its process ended with code {runner.exitcode}")
+        return Message(ended=True, error=f"its process ended with code {runner.exitcode}")

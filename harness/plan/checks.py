@@ -66,7 +66,10 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
         ("alignment", alignment),
     ):
         for name in names:
-            chosen |= _as_used(part, find_task(name, known), known)
+            task = find_task(name, known)
+            if part == "tasks" and name in suite.tested_on:
+                task = replace(task, benchmarks=tuple(suite.tested_on[name]))
+            chosen |= _as_used(part, task, known)
     return chosen
 
 

@@ -9,7 +9,7 @@ from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.names import ADAPTER, AFTER, SECOND
 from esft_bench.methods.moe.layout import CONFIG, read_config
 from esft_bench.methods.moe.profile import FILE, Profile
-from esft_bench.methods.moe.routing import cumulated_advantage, shift
+from esft_bench.methods.moe.routing import consistency, cumulated_advantage, shift
 from esft_bench.methods.moe.routing_record import (
     KINDS,
     concentration_of,
@@ -87,11 +87,17 @@ def _selection(plan: Plan, cell: Cell, made: Artifact) -> SelectedExperts:
 
 def _shift(plan: Plan, cell: Cell, made: Artifact, before: Profile, general: Profile | None) -> Shift:
     after = Profile.load(made.folder / AFTER)
-    advantage = general and tuple(
-        float(cumulated_advantage(seen, general, seen.top_k, rule="released").mean()) for seen in (before, after)
+    told = before.router_sums is not None and after.router_sums is not None
+    advantage = None
+    if told and general:
+        advantage = tuple(float(cumulated_advantage(seen, general, seen.top_k).sum()) for seen in (before, after))
+    return Shift(
+        **_about(plan, cell),
+        distance=shift(before, after).tolist(),
+        consistency=consistency(before, after).tolist() if told else None,
+        gate=_grid(after, "gate"),
+        advantage=advantage,
     )
-    distance = shift(before, after).tolist()
-    return Shift(**_about(plan, cell), distance=distance, gate=_grid(after, "gate"), advantage=advantage)
 
 
 def _about(plan: Plan, cell: Cell) -> dict[str, object]:

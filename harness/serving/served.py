@@ -75,9 +75,9 @@ def make_engine(wanted: EngineSettings, logs: Path) -> Engine:
     settings = Settings(
         dtype=wanted.dtype,
         max_length=wanted.max_length,
-        port=wanted.transport.port,
+        port=wanted.evaluation.port,
         trust_remote_code=wanted.trust_remote_code,
     )
-    if wanted.transport.engine == "vllm":
+    if wanted.evaluation.engine == "vllm":
         return VllmEngine(logs, settings, tolerance)
-    return TransformersEngine(settings, wanted.transport.batch_size, tolerance)
+    return TransformersEngine(settings, wanted.evaluation.batch_size, tolerance)

@@ -10,13 +10,13 @@ from esft_bench.spec.suite import Evaluation
 class EngineSettings:
     """The engine a step borrows: its name and version (`vllm 0.32.0`), its type of numbers, and the longest sequence.
 
-    `transport` (port, batch size) changes no result; `trust_remote_code` lets a checkpoint's own code run.
+    of `evaluation` only the port and the batch size are read here, which change no result; `trust_remote_code` lets a checkpoint's own code run.
     """
 
     name: str
     dtype: str
     max_length: int
-    transport: Evaluation
+    evaluation: Evaluation
     trust_remote_code: bool = False
 
 

@@ -47,7 +47,7 @@ class Resources:
 
 
 @dataclass(frozen=True)
-class Transport:
+class Parallelism:
     """How steps are carried out on a machine; nothing here changes a result, so none of it is in a key."""
 
     workers: int = 1
@@ -71,7 +71,7 @@ class Job:
     inputs: Mapping[str, Path]
     out: Path
     scratch: Path
-    transport: Transport = Transport()
+    parallelism: Parallelism = Parallelism()
     progress: Progress = silent
     borrowed: Any = None
 

@@ -151,6 +151,6 @@ class TrainStep(Step):
             profile_after=self.profiling.after_training,
             out=job.out,
             scratch=job.scratch,
-            micro_batch=job.transport.micro_batch,
-            processes=job.transport.processes,
+            micro_batch=job.parallelism.micro_batch,
+            processes=job.parallelism.processes,
         )

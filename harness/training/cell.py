@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from esft_bench.harness.backbone.model import experts_of, load_tokenizer
-from esft_bench.harness.merging import Change, merged
+from esft_bench.harness.merging import Merger, merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
@@ -22,6 +22,7 @@ from esft_bench.harness.training.checkpoint import fault, forget
 from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
+from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.harness.training.validation import BEST, best_of
@@ -155,21 +156,22 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
     parameters = method.prepare(model, _context(tokenizer, cell))
     count = sum(parameter.numel() for parameter in parameters)
     sequences, held_out = _data(tokenizer, cell)
-    log = train(
-        model,
-        parameters,
-        sequences,
-        cell.training,
-        cell.scratch,
-        Options(
-            mixed_precision="bf16" if cell.loading.precision == "bf16-mixed" else "no",
-            micro_batch=cell.micro_batch,
-            learning_rate_factors=method.learning_rate_factors(model),
-            held_out=held_out,
-            name=cell.method,
-            progress=progress,
-        ),
-    )
+    with in_float32(parameters):
+        log = train(
+            model,
+            parameters,
+            sequences,
+            cell.training,
+            cell.scratch,
+            Options(
+                mixed_precision=products(cell.loading.precision),
+                micro_batch=cell.micro_batch,
+                learning_rate_factors=method.learning_rate_factors(model),
+                held_out=held_out,
+                name=cell.method,
+                progress=progress,
+            ),
+        )
     return count, log
 
 
@@ -205,7 +207,7 @@ def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
     adapter = cell.out / ADAPTER
     adapter.mkdir()
     method.export(model, adapter)
-    Change(method=cell.method, hyperparameters=cell.hyperparameters).save(cell.out)
+    Merger(method=cell.method, hyperparameters=cell.hyperparameters).save(cell.out)
     return bytes_in(adapter)
 
 

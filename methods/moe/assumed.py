@@ -34,7 +34,9 @@ def _profile(layers: tuple[int, ...], top_k: int, share: torch.Tensor, tokens: i
         gate_sums=share * tokens * GATE_MASS,
         token_means=share,
         gate_means=share * GATE_MASS,
+        router_sums=share * tokens,
         norm_sums=counts.clone(),
         contribution_sums=share * tokens,
+        score_norm_sums=counts.clone(),
         pair_counts=counts.unsqueeze(1) * counts.unsqueeze(2) / tokens,
     )

@@ -13,13 +13,14 @@ from transformers import PreTrainedModel
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.router_scores import SeenRouter, seen_routers
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")
-MEASURED = ("norm_sums", "contribution_sums", "pair_counts")
+MEASURED = ("router_sums", "norm_sums", "contribution_sums", "score_norm_sums", "pair_counts")
 STATISTICS = (*COUNTED, *MEASURED)
-"""Tensors of a profile: those that routing alone gives, and those that need the experts to run."""
+"""Tensors of a profile: those that logs of the routing give, and those that need the model to run."""
 
 
 @dataclass(frozen=True)
@@ -38,11 +39,15 @@ class Profile:
         token_means: mean over samples of the share of the sample's token-expert pairs that are the expert's; ESFT
             paper, Equation 7.
         gate_means: mean over samples of the mean gate weight of the sample's tokens; ESFT paper, Equation 6.
+        router_sums: Σ_t of the router's scores over all experts before it chooses, for a softmax router the whole
+            softmax; expert-concentration paper, Equation 3. None for a router of which they are not known, too; see
+            `methods.moe.router_scores`.
         norm_sums: Σ_t ‖E_i(x_t)‖₂ over the tokens sent to the expert.
         contribution_sums: Σ_t g_it ‖E_i(x_t)‖₂ / Σ_j g_jt ‖E_j(x_t)‖₂, the expert's shares of what its tokens get.
+        score_norm_sums: Σ_t g_it ‖E_i(x_t)‖₂.
         pair_counts: [L, E, E] tokens sent to both of two experts; on the diagonal, to that one.
 
-    The last three are None in a profile rebuilt from logs of the routing alone.
+    The last five are None in a profile rebuilt from logs of the routing alone.
     """
 
     layers: tuple[int, ...]
@@ -53,8 +58,10 @@ class Profile:
     gate_sums: Tensor
     token_means: Tensor
     gate_means: Tensor
+    router_sums: Tensor | None = None
     norm_sums: Tensor | None = None
     contribution_sums: Tensor | None = None
+    score_norm_sums: Tensor | None = None
     pair_counts: Tensor | None = None
 
     @property
@@ -63,8 +70,12 @@ class Profile:
         return int(self.token_counts.shape[1])
 
     def measured(self, name: str) -> Tensor:
-        """A statistic that needs the experts to run. Raises MethodError where the profile is of the routing alone."""
+        """A statistic that needs the model to run. Raises MethodError where the profile has none."""
         value: Tensor | None = getattr(self, name)
+        if value is None and name == "router_sums" and self.norm_sums is not None:
+            raise MethodError(
+                "what this model's routers make of experts they do not choose is not known; take `score: gate`"
+            )
         if value is None:
             raise MethodError("the profile comes from logs of the routing alone, without the experts' outputs")
         return value
@@ -122,6 +133,8 @@ def profile(
     tokens = samples = 0
     with ExitStack() as stack:
         stack.callback(model.train, was_training)
+        for index, router in stack.enter_context(seen_routers(model, layers)).items():
+            counters[index].router = router
         stack.enter_context(observed(model, layers, {index: counter.see for index, counter in counters.items()}))
         for ids, mask in batches:
             ids, mask = ids.to(model.device), mask.to(model.device)
@@ -132,7 +145,8 @@ def profile(
             samples += int((mask.sum(1) > 0).sum())
     if not tokens:
         raise MethodError("the data to profile holds no token; give at least one sample")
-    sums = {name: torch.stack([counter.sums[name] for counter in counters.values()]).cpu() for name in STATISTICS}
+    known = [name for name in STATISTICS if all(name in counter.sums for counter in counters.values())]
+    sums = {name: torch.stack([counter.sums[name] for counter in counters.values()]).cpu() for name in known}
     for name in ("token_means", "gate_means"):
         sums[name] /= samples
     return Profile(tuple(layers), next(iter(counters.values())).top_k, tokens, samples, **sums)
@@ -144,6 +158,7 @@ class _Counter:
     mask: Tensor
     lengths: Tensor
     top_k: int
+    router: SeenRouter
 
     def __init__(self, layer: MoeLayer) -> None:
         self.layer = layer
@@ -162,6 +177,7 @@ class _Counter:
         counts = torch.bincount(cell, minlength=batch * experts).double().view(batch, experts)
         gates = torch.bincount(cell, weights.reshape(-1), minlength=batch * experts).view(batch, experts)
         length = self.lengths.clamp(min=1).double().unsqueeze(1)
+        self._see_router(keep, index, weights)
         parts = weights * norms
         shares = parts / parts.sum(1, keepdim=True).clamp(min=torch.finfo(parts.dtype).tiny)
         chosen = norms.new_zeros(len(index), experts, dtype=torch.float32).scatter_(1, index, 1.0)
@@ -172,7 +188,17 @@ class _Counter:
             "gate_means": (gates / length).sum(0),
             "norm_sums": torch.bincount(index.reshape(-1), norms.reshape(-1), minlength=experts),
             "contribution_sums": torch.bincount(index.reshape(-1), shares.reshape(-1), minlength=experts),
+            "score_norm_sums": torch.bincount(index.reshape(-1), parts.reshape(-1), minlength=experts),
             "pair_counts": chosen.T @ chosen,
         }
         for name, value in found.items():
             self.sums[name] += value
+
+    def _see_router(self, keep: Tensor, index: Tensor, weights: Tensor) -> None:
+        """Add the router's scores of all experts; what is not known of one token is known of none."""
+        self.router.output = tuple(part[keep] for part in self.router.output if len(part) == len(keep))
+        scores = self.router.scores(index, weights) if len(index) else None
+        if scores is not None and "router_sums" in self.sums:
+            self.sums["router_sums"] += scores.sum(0)
+        elif len(index):
+            self.sums.pop("router_sums", None)

@@ -44,19 +44,32 @@ def overlap(first: Profile, second: Profile, count: int | None = None, score: Sc
 
 
 def cumulated_advantage(
-    domain: Profile, general: Profile, k: int, score: Score = "gate", rule: ScoreRule = "paper"
+    domain: Profile, general: Profile, k: int, score: Score = "router", rule: ScoreRule = "pooled"
 ) -> Tensor:
-    """C-DAS@k of each layer, [L]: the domain advantage that the k experts with the highest one have together.
+    """The share of a layer's positive domain advantage that the k experts with the highest one hold, [L].
 
-        C-DAS@k_l = Σ_{r ≤ k} DAS_l(r),   DAS_l(r) being the r-th highest domain advantage of layer l      (C-DAS)
+        C-DAS@k = Σ_l  Σ_{j ∈ T_l} max(DAS_lj, 0) / Σ_j max(DAS_lj, 0),   T_l being the k experts highest in layer l
 
-    0 where the domain is routed as general data are; it grows as a domain concentrates on few experts of its own.
-    Source: the expert-concentration paper, Figure 1, after its name; see `scores.domain_advantage` for the reading.
+    C-DAS@k itself is the sum over layers, so L at most. A layer without any advantage counts as 0. Source: the
+    expert-concentration paper, Equation 2. Raises MethodError for profiles of different models, or fewer experts.
     """
     scores = domain_advantage(domain, general, score, rule)
     if k > scores.values.shape[1]:
         raise MethodError(f"C-DAS@{k} asks for more experts than the {scores.values.shape[1]} a layer has")
-    return concentration(scores)[:, k - 1]
+    return concentration_shares(Scores(scores.layers, scores.values.clamp(min=0)))[:, k - 1]
+
+
+def consistency(before: Profile, after: Profile) -> Tensor:
+    """How far the routing scores of the same data moved, [L]: the mean over a layer's experts.
+
+        RC = 1/(L N) Σ_l Σ_j (g_lj(after) − g_lj(before))²,   g being the average routing score      (RC)
+
+    RC itself is the mean over layers; low where little moved, whatever its name (routing consistency) says. Source: the
+    expert-concentration paper, Equations 4 and 5. Raises MethodError for profiles of different models.
+    """
+    check_same_experts(before, after)
+    scores = [expert_scores(one, "router").values for one in (before, after)]
+    return (scores[1] - scores[0]).square().mean(1)
 
 
 def shift(before: Profile, after: Profile) -> Tensor:
@@ -64,8 +77,9 @@ def shift(before: Profile, after: Profile) -> Tensor:
 
         TV_l = 1/2 Σ_i |s_li(after) − s_li(before)|,   s being the token ratio      (routing shift)
 
-    The total variation distance between the two distributions of token-expert pairs. It is 0 as well where tokens
-    only traded experts. Raises MethodError for profiles of different models.
+    The total variation distance between the two distributions of token-expert pairs, which is no paper's figure: unlike
+    RC it does not depend on how many experts there are. It is 0 as well where tokens only traded experts. Raises
+    MethodError for profiles of different models.
     """
     check_same_experts(before, after)
     shares = [one.token_counts / one.token_counts.sum(1, keepdim=True) for one in (before, after)]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain, product
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,7 +15,7 @@ from esft_bench.methods.moe.routing import (
     selected_counts,
 )
 from esft_bench.methods.moe.scores import expert_scores
-from esft_bench.spec.routing import Concentration, Kind, OfCell, OverCells, Overlap, SelectedExperts, Shift
+from esft_bench.spec.routing import Concentration, Kind, OfCell, OverCells, Overlap, Quantity, SelectedExperts, Shift
 
 KINDS: tuple[Kind, ...] = ("gate", "token")
 
@@ -43,12 +42,14 @@ def experts_over_cells(selections: Sequence[SelectedExperts], layers: Sequence[i
 
 
 def shifts_over_cells(shifts: Sequence[Shift]) -> Iterator[OverCells]:
-    """How far the routing moved in each row's cells."""
-    return _over_cells("shift", [(one, torch.tensor(one.distance, dtype=torch.float64)) for one in shifts])
+    """How far the routing moved in each row's cells, by both measures."""
+    distances = [(one, torch.tensor(one.distance, dtype=torch.float64)) for one in shifts]
+    known = [(one, torch.tensor(one.consistency, dtype=torch.float64)) for one in shifts if one.consistency]
+    return chain(_over_cells("shift", distances), _over_cells("consistency", known))
 
 
 def _over_cells(
-    quantity: Literal["experts", "shift"], cells: Sequence[tuple[OfCell, Tensor]], *, by_task: bool = False
+    quantity: Quantity, cells: Sequence[tuple[OfCell, Tensor]], *, by_task: bool = False
 ) -> Iterator[OverCells]:
     """A quantity [L] of cells over the cells of each row, or of each row and task."""
     groups: dict[tuple[str, str], list[tuple[OfCell, Tensor]]] = {}

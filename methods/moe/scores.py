@@ -1,18 +1,23 @@
 """Expert scores: what says that an expert matters for some data, and how it is averaged.
 
 For T tokens, top-K routing, g_it the gate weight of expert i for token t (0 where it is not chosen; without the
-router's scaling factor) and E_i(x_t) the expert's output before that weight:
+router's scaling factor), r_it the router's score of it before the choice (for a softmax router its whole softmax), and
+E_i(x_t) the expert's output before the gate weight:
 
     gate          s_i = 1/T Σ_t g_it                                                                                (1)
     token         s_i = 1/(T K) Σ_t [g_it > 0]                                                                      (2)
     output_norm   s_i = N_i / Σ_j N_j,   N_i = mean of ‖E_i(x_t)‖₂ over the tokens sent to i                        (3)
     contribution  s_i = 1/T Σ_t g_it ‖E_i(x_t)‖₂ / Σ_j g_jt ‖E_j(x_t)‖₂                                             (4)
-    score_norm    s_i = G_i N_i / Σ_j G_j N_j,   G_i by (1), N_i by (3)                                             (5)
+    score_norm    s_i = P_i / Σ_j P_j,   P_i = 1/T Σ_t g_it ‖E_i(x_t)‖₂                                             (5)
+    router        s_i = 1/T Σ_t r_it                                                                                (6)
 
 Sources: (1), (2) ESFT paper, Equations 6 and 7; deepseek-ai/ESFT, results/expert_scores and
-scripts/expert/get_expert_scores.py. (3) to (5) are named in the expert-concentration paper (Table 5), whose definitions
-are not public in full: the equations are this project's reading. They are shares of a layer, so that thresholds and
-differences mean the same for all; (4) splits each token among its experts by what they add to its state.
+scripts/expert/get_expert_scores.py. (3) to (6) expert-concentration paper: (6) is the average routing score of its
+Equations 1 and 3, alone its Table 5's "direct routing score"; (3) and (5) that table's "average L2 norm of an expert's
+output" and "average product of an expert's gate score and its output norm", which only tokens sent to an expert have.
+(4) is our reading of "the contribution of an expert to the change in the hidden state", for which it gives no formula:
+each token is split among its experts by what they add to its state. (3) to (5) are shares of a layer. (2) is, but for
+the factor 1/K, the "selection frequency" of that paper's introduction.
 """
 
 from __future__ import annotations
@@ -26,14 +31,15 @@ if TYPE_CHECKING:
 
     from esft_bench.methods.moe.profile import Profile
 
-Score = Literal["gate", "token", "output_norm", "contribution", "score_norm"]
-"""What is measured of an expert: equations (1) to (5)."""
-ScoreRule = Literal["released", "paper", "upstream_script"]
+Score = Literal["gate", "token", "output_norm", "contribution", "score_norm", "router"]
+"""What is measured of an expert: equations (1) to (6)."""
+ScoreRule = Literal["released", "paper", "pooled", "upstream_script"]
 """How gate and token scores are averaged (the others are pooled over all tokens and not rounded):
 
 `released`: pooled over all tokens, rounded to 4 decimals, as the published scores are. Token scores sum to 1 in a
     layer, gate scores to less (the mean top-k gate weight is not normalised).
 `paper`: averaged in each sample first, then over samples (Equations 6 and 7).
+`pooled`: over all tokens, as (1) and (2) say, and not rounded.
 `upstream_script`: pooled, then divided by the sum over layers instead of over experts, as the published script does; it
     selects about half as many experts. Only for reproducing others' numbers.
 """
@@ -89,6 +95,8 @@ def _routing(profile: Profile, score: Score, rule: ScoreRule) -> Tensor:
     match rule:
         case "released":
             return pooled.round(decimals=4)
+        case "pooled":
+            return pooled
         case "paper":
             return profile.gate_means if gate else profile.token_means
         case "upstream_script":
@@ -96,23 +104,27 @@ def _routing(profile: Profile, score: Score, rule: ScoreRule) -> Tensor:
 
 
 def _outputs(profile: Profile, score: Score) -> Tensor:
-    """Equations 3 to 5, [L, E]."""
-    if score == "contribution":
-        return profile.measured("contribution_sums") / profile.tokens
-    values = profile.measured("norm_sums") / profile.token_counts.clamp(min=1)
-    if score == "score_norm":
-        values = values * profile.gate_sums / profile.tokens
+    """Equations 3 to 6, [L, E]."""
+    match score:
+        case "router":
+            return profile.measured("router_sums") / profile.tokens
+        case "contribution":
+            return profile.measured("contribution_sums") / profile.tokens
+        case "score_norm":
+            values = profile.measured("score_norm_sums")
+        case _:
+            values = profile.measured("norm_sums") / profile.token_counts.clamp(min=1)
     return values / values.sum(1, keepdim=True)
 
 
-def domain_advantage(domain: Profile, general: Profile, score: Score = "gate", rule: ScoreRule = "paper") -> Scores:
+def domain_advantage(domain: Profile, general: Profile, score: Score = "router", rule: ScoreRule = "pooled") -> Scores:
     """How much more a domain uses each expert than general data do.
 
-        DAS_e = s_e(domain) − s_e(general),  s_e being an expert's score by `score` and `rule`      (domain advantage)
+        DAS(D_d, D_g) = 1/|D_d| Σ_{t ∈ D_d} g_t − 1/|D_g| Σ_{t ∈ D_g} g_t,   g_t being an expert's routing score  (DAS)
 
-    Source: the expert-concentration paper's domain advantage score. Its definition is not public in full: taking the
-    mean gate weight over each sample for s is this project's reading. Raises MethodError where the two profiles are of
-    different models.
+    Source: the expert-concentration paper, Equation 1 with the g of Equation 3, which is the score `router`; `token`
+    stands for its introduction's selection frequency. Raises MethodError where the two profiles are of different
+    models.
     """
     from esft_bench.methods.moe.profile import check_same_experts
 

@@ -44,6 +44,32 @@ def highest(scores: Scores, count: int) -> Selection:
     return {layer: _first(layer, order, count) for layer, _, order in _ranked(scores)}
 
 
+def highest_of_all(scores: Scores, count: int) -> Selection:
+    """Rank all experts of the model together and take the `count` highest, so that layers get unlike numbers.
+
+    Among equal scores the lower layer goes first, then the lower id. Source: expert-concentration paper, Section 3.2.
+    Raises MethodError where the model has fewer experts or a score is no finite number, or is < 0 and not signed.
+    """
+    return _first_of_all(scores, count, descending=True)
+
+
+def lowest_of_all(scores: Scores, count: int) -> Selection:
+    """The same with the `count` lowest scores, lowest first: the experts that are least the domain's own."""
+    return _first_of_all(scores, count, descending=False)
+
+
+def _first_of_all(scores: Scores, count: int, *, descending: bool) -> Selection:
+    check_scores(scores)
+    layers, experts = scores.values.shape
+    if count > layers * experts:
+        raise MethodError(f"the model has {layers * experts} routed experts in all, {count} are asked for")
+    ranked = scores.values.flatten().sort(descending=descending, stable=True).indices[:count].tolist()
+    chosen: Selection = {layer: [] for layer in scores.layers}
+    for place in ranked:
+        chosen[scores.layers[place // experts]].append(place % experts)
+    return chosen
+
+
 def lowest(scores: Scores, counts: Mapping[int, int]) -> Selection:
     """In each layer, take as many experts as `counts` says (0 where it does not), those with the lowest scores.
 

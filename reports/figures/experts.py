@@ -10,7 +10,7 @@ import numpy as np
 
 from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks
 from esft_bench.reports.figures.heatmap import heatmap
-from esft_bench.spec.routing import Concentration, Kind, OverCells, Routing
+from esft_bench.spec.routing import Concentration, Kind, OverCells, Quantity, Routing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -160,17 +160,34 @@ def by_layer(routing: Routing | None, ablations: frozenset[str]) -> Picture | Mi
     return _over_layers(routing.layers, chosen, "das-4-experts-by-layer", (title, caption), "Experts trained")
 
 
-def shift(routing: Routing | None) -> Picture | Missing:
-    """DAS Figure 5: how far training moved the routing of a cell's own task."""
-    title = "Routing shift (DAS Figure 5)"
-    moved = _of("shift", routing)
+def shift(routing: Routing | None) -> list[Picture | Missing]:
+    """DAS Figure 5: how far training moved the routing of a cell's own task, and the same by a measure of ours."""
+    return [
+        _moved(
+            routing,
+            "consistency",
+            ("das-5-routing-consistency", "Routing consistency (DAS Figure 5)", "RC"),
+            "Squared change of an expert's average routing score by training, on the cell's own task, mean over a "
+            "layer's experts (Equation 5 is the mean over layers of that)",
+        ),
+        _moved(
+            routing,
+            "shift",
+            ("routing-shift", "Routing shift", "Total variation"),
+            "Total variation between the distributions of token-expert pairs before and after training (0 as before, 1 "
+            "nothing in common), on the cell's own task",
+        ),
+    ]
+
+
+def _moved(routing: Routing | None, quantity: Quantity, names: tuple[str, str, str], what: str) -> Picture | Missing:
+    """A measure over layers; `names` are the file's, the title and the axis."""
+    name, title, axis = names
+    moved = _of(quantity, routing)
     if not moved or routing is None:
         return Missing(title, "the run did not measure routing after training")
-    caption = (
-        "Total variation between the distributions of token-expert pairs before and after training (0 as before, 1 "
-        "nothing in common), on the cell's own task: mean over a row's cells, band from the lowest to the highest."
-    )
-    return _over_layers(routing.layers, moved, "das-5-routing-shift", (title, caption), "Total variation")
+    caption = f"{what}: mean over a row's cells, band from the lowest to the highest."
+    return _over_layers(routing.layers, moved, name, (title, caption), axis)
 
 
 def _over_layers(
@@ -200,7 +217,7 @@ def _over_layers(
     return Picture(name, *words, ("method", "title", "layer", "mean", "min", "max"), rows, paint, height)
 
 
-def _of(quantity: str, routing: Routing | None, without: frozenset[str] = frozenset()) -> list[OverCells]:
+def _of(quantity: Quantity, routing: Routing | None, without: frozenset[str] = frozenset()) -> list[OverCells]:
     """What is stored of a quantity, without some rows."""
     stored = routing.over_cells if routing else []
     return [one for one in stored if one.quantity == quantity and one.method not in without]

@@ -71,8 +71,8 @@ def advantage(results: BackboneResults, points: Sequence[Point], known: Routing 
     return Picture(
         "das-1-advantage",
         title,
-        "C-DAS@k: gate weight on the task minus that on general data, of the k experts of a layer where this is "
-        "highest, mean over layers; after training still against general data before it. Loss or score: rows that "
+        "C-DAS@k (Equation 2): the share of a layer's positive domain advantage that its k highest experts hold, "
+        "summed over layers; after training still against general data before it. Loss or score: rows that "
         "choose experts and rows that train as many random or unrelated ones. Mean over tasks and seeds, band from "
         "the lowest to the highest cell.",
         ("panel", "method", "title", "step", "mean", "min", "max"),

@@ -54,7 +54,7 @@ def _row(
     for column, array in zip(columns, differences, strict=True):
         yield column, *_cell(sides[column], [array], mixed=column.mixed)
     every = [side for pair in zip(*sides.values(), strict=True) for side in pair]
-    cell, found = _cell(every, differences, mixed=any(column.mixed for column in columns))
+    cell, found = _cell(every, results.averaged(differences, "ability"), mixed=any(column.mixed for column in columns))
     yield AVERAGE, (cell if found else TableCell(note="no average while a column is missing")), found
 
 

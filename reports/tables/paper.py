@@ -2,7 +2,8 @@
 
 Published numbers are data (`published/*.yaml`, each with its source). A difference is *significant* where the published
 value lies outside our 95% interval; where the paper gives an interval of its own, both half widths are added in
-quadrature, (h_ours² + h_theirs²)^½, as for two independent estimates. Averages are recomputed from the paper's columns.
+quadrature, (h_ours² + h_theirs²)^½, as for two independent estimates. Averages are recomputed from the paper's columns,
+and set beside ours only where both weigh columns alike. A score that a judge gave is set beside one that a judge gave.
 """
 
 import re
@@ -16,11 +17,11 @@ import numpy as np
 import yaml
 from pydantic import Field, model_validator
 
-from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
+from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, TableRow
 from esft_bench.reports.tables.table import AVERAGE, Table
 from esft_bench.spec.strict import Strict
 
-Kind = Literal["ability", "general", "ablation"]
+Kind = Literal["ability", "general", "ablation", "retained"]
 
 
 class PublishedTable(Strict):
@@ -28,6 +29,9 @@ class PublishedTable(Strict):
 
     Attributes:
         title, kind: which of our tables it stands beside; in an `ablation` a row is named after the one it ablates.
+        average: how its averages weigh columns: `tasks`, all alike; `items`, by `items`; or `unknown`.
+        items: items of each column, where averages weigh by them.
+        judged: columns that a model judged.
         digits: decimals it was printed with.
         backbone: as the paper says it; `backbones`: parts of names or paths by which ours is known to be the same.
         source: document and table.
@@ -43,6 +47,9 @@ class PublishedTable(Strict):
     source: str
     columns: list[str]
     rows: dict[str, list[float]]
+    average: Literal["tasks", "items", "unknown"] = "tasks"
+    items: list[int] = Field(default_factory=list)
+    judged: list[str] = Field(default_factory=list)
     averages: dict[str, float] = Field(default_factory=dict)
     half_widths: dict[str, list[float]] = Field(default_factory=dict)
 
@@ -50,18 +57,19 @@ class PublishedTable(Strict):
     def _every_row_has_every_column(self) -> "PublishedTable":
         wrong = [name for name, row in self.rows.items() if len(row) != len(self.columns)]
         wrong += [name for name, row in self.half_widths.items() if len(row) != len(self.columns) + 1]
+        wrong += ["items"] if (self.average == "items") != (len(self.items) == len(self.columns)) else []
         if wrong or not set(self.averages) <= set(self.rows) or not set(self.half_widths) <= set(self.rows):
             raise ValueError(f"{self.source}: rows and columns do not fit ({', '.join(wrong) or 'unknown row names'})")
         return self
 
-    def average(self, row: str) -> float:
-        """The mean of the row's columns."""
-        return float(np.mean(self.rows[row]))
+    def mean(self, row: str) -> float:
+        """The average of the row's columns as the paper weighs them; all alike where that is not known."""
+        return float(np.average(self.rows[row], weights=self.items or None))
 
     def misprinted(self) -> dict[str, float]:
-        """Rows whose printed average is not the mean of their columns, beyond rounding: the printed value."""
+        """Rows whose printed average is not that of their columns, beyond rounding: the printed value."""
         unit = 10.0**-self.digits
-        return {row: value for row, value in self.averages.items() if abs(value - self.average(row)) > unit + 1e-9}
+        return {row: value for row, value in self.averages.items() if abs(value - self.mean(row)) > unit + 1e-9}
 
 
 class Published(Strict):
@@ -121,17 +129,17 @@ def published(paper: str) -> Published:
 def beside(paper: str, results: BackboneResults, tables: Mapping[Kind, Table], backbone: str) -> list[BesideTable]:
     """Set a paper's tables beside ours; those that share no row or column with ours are left out."""
     known = published(paper)
-    chosen = _for_backbone(known.tables, backbone)
+    chosen = [table for table in _for_backbone(known.tables, backbone) if table.kind in tables]
     found = [_Pairing(known, table, tables[table.kind], results).table(backbone) for table in chosen]
     return [table for table in found if table.cells]
 
 
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
-    """Of several tables of a kind the one for our backbone, else the paper's first."""
+    """Of several tables of a title the one for our backbone, else the paper's first."""
     chosen: dict[str, PublishedTable] = {}
     for table in tables:
-        if table.kind not in chosen or (_same(table, backbone) and not _same(chosen[table.kind], backbone)):
-            chosen[table.kind] = table
+        if table.title not in chosen or (_same(table, backbone) and not _same(chosen[table.title], backbone)):
+            chosen[table.title] = table
     return list(chosen.values())
 
 
@@ -146,6 +154,8 @@ class _Pairing:
         self.theirs, self.ours, self.results = theirs, ours, results
         benchmarks = [column for column in ours.columns if column.name]
         self.columns = {name: _find(name, known, benchmarks) for name in theirs.columns}
+        if AVERAGE.title in self.columns and AVERAGE in ours.columns:
+            self.columns[AVERAGE.title] = AVERAGE
         self.rows = {name: _find_row(name, known, theirs.kind, ours.rows) for name in theirs.rows}
 
     def table(self, backbone: str) -> BesideTable:
@@ -155,13 +165,25 @@ class _Pairing:
         return BesideTable(self.theirs.title, self.theirs.source, self.theirs.digits, cells, notes)
 
     def _cells(self, name: str, row: TableRow) -> Iterator[Beside]:
-        """A row. Its average is set beside ours only where both are over the same columns."""
+        """A row. Its average is set beside ours only where both are over the same columns, weighed alike."""
         widths = self.theirs.half_widths.get(name, [None] * (len(self.theirs.columns) + 1))
         for title, value, width in zip(self.theirs.columns, self.theirs.rows[name], widths, strict=False):
-            if (column := self.columns[title]) is not None:
+            if (column := self.columns[title]) is not None and title not in self.unlike:
                 yield self._with_ours(Beside(name, title, value, width), row, column)
-        if all(self.columns.values()) and len(self.ours.columns) == len(self.theirs.columns) + 1:
-            yield self._with_ours(Beside(name, "Avg", self.theirs.average(name), widths[-1]), row, AVERAGE)
+        whole = all(self.columns.values()) and len(self.ours.columns) == len(self.theirs.columns) + 1
+        if whole and not self.unlike and self._weighed_alike:
+            yield self._with_ours(Beside(name, AVERAGE.title, self.theirs.mean(name), widths[-1]), row, AVERAGE)
+
+    @property
+    def unlike(self) -> list[str]:
+        """Columns that a model judged there and a likeness to the reference was measured in here."""
+        return [name for name in self.theirs.judged if (column := self.columns[name]) and column.by_reference]
+
+    @property
+    def _weighed_alike(self) -> bool:
+        """Whether our average weighs columns as theirs does."""
+        theirs = self.theirs
+        return theirs.average == (self.results.suite.average if theirs.kind in ("ability", "ablation") else "tasks")
 
     def _with_ours(self, value: Beside, row: TableRow, column: Column) -> Beside:
         """A published value with ours and our interval: the table's own, or that over items."""
@@ -169,7 +191,7 @@ class _Pairing:
         if cell.value is None or cell.coverage is not None:
             return replace(value, why=cell.note or "fewer than 95% of its items scored")
         low, high = cell.low, cell.high
-        if low is None and self.theirs.kind != "ablation":
+        if low is None and self.theirs.kind in ROLES:
             over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
             found = self.results.own_interval(row, self.theirs.kind, over)
             low, high = (found.low, found.high) if found else (None, None)
@@ -185,14 +207,21 @@ class _Pairing:
         lost = [name for names in (self.rows, self.columns) for name, one in names.items() if one is None]
         if lost:
             yield f"Not in this suite: {', '.join(lost)}."
-        for row, printed in theirs.misprinted().items():
+        if self.unlike:
+            yield (
+                f"Left out: {', '.join(self.unlike)}, which a model judged there, on a scale of its own, while here no "
+                "model judged (likeness to the reference, chrF)."
+            )
+        if theirs.average == "unknown":
+            yield "How the paper's averages weigh its columns is not known: they are not their mean, and not compared."
+        for row, printed in theirs.misprinted().items() if theirs.average != "unknown" else ():
             if self.rows[row] is not None:
                 yield (
-                    f"{row}: the paper prints the average {printed:.{theirs.digits}f}; the mean of its columns is "
-                    f"{theirs.average(row):.{theirs.digits}f}, which stands here."
+                    f"{row}: the paper prints the average {printed:.{theirs.digits}f}; that of its columns is "
+                    f"{theirs.mean(row):.{theirs.digits}f}."
                 )
-        if cells and not any(cell.column == "Avg" for cell in cells):
-            yield "Without averages: the paper's and ours are over other columns."
+        if cells and theirs.averages and not any(cell.column == AVERAGE.title for cell in cells):
+            yield "Without averages: the paper's and ours are over other columns, or weigh them otherwise."
 
 
 def _find(name: str, known: Published, columns: Iterable[Column]) -> Column | None:

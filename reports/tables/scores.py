@@ -17,7 +17,8 @@ def ability_table(results: BackboneResults) -> Table:
     """Table 1: the score on the task that a row was trained on, mean over seeds, and the average of the columns."""
     seeds = len(results.seeds)
     over = f"mean over {seeds} seeds" if seeds > 1 else "one training run per cell"
-    caption = f"Score (0–100) on the task each row was trained on; {over}."
+    weighed = "; the average weighs columns by their items" if results.suite.average == "items" else ""
+    caption = f"Score (0–100) on the task each row was trained on; {over}{weighed}."
     return _score_table(results, "ability", results.rows, ("Table 1. Task ability", caption))
 
 
@@ -88,7 +89,9 @@ def _rankings(
         if column.mixed or (column is AVERAGE and any(one.mixed for one in columns)):
             continue
         eligible = [row.name for row in rows if cells[row.name, column.name].comparable]
-        chosen = {name: scores[name] if column is AVERAGE else [scores[name][k]] for name in eligible}
+        chosen = {
+            name: results.averaged(scores[name], role) if column is AVERAGE else [scores[name][k]] for name in eligible
+        }
         ranking = rank(chosen, shared_runs=role == "general")
         if ranking is not None and ranking.p_values:
             found[column.name] = ranking
@@ -116,7 +119,8 @@ def _average(cells: Sequence[TableCell], results: BackboneResults, row: TableRow
         return TableCell(note="no average while a column is missing" if missing else "")
     coverage = min((cell.coverage for cell in cells if cell.coverage is not None), default=None)
     if role == "ability":
-        value = float(np.mean([cell.value for cell in cells if cell.value is not None]))
+        weights = [results.weight(row, column) for column in results.columns(role)]
+        value = float(np.average([cell.value for cell in cells if cell.value is not None], weights=weights))
         return TableCell(value, runs=min(cell.runs for cell in cells), coverage=coverage)
     whole = _over_whole_runs(results, row, role)
     if not whole:

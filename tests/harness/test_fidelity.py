@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from esft_bench.harness import cli
+from esft_bench.harness.official import averages
 from esft_bench.harness.official.verify import (
     PAPER,
     Row,
@@ -20,6 +21,7 @@ from esft_bench.harness.official.verify import (
     check_selections,
     verify,
 )
+from esft_bench.reports.tables.paper import published
 from esft_bench.spec.errors import UserError
 
 TASKS = ("intent", "translation")
@@ -280,15 +282,30 @@ def test_the_command_ends_with_0_where_all_that_is_there_is_rebuilt(official: Pa
     assert code == 0
     assert "26 of 26 equal, 124 experts" in out
     assert "not in DIR" in out
-    assert "6 as published, 0 differ, 4 for information, 20 not in DIR" in out
+    assert "17 as published, 0 differ, 5 for information, 20 not in DIR" in out
 
 
 def test_the_command_ends_with_1_where_a_rebuild_fails_and_still_shows_the_rest(official: Path, typed: Any) -> None:
     change_lines(log(official, 14), cut_in_a_line)
     code, out, _ = typed("--official", str(official))
     assert code == 1
-    assert "4 as published, 2 differ, 4 for information, 20 not in DIR" in out
+    assert "15 as published, 2 differ, 5 for information, 20 not in DIR" in out
     assert "500 of 500 equal" in out
+
+
+def test_without_a_checkout_the_averages_of_both_papers_are_checked(typed: Any) -> None:
+    code, out, _ = typed()
+    assert code == 0
+    assert "11 as published, 0 differ, 1 for information, 0 not in DIR" in out
+
+
+def test_an_average_that_does_not_follow_from_its_columns_differs(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = published("das")
+    first = whole.tables[0].model_copy(update={"averages": {"Base": 35.40}})
+    wrong = whole.model_copy(update={"tables": [first, *whole.tables[1:]]})
+    monkeypatch.setattr(averages, "published", lambda paper: wrong)
+    differing = {(row.part, row.what) for row in averages.check_averages() if row.verdict == "differs"}
+    assert {what for part, what in differing if "DAS" in part} == {"Table 1, DeepSeek-V2-Lite"}
 
 
 def test_the_command_ends_with_2_in_one_sentence_where_there_is_nothing_to_verify(tmp_path: Path, typed: Any) -> None:

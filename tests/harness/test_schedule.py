@@ -5,7 +5,7 @@ import pytest
 from esft_bench.harness.execute.executor import Ended
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Transport
+from esft_bench.harness.steps.step import Parallelism
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.errors import NoSpaceError, UserError
 from tests.harness.toys import Toy
@@ -63,7 +63,7 @@ def walk(tmp_path):
     def go(*wanted, **options):
         executor, watcher = InOrder(**options), Silent()
         graph = Graph(wanted, Store(tmp_path / "store"))
-        failed = Schedule(graph, executor, watcher, Transport(), wanted).run()
+        failed = Schedule(graph, executor, watcher, Parallelism(), wanted).run()
         assert failed == watcher.failures
         assert executor.closed
         graph.store.news += watcher.said

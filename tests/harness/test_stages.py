@@ -12,7 +12,7 @@ import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from esft_bench.harness.plan.trial import with_backbone
+from esft_bench.harness.plan.overrides import with_backbone
 from esft_bench.spec import curves
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError

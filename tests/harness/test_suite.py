@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from esft_bench.harness.plan.trial import with_backbone, with_steps
+from esft_bench.harness.plan.overrides import with_backbone, with_steps
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.selection import quick_slice, selection
 from esft_bench.spec.suite_file import available, load

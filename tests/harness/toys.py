@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
-from esft_bench.harness.steps.step import Content, Job, Resources, Step, Transport
+from esft_bench.harness.steps.step import Content, Job, Parallelism, Resources, Step
 from esft_bench.harness.store.keys import Code
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
@@ -82,7 +82,7 @@ class Toy(Step):
 
 def executor(folder: Path, workers: int = 1) -> LocalExecutor:
     """An executor of this machine whose log lies in a folder."""
-    return LocalExecutor(Transport(workers), folder, make_judge(JudgeSettings()), batches=False)
+    return LocalExecutor(Parallelism(workers), folder, make_judge(JudgeSettings()), batches=False)
 
 
 def job(folder: Path) -> Job:

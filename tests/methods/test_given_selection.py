@@ -52,7 +52,7 @@ def test_a_given_selection_is_trained_whatever_the_profile_says(tiny_model: Mode
 def test_ablations_take_their_counts_from_a_given_selection(tiny_model: Models) -> None:
     of = EsftToken(selection={1: [7, 2, 3], 2: [0]})
     for ablation in (RandomExperts(of=of), UnrelatedExperts(of=of)):
-        chosen = ablation.select(profiled(tiny_model("deepseek-v2")), seed=0)
+        chosen = ablation.select(profiled(tiny_model("deepseek-v2")), Context(seed=0))
         assert {layer: len(ids) for layer, ids in chosen.items()} == {1: 3, 2: 1}
 
 

@@ -21,7 +21,7 @@ from esft_bench.methods.moe.scores import (
     expert_scores,
     over_layers,
 )
-from esft_bench.methods.moe.selection import highest, lowest, select
+from esft_bench.methods.moe.selection import select
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official"
 
@@ -46,6 +46,8 @@ def two_samples() -> Profile:
         gate_means=torch.tensor([[0.25, 0.25], [0.5, 0.0]]).double(),
         norm_sums=torch.tensor([[2.0, 2.0], [6.0, 0.0]]).double(),
         contribution_sums=torch.tensor([[1.0, 3.0], [4.0, 0.0]]).double(),
+        score_norm_sums=torch.tensor([[1.0, 3.0], [4.0, 0.0]]).double(),
+        router_sums=torch.tensor([[2.0, 2.0], [3.0, 1.0]]).double(),
     )
 
 
@@ -59,7 +61,9 @@ def test_the_score_rules_differ_as_defined() -> None:
     assert expert_scores(by_hand, "token", "upstream_script").values.tolist() == [[0.2, 1.0], [0.8, 0.0]]
     assert expert_scores(by_hand, "output_norm").values.tolist() == [[0.75, 0.25], [1.0, 0.0]]
     assert expert_scores(by_hand, "contribution").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
-    assert expert_scores(by_hand, "score_norm").values.tolist() == [[0.5, 0.5], [1.0, 0.0]]
+    assert expert_scores(by_hand, "score_norm").values.tolist() == [[0.25, 0.75], [1.0, 0.0]]
+    assert expert_scores(by_hand, "router").values.tolist() == [[0.5, 0.5], [0.75, 0.25]]
+    assert torch.equal(expert_scores(by_hand, "gate", "pooled").values, by_hand.gate_sums / 4)
     never = replace(by_hand, token_counts=torch.tensor([[4.0, 0.0], [4.0, 0.0]]).double())
     assert expert_scores(never, "token", "upstream_script").values.tolist() == [[0.5, 0.0], [0.5, 0.0]]
 
@@ -83,19 +87,12 @@ def test_scores_that_are_shares_but_for_rounding_are_left_as_they_are(row: list[
 
 
 def test_scores_of_outputs_are_refused_where_only_the_routing_was_seen() -> None:
-    for score in ("output_norm", "contribution", "score_norm"):
+    logged = replace(two_samples(), norm_sums=None, contribution_sums=None, score_norm_sums=None, router_sums=None)
+    for score in ("output_norm", "contribution", "score_norm", "router"):
         with pytest.raises(MethodError, match="logs of the routing alone"):
-            expert_scores(replace(two_samples(), norm_sums=None, contribution_sums=None), score)
-
-
-def test_the_domain_advantage_is_the_difference_of_two_profiles_scores() -> None:
-    domain = two_samples()
-    general = replace(domain, gate_means=torch.tensor([[0.5, 0.0], [0.0, 0.5]]).double())
-    advantage = domain_advantage(domain, general)
-    assert advantage.values.tolist() == [[-0.25, 0.25], [0.5, -0.5]]
-    assert highest(advantage, 1) == {0: [1], 1: [0]}
-    assert lowest(advantage, {0: 1, 1: 1}) == {0: [0], 1: [1]}
-    assert not domain_advantage(domain, domain, "token", "released").values.any()
+            expert_scores(logged, score)
+    with pytest.raises(MethodError, match="not known; take `score: gate`"):
+        expert_scores(replace(two_samples(), router_sums=None), "router")
 
 
 def test_a_difference_of_scores_has_no_threshold() -> None:

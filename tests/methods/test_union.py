@@ -64,5 +64,5 @@ def test_the_least_used_experts_are_those_that_no_task_uses(tiny_model: Models) 
     layers = len(one.layers)
     row = lambda *counts: torch.tensor([[*counts, 9, 9, 9, 9, 9]]).double().expand(layers, -1)  # noqa: E731
     sums = replace(one, token_counts=row(0, 5, 0)), replace(two, token_counts=row(8, 5, 0))
-    chosen = UnrelatedExperts(of=UNION).instead({key: [7] for key in one.layers}, sums, seed=0)
+    chosen = UnrelatedExperts(of=UNION).instead({key: [7] for key in one.layers}, sums, Context(0))
     assert chosen == {key: [2] for key in one.layers}

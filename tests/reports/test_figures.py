@@ -65,7 +65,11 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
         over_cells=[
             *(routing.OverCells(quantity="experts", **row, **by_layer) for row in rows),
             *(routing.OverCells(quantity="experts", **row, task=task, **by_layer) for row in rows for task in titles),
-            *(routing.OverCells(quantity="shift", **row, **moved) for row in rows),
+            *(
+                routing.OverCells(quantity=quantity, **row, **moved)
+                for quantity in ("shift", "consistency")
+                for row in rows
+            ),
         ],
     )
 
@@ -112,7 +116,7 @@ def test_every_figure_is_well_formed_with_its_data_beside_it(whole: Path) -> Non
     assert names == {
         "das-1-advantage",
         "das-4-experts-by-layer",
-        "das-5-routing-shift",
+        "das-5-routing-consistency",
         "esft-2-concentration",
         "esft-3-overlap",
         "esft-4-costs",
@@ -121,6 +125,7 @@ def test_every_figure_is_well_formed_with_its_data_beside_it(whole: Path) -> Non
         "esft-6-sweep",
         "gain-forgetting-memory",
         "learning-curves",
+        "routing-shift",
     }
     for name in names:
         ElementTree.fromstring((whole / "figures" / f"{name}.svg").read_bytes())
@@ -191,12 +196,14 @@ def test_a_report_during_a_run_draws_nothing(made_up: MadeUpRun, tmp_path: Path)
 def test_figures_about_experts_show_the_stored_numbers_and_no_others(whole: Path) -> None:
     known = routing.read(whole)
     assert known is not None
-    shown = {name: rows_of(whole / "figures" / f"{name}.csv") for name in ("esft-3-overlap", "das-5-routing-shift")}
+    shown = {name: rows_of(whole / "figures" / f"{name}.csv") for name in ("esft-3-overlap", "routing-shift")}
     assert [float(row["shared_by_gate"]) for row in shown["esft-3-overlap"]] == [
         one.shared for one in known.overlaps if one.score == "gate"
     ]
     moved = [one for one in known.over_cells if one.quantity == "shift"]
-    assert [float(row["max"]) for row in shown["das-5-routing-shift"]] == [value for one in moved for value in one.high]
+    assert [float(row["max"]) for row in shown["routing-shift"]] == [value for one in moved for value in one.high]
+    squared = [value for one in known.over_cells if one.quantity == "consistency" for value in one.mean]
+    assert [float(row["mean"]) for row in rows_of(whole / "figures" / "das-5-routing-consistency.csv")] == squared
     counted = rows_of(whole / "figures" / "esft-5-experts-1.csv")
     assert [float(row["experts"]) for row in counted] == [2, 2, 2, 1, 1, 1, 3, 3, 3]
     first = rows_of(whole / "figures" / "esft-2-concentration.csv")[0]

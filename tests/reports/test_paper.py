@@ -25,9 +25,16 @@ def by_cell(table: BesideTable) -> dict[tuple[str, str], Beside]:
     return {(cell.row, cell.column): cell for cell in table.cells}
 
 
-def test_the_averages_of_one_paper_are_the_means_of_its_columns_and_of_the_other_are_not() -> None:
-    assert not any(table.misprinted() for table in published("esft").tables)
-    assert all(set(table.misprinted()) == set(table.rows) for table in published("das").tables)
+def test_every_published_average_is_right_as_its_paper_weighs_columns() -> None:
+    """The one paper counts columns alike, the other by their items; how its Table 2 does is not told."""
+    tables = [*published("esft").tables, *published("das").tables]
+    assert not any(table.misprinted() for table in tables if table.average != "unknown")
+    assert {table.source for table in tables if table.average == "unknown"} == {"expert-concentration paper, Table 2"}
+    first = published("das").tables[0]
+    row = first.rows["Base"]
+    by_hand = (row[0] * 1319 + row[1] * 500 + row[2] * 500 + row[3] * 164) / (1319 + 500 + 500 + 164)
+    assert first.mean("Base") == pytest.approx(by_hand)
+    assert first.averages["Base"] == 35.45 == round(by_hand, 2)
 
 
 @pytest.mark.parametrize("paper", ["esft", "das"])
@@ -40,14 +47,14 @@ def test_every_published_table_names_its_source(paper: str) -> None:
 def test_a_published_value_stands_beside_ours_with_the_difference(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.general = {"clue": "CLUEWSC", "mmlu": "mmlu"}
     first, second, third = beside_of(made_up, tmp_path, "esft")
-    ours = gather(tmp_path).backbones[0].ability.frame()["Law"]
-    cell = by_cell(first)["ESFT-Gate", "Law"]
-    assert cell.published == 49.1
+    ours = gather(tmp_path).backbones[0].ability.frame()["Intent"]
+    cell = by_cell(first)["ESFT-Gate", "Intent"]
+    assert cell.published == 78.6
     assert cell.ours == pytest.approx(ours["ESFT-Gate"])
-    assert cell.difference == pytest.approx(ours["ESFT-Gate"] - 49.1)
+    assert cell.difference == pytest.approx(ours["ESFT-Gate"] - 78.6)
     assert by_cell(second)["FFT", "CLUEWSC"].half_width == 0.9
     assert ("FFT", "MMLU") in by_cell(second)
-    assert by_cell(third)["ESFT-Token", "Translation"].published == -13.5
+    assert by_cell(third)["ESFT-Token", "Intent"].published == -2.6
     assert not any(cell.column == "Avg" for cell in first.cells)
     assert any("MATH" in note and "GSM8K" in note for note in first.notes)
 
@@ -61,17 +68,26 @@ def test_a_difference_is_significant_beyond_both_uncertainties_and_unknown_witho
     assert Beside("FFT", "MMLU", 56.0).difference is None
 
 
-def test_where_the_papers_average_is_not_the_mean_of_its_columns_both_are_given(
-    made_up: MadeUpRun, tmp_path: Path
+@pytest.mark.parametrize(("judge", "beside"), [("reference (chrF)", False), ("gpt-5.2", True)])
+def test_what_a_model_judged_there_is_left_out_where_none_judged_here(
+    made_up: MadeUpRun, tmp_path: Path, judge: str, beside: bool
 ) -> None:
-    made_up.tasks = {"gsm": "GSM8K", "maths": "Math", "mbpp": "MBPP", "he": "HumanEval"}
-    first = beside_of(made_up, tmp_path, "das")[0]
-    cell = by_cell(first)["FFT", "Avg"]
-    assert cell.published == pytest.approx(np.mean([55.34, 15.00, 42.60, 34.15]))
-    note = next(note for note in first.notes if note.startswith("FFT"))
-    assert "43.25" in note
-    assert "36.77" in note
-    assert "43.25" in report(tmp_path)
+    made_up.change = lambda record: record.model_copy(update={"judge": judge}) if record.judge else record
+    for table in beside_of(made_up, tmp_path, "esft")[::2]:
+        assert any(column == "Law" for _, column in by_cell(table)) is beside
+        assert any("Law" in note and "no model judged" in note for note in table.notes) is not beside
+
+
+FOUR = {"gsm": "GSM8K", "maths": "MATH-500", "mbpp": "MBPP", "he": "HumanEval"}
+
+
+def test_averages_stand_beside_each_other_where_they_weigh_columns_alike(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.tasks = FOUR
+    by_items = by_cell(beside_of(made_up, tmp_path / "items", "das", average="items")[0])["FFT", "Avg"]
+    assert by_items.published == pytest.approx(43.25, abs=0.005)
+    table = beside_of(made_up, tmp_path / "tasks", "das")[0]
+    assert ("FFT", "Avg") not in by_cell(table)
+    assert any("weigh them otherwise" in note for note in table.notes)
 
 
 def test_another_backbone_than_the_papers_is_said_to_be_one(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -79,7 +95,7 @@ def test_another_backbone_than_the_papers_is_said_to_be_one(made_up: MadeUpRun, 
     assert any("ours is mini" in note for note in first.notes)
     made_up.change = lambda record: record.model_copy(update={"backbone": "Qwen/Qwen1.5-MoE-A2.7B"})
     made_up.tasks = MATH
-    (table,) = beside_of(made_up, tmp_path, "das")
+    table = beside_of(made_up, tmp_path, "das")[0]
     assert by_cell(table)["FFT", "GSM8K"].published == 67.43
     assert not any("backbone" in note for note in table.notes)
 
@@ -87,10 +103,10 @@ def test_another_backbone_than_the_papers_is_said_to_be_one(made_up: MadeUpRun, 
 def test_what_was_not_scored_here_has_no_difference_and_says_why(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: (
         record.model_copy(update={"state": "failed", "value": None, "items": "", "note": "out of memory"})
-        if (record.method, record.benchmark) == ("fft", "law")
+        if (record.method, record.benchmark) == ("fft", "intent")
         else record
     )
-    cell = by_cell(beside_of(made_up, tmp_path, "esft")[0])["FFT", "Law"]
+    cell = by_cell(beside_of(made_up, tmp_path, "esft")[0])["FFT", "Intent"]
     assert (cell.ours, cell.difference, cell.significant) == (None, None, None)
     assert "out of memory" in cell.why
 
@@ -133,3 +149,35 @@ def test_training_data_without_items_of_its_own_has_a_column_for_each_benchmark_
     assert [column.title for column in table.columns] == ["GSM8K", "Math", "Avg"]
     assert not table.frame().isna().any().any()
     assert len(table.rows) == len(METHODS)
+
+
+def test_the_average_by_items_is_that_of_all_items_as_if_they_were_one_benchmark(
+    made_up: MadeUpRun, tmp_path: Path
+) -> None:
+    made_up.items = 30
+    made_up.build(tmp_path)
+    whole = gather(tmp_path).backbones[0]
+    column = whole.results.columns("ability")[0]
+    few = {record.items for record in whole.results.records if record.benchmark == column.name}
+    for name in few:  # a third of this benchmark's items
+        lines = (tmp_path / name).read_text("utf-8").splitlines()[:10]
+        (tmp_path / name).write_text("\n".join(lines) + "\n", encoding="utf-8")
+    records = (tmp_path / "results.jsonl").read_text("utf-8").splitlines()
+    told = [json.loads(line) for line in records]
+    for record in told:
+        if record["items"] in few:
+            scores = [
+                json.loads(line)["score"] for line in (tmp_path / record["items"]).read_text("utf-8").splitlines()
+            ]
+            record |= {"n": 10, "scored": 10, "value": 100 * float(np.mean(scores))}
+    (tmp_path / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in told), encoding="utf-8")
+    manifest_of(tmp_path, average="items")
+    one = gather(tmp_path).backbones[0]
+    for row in one.ability.rows:
+        scores = one.results.item_scores([row], one.results.columns("ability"), "ability")[row.name]
+        expected = np.concatenate([array.ravel() for array in scores]).mean()
+        average = one.average(row, "ability")
+        assert one.ability.average(row).value == pytest.approx(expected)
+        assert average is not None
+        assert average.low <= expected <= average.high
+    assert "weighs columns by their items" in one.ability.caption

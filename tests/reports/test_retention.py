@@ -34,7 +34,8 @@ def test_the_ratio_is_to_the_other_rows_own_score_with_the_same_seed() -> None:
     )
     assert table is not None
     assert [row.name for row in table.rows] == ["later"]
-    assert [column.title for column in table.columns] == ["Law"]
+    assert [column.title for column in table.columns] == ["Law", "Avg"]
+    assert table.cells["later", ""].value == pytest.approx(100 * (60 + 50) / (80 + 50))
     assert table.cells["later", "law"].value == pytest.approx((75.0 + 100.0) / 2)
 
 
@@ -44,4 +45,5 @@ def test_a_score_of_zero_before_gives_no_ratio_and_no_table_is_made_where_no_row
     assert table is not None
     assert table.cells["later", "law"].value is None
     assert "none above 0 before" in table.cells["later", "law"].note
+    assert "no average" in table.cells["later", ""].note
     assert retention_table(results(before)) is None

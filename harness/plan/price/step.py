@@ -31,6 +31,7 @@ from transformers import (
 )
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
+from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.experts import run_experts, selected_experts, sort_rows
@@ -106,10 +107,11 @@ def simulate(
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
     _run_on_shapes(model, context.profile)
-    with FakeTensorMode(allow_non_fake_inputs=True), alive:
+    with FakeTensorMode(allow_non_fake_inputs=True), alive, contextlib.ExitStack() as stack:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
         model.tie_weights()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        stack.enter_context(in_float32(parameters))
         if how.gradient_checkpointing:
             checkpoint_gradients(model)
         weight_bytes = alive.now
@@ -213,7 +215,7 @@ AttentionMaskInterface.register(FUSED, _no_mask)
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
-    return torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16-mixed")
+    return torch.autocast("cpu", torch.bfloat16, enabled=products(precision) == "bf16")
 
 
 def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:

@@ -13,7 +13,7 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Backbone, Row, Suite
 
 SHIPPED = "mini"
-TRIAL = {"steps": 20, "batch_size": 4, "sequence_length": 512}
+SMOKE_TEST = {"steps": 20, "batch_size": 4, "sequence_length": 512}
 """What training is held to on the small backbone that ships, unless --steps says otherwise."""
 
 
@@ -78,7 +78,7 @@ def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, l
     config = load_config(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED
-    limits = (TRIAL | ({"steps": steps} if steps else {})) if mini else {"sequence_length": longest}
+    limits = (SMOKE_TEST | ({"steps": steps} if steps else {})) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})

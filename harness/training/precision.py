@@ -1,0 +1,34 @@
+"""Equal precision for every method: what is trained is float32 while it is trained, what is frozen may be half.
+
+AdamW's small updates are lost where a weight is bfloat16: with 8 bits of it, a step below 1/256 of the weight rounds
+away. So weights, gradients and states of whatever trains are float32 (16 bytes a parameter), products are bfloat16
+(autocast), and what came out is rounded once, at the end, to the type that the backbone is stored in.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def in_float32(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
+    """Hold parameters of less than float32 in that while the block runs, in place; then round them to their type."""
+    half = [(parameter, parameter.dtype) for parameter in parameters if parameter.dtype.itemsize < 4]
+    _hold(half, torch.float32)
+    try:
+        yield
+    finally:
+        _hold(half, None)
+
+
+def _hold(parameters: Sequence[tuple[nn.Parameter, torch.dtype]], dtype: torch.dtype | None) -> None:
+    for parameter, own in parameters:
+        parameter.grad = None
+        parameter.data = parameter.data.to(dtype or own)
+
+
+def products(precision: str) -> str:
+    """accelerate's name of the precision of products, for a backbone's `precision`."""
+    return "no" if precision == "float32" else "bf16"
