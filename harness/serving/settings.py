@@ -10,7 +10,8 @@ from esft_bench.spec.suite import Evaluation
 class EngineSettings:
     """The engine a step borrows: its name and version (`vllm 0.32.0`), its type of numbers, and the longest sequence.
 
-    of `evaluation` only the port and the batch size are read here, which change no result; `trust_remote_code` lets a checkpoint's own code run.
+    Of `evaluation` only port and batch size are read, which change no result; `trust_remote_code` lets a checkpoint's
+    own code run.
     """
 
     name: str

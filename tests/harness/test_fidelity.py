@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from esft_bench.harness import cli
-from esft_bench.harness.official import averages
 from esft_bench.harness.official.verify import (
     PAPER,
     Row,
@@ -21,7 +20,6 @@ from esft_bench.harness.official.verify import (
     check_selections,
     verify,
 )
-from esft_bench.reports.tables.paper import published
 from esft_bench.spec.errors import UserError
 
 TASKS = ("intent", "translation")
@@ -291,21 +289,6 @@ def test_the_command_ends_with_1_where_a_rebuild_fails_and_still_shows_the_rest(
     assert code == 1
     assert "15 as published, 2 differ, 5 for information, 20 not in DIR" in out
     assert "500 of 500 equal" in out
-
-
-def test_without_a_checkout_the_averages_of_both_papers_are_checked(typed: Any) -> None:
-    code, out, _ = typed()
-    assert code == 0
-    assert "11 as published, 0 differ, 1 for information, 0 not in DIR" in out
-
-
-def test_an_average_that_does_not_follow_from_its_columns_differs(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = published("das")
-    first = whole.tables[0].model_copy(update={"averages": {"Base": 35.40}})
-    wrong = whole.model_copy(update={"tables": [first, *whole.tables[1:]]})
-    monkeypatch.setattr(averages, "published", lambda paper: wrong)
-    differing = {(row.part, row.what) for row in averages.check_averages() if row.verdict == "differs"}
-    assert {what for part, what in differing if "DAS" in part} == {"Table 1, DeepSeek-V2-Lite"}
 
 
 def test_the_command_ends_with_2_in_one_sentence_where_there_is_nothing_to_verify(tmp_path: Path, typed: Any) -> None:

@@ -11,6 +11,7 @@ import pandas
 import pytest
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from esft_bench.harness.plan.overrides import with_backbone
 from esft_bench.spec import curves
@@ -18,6 +19,7 @@ from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite_file import load
 from esft_bench.tasks.mini import BACKBONE
+from tests.conftest import build
 from tests.harness.plans import finish, graph_of, prepared
 
 SUITE = """\
@@ -27,8 +29,8 @@ general: [mini-facts]
 alignment: mini-alignment
 methods:
   attention-router: {steps: 2}
-  das-tune: {}
-  das-lora: {learning_rate: 2.0e-3, first_learning_rate: 1.0e-3}
+  das-tune: {first_share: 0.34}
+  das-lora: {learning_rate: 2.0e-3, first_learning_rate: 1.0e-3, first_share: 0.34}
 training:
   {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3, evaluate_every: 2, validation_items: 8}
 profiling: {sequences: 2, sequence_length: 128}
@@ -100,7 +102,7 @@ def test_a_step_waits_for_what_it_reads_and_its_key_follows_from_it(made):
     [
         ("alignment: mini-alignment\n", "", r"methods\.das-tune: .* name a task under `alignment`"),
         ("steps: 6", "steps: 1", r"methods\.das-tune: two stages take at least 2 steps"),
-        ("das-tune: {}", "das-tune: {first_share: 1.0}", r"methods\.das-tune\.first_share"),
+        ("das-tune: {first_share: 0.34}", "das-tune: {first_share: 1.0}", r"methods\.das-tune\.first_share"),
         ("{steps: 2}", "{steps: 0}", r"attention-router\.steps"),
     ],
 )
@@ -181,10 +183,13 @@ def test_a_released_adapter_is_a_cell_for_each_task_whose_key_follows_from_its_c
     assert key() != before
 
 
-def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planned, tmp_path, tiny_checkpoint):
+def test_an_adapter_of_another_backbone_is_refused_by_the_name_of_its_row(planned, tmp_path):
     text = SUITE.replace("methods:\n", "methods:\n" + release(tmp_path))
+    other = tmp_path / "other"
+    build("deepseek-v2", vocab_size=2048).save_pretrained(other)
+    AutoTokenizer.from_pretrained(BACKBONE).save_pretrained(other)
     with pytest.raises(UserError, match=r"methods\.released: .* belongs to another backbone"):
-        planned(text + f"backbone: {{path: {tiny_checkpoint('deepseek-v2')}}}\n")
+        planned(text + f"backbone: {{path: {other}}}\n")
     suite, notes = with_backbone(load(str(tmp_path / "suite.yaml")), "mini")
     assert "released" not in suite.methods
     assert "released" in notes[-1]

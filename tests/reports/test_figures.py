@@ -21,7 +21,7 @@ LAYERS, EXPERTS, TOP = [1, 2, 4], 16, 6
 GENERAL = "general-data"
 
 
-def routing_of(titles: dict[str, str]) -> routing.Routing:
+def profiles_of(titles: dict[str, str]) -> list[routing.TaskProfile]:
     random = np.random.default_rng(0)
     profiles = []
     for task, title in {**titles, GENERAL: "General data"}.items():
@@ -31,6 +31,10 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
             share /= share.sum(axis=1, keepdims=True)
             grids = {"gate": (0.4 * share).tolist(), "token": share.tolist()}
             profiles.append(routing.TaskProfile(task=task, title=title, sample=sample, **grids))
+    return profiles
+
+
+def routing_of(titles: dict[str, str]) -> routing.Routing:
     cells = [
         {"method": method, "method_title": METHODS[method][0], "task": task, "seed": 0}
         for method in ("esft-token", "esft-gate", "random-token")
@@ -45,7 +49,7 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
         layers=LAYERS,
         num_experts=EXPERTS,
         top_k=TOP,
-        profiles=profiles,
+        profiles=profiles_of(titles),
         concentrations=[
             routing.Concentration(task=task, title=title, score=kind, **curve)
             for task, title in titles.items()
