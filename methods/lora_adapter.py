@@ -68,7 +68,7 @@ def merge(adapter: Path, base: Path, out: Path, layout: Layout = "peft") -> None
 def _config(adapter: Path) -> dict[str, Any]:
     try:
         return dict(json.loads((adapter / CONFIG).read_text("utf-8")))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise MethodError(f"{adapter / CONFIG} is no JSON object ({error}); fetch it again") from error
 
 

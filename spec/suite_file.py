@@ -39,7 +39,7 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
         return Suite.model_validate(sections)
     except ValidationError as error:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"]]
+        where = [str(part) for part in first["loc"] if part != "[key]"]
         field = ".".join(where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
             raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error

@@ -1,6 +1,5 @@
 """The way back from a number in a table to what it was made of, as paths."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
 from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import JSONL
+from esft_bench.spec.results import JSONL, read
 
 HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "train": ADAPTER}
 """What of an artifact is meant, by its kind; of others the folder."""
@@ -50,11 +49,9 @@ def _of(seed: int | None) -> str:
 
 
 def _records(run: Path) -> list[Record]:
-    try:
-        lines = (run / JSONL).read_text("utf-8").splitlines()
-    except OSError as error:
-        raise UserError(f"{run} holds no {JSONL}: name a run's folder with --run.") from error
-    return [Record.model_validate(json.loads(line)) for line in lines if line]
+    if not (run / JSONL).is_file():
+        raise UserError(f"{run} holds no {JSONL}: name a run's folder with --run.")
+    return read(run).records
 
 
 def _back(store: Path, kind: str, key: str, depth: int, seen: set[Path]) -> Iterator[Place]:

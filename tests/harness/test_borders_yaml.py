@@ -34,7 +34,7 @@ MERGES = "a: &a {k: 1}\n" + "".join(
 )
 """What PyYAML would write out, key by key."""
 
-ODD = {
+ODD: dict[str, tuple[str | bytes, str]] = {
     "UTF-16": (SUITE.encode("utf-16"), "not UTF-8"),
     "Latin-1": (SUITE.replace("Base}", "Modèle}").encode("latin-1"), "not UTF-8"),
     "a control character": (SUITE.replace("FFT", "F\x07T"), "a control character (U+0007)"),
@@ -148,6 +148,11 @@ def test_an_odd_suite_is_refused_in_one_sentence(refused, tmp_path, name):
 def test_an_odd_argument_is_refused_in_one_sentence(refused, tmp_path, arguments, sentence):
     (tmp_path / "suite.yaml").write_text(SUITE)
     assert sentence in refused("plan", "suite.yaml", "--no-price", *arguments)
+
+
+def test_a_run_whose_results_are_damaged_has_no_such_cell(refused, tmp_path):
+    (tmp_path / "results.jsonl").write_bytes(b'\xff\n[1]\n{"value": ' + b"9" * 5000 + b"}\n")
+    assert "has no results of fft on mini-law" in refused("where", "fft", "mini-law", "--run", ".")
 
 
 @pytest.mark.parametrize("suite", ["s" * 300, "/dev/null", "[/red]", "."])
