@@ -122,9 +122,10 @@ def _assumed(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
     """Assumed profiles of a task and of general data; None for a model without routed experts."""
     try:
         with torch.device("meta"):
-            return assumed_profiles(moe_layers(AutoModelForCausalLM.from_config(config)))
+            layers = moe_layers(AutoModelForCausalLM.from_config(config))
     except MethodError:
         return None
+    return assumed_profiles(layers)
 
 
 def _known(graph: Graph, step: ProfileStep | None) -> Profile | None:
