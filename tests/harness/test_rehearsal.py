@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from rich.console import Console
 from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, PhimoeConfig
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.run import execute
+from esft_bench.harness.terminal import Terminal
 from tests.conftest import COMMON
 from tests.harness.conftest import BACKBONE
 from tests.harness.plans import prepared
@@ -149,7 +149,7 @@ def test_rows_of_every_kind_are_rehearsed_once_and_not_where_the_suite_says_neve
     def run(**options: object) -> str:
         said = io.StringIO()
         made = prepared(tmp_path, text, **options)
-        assert execute(made, RunOptions(workers=2), Console(file=said, width=1000), "esft-bench run") == {}
+        assert execute(made, RunOptions(workers=2), Terminal(file=said, width=1000), "esft-bench run") == {}
         return said.getvalue()
 
     assert "rehearsing" not in run(set=["rehearse=never"], only="method=base")
