@@ -12,6 +12,7 @@ from esft_bench.harness.store.artifacts import DamagedError, Manifest, Store
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.training.cell import _drop_damaged
 from esft_bench.harness.training.checkpoint import CHECKPOINT
+from esft_bench.spec.errors import UserError
 from tests.harness import damages
 from tests.harness.damages import TO_A_FILE, TO_A_FOLDER
 from tests.harness.test_train import VALIDATED, StoppedError, trained, validated
@@ -212,3 +213,10 @@ def test_weights_that_were_the_best_so_far_and_what_training_goes_on_from_stand_
     whole, again = tiny_model("olmoe"), tiny_model("olmoe")
     assert validated(again, path.parent, best) == validated(whole, tmp_path / "whole", best)
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), again.parameters(), strict=True))
+
+
+def test_a_judge_s_cache_that_is_a_folder_is_one_sentence(judge, tmp_path):
+    cache = tmp_path / "broken.sqlite"
+    cache.mkdir()
+    with pytest.raises(UserError, match=r"The judge's cache .*broken\.sqlite cannot be"):
+        judge(cache=cache)

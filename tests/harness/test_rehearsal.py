@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, Glm4MoeLiteConfig, OlmoeConfig
+from transformers import AutoModelForCausalLM, AutoTokenizer, OlmoeConfig, PhimoeConfig
 
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.run import execute
@@ -165,7 +165,7 @@ def test_rows_of_every_kind_are_rehearsed_once_and_not_where_the_suite_says_neve
 @pytest.mark.slow
 def test_a_model_that_the_engine_cannot_serve_is_refused_before_anything_is_trained(run, tmp_path):
     pytest.importorskip("vllm")
-    on = checkpoint(tmp_path / "other", Glm4MoeLiteConfig)
+    on = checkpoint(tmp_path / "other", PhimoeConfig, num_local_experts=4)
     done, kinds = run("{fft: {}}", engine="vllm", on=on)
     assert done.returncode == 2
     assert "methods.fft fails in the rehearsal" in done.stderr
