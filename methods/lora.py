@@ -31,8 +31,8 @@ class Lora(Method):
         rank: rank of the updates.
         alpha: numerator of the scaling alpha / rank.
         target_modules: names of linear layers as peft takes them; empty for every linear layer of the attention.
-        experts: adapt every linear layer of the decoder but the routers: all routed experts besides, through their fused
-            parameters (gate and up share one factor A then), the shared experts, and the MLPs of layers without experts.
+        experts: adapt every linear layer of the decoder but the routers: besides, all routed experts, through their
+            fused parameters (gate and up share a factor), shared experts, and the MLPs of layers without experts.
     """
 
     name: ClassVar[str] = "lora"

@@ -49,8 +49,8 @@ def concentration(routing: Routing | None) -> Picture | Missing:
     return Picture(
         "esft-2-concentration",
         title,
-        "Share of a layer's gate weight and of its token-expert pairs that each of its experts holds, highest first, as "
-        "the paper draws it, and that the highest hold together: mean over layers, band one standard deviation.",
+        "Share of a layer's gate weight and of its token-expert pairs that each of its experts holds, highest first, "
+        "as the paper draws it, and that the highest hold together: mean over layers, band one standard deviation.",
         ("task", "score", "experts", "share_mean", "share_sd", "cumulated_mean", "cumulated_sd"),
         rows,
         paint,

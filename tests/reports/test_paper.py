@@ -75,9 +75,10 @@ def test_what_a_model_judged_there_is_left_out_where_none_judged_here(
     made_up: MadeUpRun, tmp_path: Path, judge: str, beside: bool
 ) -> None:
     made_up.change = lambda record: record.model_copy(update={"judge": judge}) if record.judge else record
-    for table in beside_of(made_up, tmp_path, "esft")[:3:2]:
-        assert any(column == "Law" for _, column in by_cell(table)) is beside
-        assert any("Law" in note and "no model judged" in note for note in table.notes) is not beside
+    tables = beside_of(made_up, tmp_path, "esft")
+    for table in (tables[0], next(table for table in tables if "Table 3" in table.title)):
+        assert any(column == "Law" for _, column in by_cell(table)) == beside
+        assert any("Law" in note and "no model judged" in note for note in table.notes) != beside
 
 
 FOUR = {"gsm": "GSM8K", "maths": "MATH-500", "mbpp": "MBPP", "he": "HumanEval"}
