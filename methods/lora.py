@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+DENSE = re.compile(r"\.layers\.(\d+)\.(?:mlp|feed_forward)\.")
+"""In the names of an MLP's layers: the number of its decoder layer."""
+
 
 class Lora(Method):
     """Train low-rank updates W + alpha/rank · B A; the ESFT paper's rank 8 and scaling 2 by default.
@@ -27,7 +31,8 @@ class Lora(Method):
         rank: rank of the updates.
         alpha: numerator of the scaling alpha / rank.
         target_modules: names of linear layers as peft takes them; empty for every linear layer of the attention.
-        experts: adapt all routed experts, through their fused parameters, and the shared experts too. Never routers.
+        experts: adapt every linear layer of the decoder but the routers: besides, all routed experts, through their
+            fused parameters (gate and up share a factor), shared experts, and the MLPs of layers without experts.
     """
 
     name: ClassVar[str] = "lora"
@@ -59,7 +64,7 @@ class Lora(Method):
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=list(self.target_modules) or _attention(model),
-            target_parameters=[*_routed(model), *_shared(model)] if self.experts else None,
+            target_parameters=[*_routed(model), *_shared(model), *_dense(model)] if self.experts else None,
         )
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
@@ -120,3 +125,16 @@ def _shared(model: PreTrainedModel) -> Iterator[str]:
         for path, shared in layer.shared:
             linear = (name for name, module in shared.named_modules() if name and isinstance(module, nn.Linear))
             yield from (f"{path}.{name}.weight" for name in linear)
+
+
+def _dense(model: PreTrainedModel) -> Iterator[str]:
+    """Weights of the linear layers in the MLPs of layers without experts."""
+    from torch import nn
+
+    from esft_bench.methods.moe.view import moe_layers
+
+    mixtures = moe_layers(model)
+    for name, module in model.named_modules():
+        found = DENSE.search(name)
+        if found and int(found[1]) not in mixtures and isinstance(module, nn.Linear):
+            yield f"{name}.weight"

@@ -70,7 +70,12 @@ class BackboneReport:
     def beside(self) -> list[BesideTable]:
         """A paper's values beside ours, where the suite is that paper's."""
         paper = self.results.suite.paper
-        tables: dict[Kind, Table] = {"ability": self.ability, "general": self.general, "ablation": self.ablation}
+        tables: dict[Kind, Table] = {
+            "ability": self.ability,
+            "general": self.general,
+            "ablation": self.ablation,
+            "costs": self.efficiency,
+        }
         if self.retained:
             tables["retained"] = self.retained
         return beside(paper, self.results, tables, self.backbone) if paper else []

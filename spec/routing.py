@@ -45,6 +45,7 @@ class Concentration(Strict):
 
     Attributes:
         mean, deviation: over layers, [E].
+        each_mean, each_deviation: the same of the n-th highest expert alone, the paper's falling curve.
     """
 
     task: str
@@ -52,6 +53,8 @@ class Concentration(Strict):
     score: Kind
     mean: list[float]
     deviation: list[float]
+    each_mean: list[float] = Field(default_factory=list)
+    each_deviation: list[float] = Field(default_factory=list)
 
 
 class Overlap(Strict):

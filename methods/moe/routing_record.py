@@ -22,8 +22,18 @@ KINDS: tuple[Kind, ...] = ("gate", "token")
 
 def concentration_of(task: str, title: str, seen: Profile, kind: Kind) -> Concentration:
     """How much of a layer's weight its highest experts hold on a task's data, over layers."""
-    mean, deviation = mean_and_deviation(concentration_shares(expert_scores(seen, kind, "released")))
-    return Concentration(task=task, title=title, score=kind, mean=mean.tolist(), deviation=deviation.tolist())
+    shares = concentration_shares(expert_scores(seen, kind, "released"))
+    mean, deviation = mean_and_deviation(shares)
+    each = [part.tolist() for part in mean_and_deviation(torch.diff(shares, prepend=torch.zeros_like(shares[:, :1])))]
+    return Concentration(
+        task=task,
+        title=title,
+        score=kind,
+        mean=mean.tolist(),
+        deviation=deviation.tolist(),
+        each_mean=each[0],
+        each_deviation=each[1],
+    )
 
 
 def overlaps_of(seen: Mapping[str, list[Profile]]) -> Iterator[Overlap]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks
+from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
 from esft_bench.reports.figures.heatmap import heatmap
 from esft_bench.spec.routing import Concentration, Kind, OverCells, Quantity, Routing
 
@@ -21,46 +21,56 @@ KINDS: dict[Kind, str] = {"gate": "of the gate weight", "token": "of the token-e
 
 
 def concentration(routing: Routing | None) -> Picture | Missing:
-    """ESFT Figure 2: how much of a layer's weight its highest experts hold, and how far layers differ."""
+    """ESFT Figure 2: how much of a layer's weight its highest experts hold, each and together."""
     title = "Concentration of routing (ESFT Figure 2)"
     if routing is None or not routing.concentrations:
         return Missing(title, NO_ROUTING)
-    curves = routing.concentrations
+    curves = [one for one in routing.concentrations if one.each_mean]
+    if not curves:
+        return Missing(title, "routing.json is of an earlier version, without the experts' single shares: run again")
     rows = [
-        (one.title, one.score, count, mean, deviation)
+        (one.title, one.score, count, *values)
         for one in curves
-        for count, (mean, deviation) in enumerate(zip(one.mean, one.deviation, strict=True), start=1)
+        for count, values in enumerate(
+            zip(one.each_mean, one.each_deviation, one.mean, one.deviation, strict=True), start=1
+        )
     ]
     style = looks([one.task for one in curves])
 
     def paint(axes: Sequence["Axes"]) -> None:
-        for panel, (kind, what) in zip(axes, KINDS.items(), strict=True):
-            _shares(panel, [one for one in curves if one.score == kind], style)
-            panel.set_title(f"Share {what}")
+        for k, (kind, what) in enumerate(KINDS.items()):
+            of_kind = [one for one in curves if one.score == kind]
+            _shares(axes[2 * k], [(one, one.each_mean, one.each_deviation) for one in of_kind], style)
+            axes[2 * k].set_title(f"Share {what}, each expert")
+            _shares(axes[2 * k + 1], [(one, one.mean, one.deviation) for one in of_kind], style)
+            axes[2 * k + 1].set_title(f"Share {what}, experts up to there")
         axes[-1].set_xlabel("Experts of a layer, highest first")
 
     return Picture(
         "esft-2-concentration",
         title,
-        "Cumulated share of a layer's gate weight and of its token-expert pairs held by its highest experts: mean over "
-        "layers, band one standard deviation over layers. The steeper at the left, the fewer experts a task needs.",
-        ("task", "score", "experts", "share_mean_over_layers", "share_sd_over_layers"),
+        "Share of a layer's gate weight and of its token-expert pairs that each of its experts holds, highest first, "
+        "as the paper draws it, and that the highest hold together: mean over layers, band one standard deviation.",
+        ("task", "score", "experts", "share_mean", "share_sd", "cumulated_mean", "cumulated_sd"),
         rows,
         paint,
-        height=6.2,
-        panels=2,
+        height=12.0,
+        panels=4,
     )
 
 
-def _shares(panel: "Axes", curves: Sequence[Concentration], style: Mapping[str, Look]) -> None:
-    """A curve with its band for each task, beside that of experts which are all alike."""
-    for one in curves:
-        look, mean, deviation = style[one.task], np.array(one.mean), np.array(one.deviation)
+Curve = tuple[Concentration, Sequence[float], Sequence[float]]
+"""A task's concentration, and which of its means and deviations to draw."""
+
+
+def _shares(panel: "Axes", curves: Sequence[Curve], style: Mapping[str, Look]) -> None:
+    """A curve with its band for each task."""
+    for one, means, deviations in curves:
+        look, mean, deviation = style[one.task], np.array(means), np.array(deviations)
         count = np.arange(1, mean.size + 1)
         panel.fill_between(count, mean - deviation, mean + deviation, color=look.colour, alpha=0.15, linewidth=0)
         panel.plot(count, mean, **_line(look, max(1, count.size // 8)), label=one.title)
-    panel.plot(count, count / count.size, color=INK, linewidth=1, linestyle=":", label="all experts alike")
-    panel.set_ylim(0, 1)
+    panel.set_ylim(bottom=0)
 
 
 def overlap(routing: Routing | None) -> Picture | Missing:

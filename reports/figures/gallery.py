@@ -40,7 +40,7 @@ def _of_a_backbone(
     return [
         trade.pareto(report),
         costs.costs(results),
-        *sweep.swept(report),
+        *sweep.swept(report, known),
         experts.concentration(known),
         experts.overlap(known),
         *experts.selected(known, ablations),

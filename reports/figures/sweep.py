@@ -1,7 +1,8 @@
 """Figures over a hyperparameter: ESFT Figures 6 and 7, DAS Figure 3, and any other one that a suite varies."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +13,7 @@ from esft_bench.reports.figures.canvas import INK, Look, Missing, Picture, looks
 from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.sweeps import Sweep, sweeps
 from esft_bench.reports.tables.costs import costs_of
+from esft_bench.spec.routing import Routing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,14 +21,15 @@ if TYPE_CHECKING:
 THRESHOLDS = ("p", "rank")
 KNOWN = {
     "group_size": ("esft-7-group-size", "Size of expert groups (ESFT Figure 7)"),
-    "count": ("das-3-count", "Number of experts (DAS Figure 3)"),
+    "share": ("das-3-experts", "Number of experts (DAS Figure 3)"),
 }
 COLUMNS = ("method", "row", "hyperparameter", "value", "trainable_parameters_millions", "role", "mean", "low", "high")
 INTERVAL = "with 95% intervals of each mean by itself; the paired tests of the tables tell more apart than these do"
 
 
-def swept(report: BackboneReport) -> list[Picture | Missing]:
+def swept(report: BackboneReport, known: Routing | None) -> list[Picture | Missing]:
     """A figure for each hyperparameter that the suite varies, and a word on the papers' ones that it does not."""
+    trained = _experts_by_row(known)
     found = [sweep for sweep in sweeps(report.results) if sweep.numeric]
     usable = [sweep for sweep in found if sum(report.average(row, "ability") is not None for _, row in sweep.rows) > 1]
     figures: list[Picture | Missing] = []
@@ -37,7 +40,7 @@ def swept(report: BackboneReport) -> list[Picture | Missing]:
     for name in others:
         same = [sweep for sweep in usable if sweep.name == name]
         label, title = KNOWN.get(name, (f"sweep-{name.replace('_', '-')}", f"Sweep of {name.replace('_', ' ')}"))
-        figures.append(_by_value(report, same, label, title) if same else Missing(title, _why(found, (name,))))
+        figures.append(_by_value(report, same, label, title, trained) if same else Missing(title, _why(found, (name,))))
     return figures
 
 
@@ -64,37 +67,91 @@ def _by_parameters(report: BackboneReport, chosen: Sequence[Sweep], title: str) 
     return _picture(report, chosen, "esft-6-sweep", title, axis)
 
 
-def _by_value(report: BackboneReport, chosen: Sequence[Sweep], name: str, title: str) -> Picture:
-    """Task ability and general ability over the hyperparameter's own values."""
+def _experts_by_row(known: Routing | None) -> dict[str, float]:
+    """Experts that a row trains in a layer, mean over its cells and layers, as ESFT Figure 7 draws."""
+    stored = known.over_cells if known else []
+    return {one.method: float(np.mean(one.mean)) for one in stored if one.quantity == "experts" and not one.task}
+
+
+def _by_value(
+    report: BackboneReport, chosen: Sequence[Sweep], name: str, title: str, trained: Mapping[str, float]
+) -> Picture:
+    """Task ability and general ability over the hyperparameter's own values, and experts where rows choose them."""
     values = [float(value) for sweep in chosen for value, _ in sweep.rows]
     log = min(values) > 0 and max(values) / min(values) >= 8
     label = chosen[0].name.replace("_", " ") + (" (log)" if log else "")
-    return _picture(report, chosen, name, title, Axis(label, lambda value, row: value, log))
+    return _picture(report, chosen, name, title, Axis(label, lambda value, row: value, log), trained)
 
 
-def _picture(report: BackboneReport, chosen: Sequence[Sweep], name: str, title: str, axis: Axis) -> Picture:
-    """Task ability above general ability; a line for each sweep, the base model dotted."""
+def _picture(
+    report: BackboneReport,
+    chosen: Sequence[Sweep],
+    name: str,
+    title: str,
+    axis: Axis,
+    trained: Mapping[str, float] = MappingProxyType({}),
+) -> Picture:
+    """Task ability above general ability, experts trained below; a line for each sweep, the base model dotted."""
     roles = [role for role in ROLES if report.results.columns(role)]
     series = {_series(sweep, chosen, report): sweep for sweep in chosen}
     lines = {(text, role): _line(report, sweep, role, axis) for text, sweep in series.items() for role in roles}
-    rows = [
+    rows: list[tuple[object, ...]] = [
         (text, row.name, series[text].name, value, _size_or_blank(report, row), role, one.estimate, one.low, one.high)
         for (text, role), line in lines.items()
         for _, value, row, one in line
     ]
+    counts = {text: _counts(sweep, axis, trained) for text, sweep in series.items()}
+    rows += [
+        (text, row.name, series[text].name, value, _size_or_blank(report, row), "experts", count, count, count)
+        for text, line in counts.items()
+        for _, value, row, count in line
+    ]
     style = looks(list(series))
+    panels = len(roles) + any(counts.values())
 
     def paint(axes: Sequence["Axes"]) -> None:
-        for panel, role in zip(axes, roles, strict=True):
+        for panel, role in zip(axes, roles, strict=False):
             for k, (text, sweep) in enumerate(series.items()):
                 _curve(panel, lines[text, role], style[text], text)
                 if sweep.name in THRESHOLDS:
                     _label(panel, lines[text, role], sweep.name, below=k % 2 == 0)
             _frame(panel, report, role, axis, {place for place, *_ in lines[next(iter(series)), role]})
+        if any(counts.values()):
+            _count_panel(axes[-1], counts, style, axis)
         axes[-1].set_xlabel(axis.label)
 
     caption = f"Averages of the tables, {INTERVAL}."
-    return Picture(name, title, caption, COLUMNS, rows, paint, 2.6 * len(roles) + 0.5, len(roles))
+    if any(counts.values()):
+        caption += " Experts trained in a layer: mean over layers and cells."
+    return Picture(name, title, caption, COLUMNS, rows, paint, 2.6 * panels + 0.5, panels)
+
+
+def _counts(sweep: Sweep, axis: Axis, trained: Mapping[str, float]) -> "list[tuple[float, float, TableRow, float]]":
+    """(place on the axis, value, row, experts trained) of the rows that choose experts."""
+    return [
+        (place, float(value), row, trained[row.name])
+        for value, row in sweep.rows
+        if row.name in trained and (place := axis.place(float(value), row.name)) is not None
+    ]
+
+
+def _count_panel(
+    panel: "Axes",
+    counts: "Mapping[str, list[tuple[float, float, TableRow, float]]]",
+    style: Mapping[str, Look],
+    axis: Axis,
+) -> None:
+    """Experts trained in a layer, a line for each sweep that has them."""
+    for text, line in counts.items():
+        if line:
+            look = style[text]
+            x, y = [place for place, *_ in line], [count for *_, count in line]
+            panel.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=text)
+    panel.set_title("Experts trained in a layer")
+    panel.margins(x=0.2)
+    panel.set_ylim(bottom=0)
+    if axis.log:
+        plain_log(panel)
 
 
 def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks: set[float]) -> None:

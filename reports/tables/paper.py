@@ -21,7 +21,7 @@ from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, 
 from esft_bench.reports.tables.table import AVERAGE, Table
 from esft_bench.spec.strict import Strict
 
-Kind = Literal["ability", "general", "ablation", "retained"]
+Kind = Literal["ability", "general", "ablation", "retained", "costs"]
 
 
 class PublishedTable(Strict):

@@ -43,6 +43,9 @@ def test_lora_on_experts_changes_every_expert_and_no_router(outcomes: Outcomes, 
     assert bool(shared) == (architecture in {"deepseek-v2", "deepseek-v3", "qwen2-moe"})
     attention = {name for name in names if ".self_attn." in name and name.endswith("_proj.weight")}
     assert {name for name in routed if "_bias" not in name} | shared | attention <= changed
+    dense = {name for name in names if ".layers.0.mlp." in name and 0 not in every}
+    assert bool(dense) == architecture.startswith("deepseek")
+    assert dense <= changed
     routers = tensors_of_routers(names) | {name for name in names if "shared_expert_gate" in name}
     assert len(routers) >= len(every)
     assert not routers & changed

@@ -44,6 +44,7 @@ def routing_of(titles: dict[str, str]) -> routing.Routing:
     by_layer = {"mean": [2.0, 1.0, 3.0], "low": [2.0, 0.0, 3.0], "high": [2.0, 2.0, 3.0]}
     moved = {"mean": [0.2, 0.3, 0.4], "low": [0.1, 0.2, 0.3], "high": [0.3, 0.4, 0.5]}
     curve = {"mean": [0.3 + 0.7 * k / (EXPERTS - 1) for k in range(EXPERTS)], "deviation": [0.05] * EXPERTS}
+    curve |= {"each_mean": [0.3] + [0.7 / (EXPERTS - 1)] * (EXPERTS - 1), "each_deviation": [0.02] * EXPERTS}
     return routing.Routing(
         backbone="mini",
         layers=LAYERS,
@@ -152,7 +153,7 @@ def test_the_report_links_every_figure_and_says_why_the_others_are_not_there(who
         assert f"](figures/{path.name})" in text
         assert f"](figures/{path.stem}.csv)" in text
     assert "group_size alone" in text
-    assert "count alone" in text
+    assert "share alone" in text
 
 
 def test_a_second_drawing_gives_the_same_bytes_and_removes_what_is_no_longer_there(whole: Path) -> None:
@@ -211,7 +212,8 @@ def test_figures_about_experts_show_the_stored_numbers_and_no_others(whole: Path
     counted = rows_of(whole / "figures" / "esft-5-experts-1.csv")
     assert [float(row["experts"]) for row in counted] == [2, 2, 2, 1, 1, 1, 3, 3, 3]
     first = rows_of(whole / "figures" / "esft-2-concentration.csv")[0]
-    assert (first["share_mean_over_layers"], first["share_sd_over_layers"]) == ("0.3", "0.05")
+    told = ("share_mean", "share_sd", "cumulated_mean", "cumulated_sd")
+    assert tuple(first[name] for name in told) == ("0.3", "0.02", "0.3", "0.05")
 
 
 def test_the_domain_advantage_is_drawn_before_and_after_training(whole: Path) -> None:
