@@ -78,6 +78,15 @@ class Adapter(Method):
             )
         return folder
 
+    @property
+    def other_readings(self) -> Sequence[Method]:
+        """The other layout of a LoRA adapter that packs a layer's experts in one tensor: the shapes are the same."""
+        folder = self._locate()
+        if (folder / ESFT_CONFIG).is_file() or not lora_adapter.is_packed(folder):
+            return ()
+        other = "expert-major" if self.layout == "peft" else "peft"
+        return (self.model_copy(update={"layout": other}),)
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze everything; nothing to train."""
         model.requires_grad_(False)

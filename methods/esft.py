@@ -15,7 +15,7 @@ from esft_bench.methods.grouped_experts import GroupedExperts
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.layout import read_config
 from esft_bench.methods.moe.released_scores import read_rows
-from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, as_shares, expert_scores, scores_of
+from esft_bench.methods.moe.scores import Score, ScoreRule, Scores, as_shares, expert_scores, most_over_one, scores_of
 from esft_bench.methods.moe.selection import Selection, check, check_rows, select
 
 if TYPE_CHECKING:
@@ -81,6 +81,15 @@ class ThresholdSelection(BaseModel):
     def up_to_threshold(self, scores: Scores) -> Selection:
         """In each layer, the experts whose scores reach `p`; where all add up to more than 1, that share of them."""
         return select(scores if self.score_rule == "upstream_script" else as_shares(scores), self.p)
+
+    def remarks(self, context: Context) -> list[str]:
+        """That `p` stands for a share, where the scores of a layer add up to more than 1 (a sigmoid router's do)."""
+        if self.selection is not None or context.profile is None or self.score_rule == "upstream_script":
+            return []
+        most = most_over_one(self.scores_of(context.profile))
+        if most is None:
+            return []
+        return [f"The scores of a layer's experts add up to {most:.1f}, not to 1, so p is a share of their sum."]
 
     def check_given(self, model: PreTrainedModel) -> None:
         """Raise MethodError where a selection or scores are given that do not fit the model."""

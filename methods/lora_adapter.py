@@ -36,6 +36,11 @@ Layout = Literal["peft", "expert-major"]
 """Where expert e's column of rank r is in packed factors: `peft`, r · experts + e; `expert-major`, e · rank + r."""
 
 
+def is_packed(adapter: Path) -> bool:
+    """Whether the factors of all experts of a layer lie in one tensor, in peft's order or in unsloth's older one."""
+    return any(PACKED.search(name) for name in tensor_files(adapter).files)
+
+
 def check(adapter: Path, base: Path, layout: Layout) -> None:
     """Raise MethodError where an adapter is not whole, is of another backbone, or cannot have this layout."""
     if not (adapter / WEIGHTS).is_file():
@@ -44,7 +49,7 @@ def check(adapter: Path, base: Path, layout: Layout) -> None:
     for name in new.files:
         check_type(name, name, old, new)
         read_finite(new, name)
-    if layout == "expert-major" and not any(PACKED.search(name) for name in new.files):
+    if layout == "expert-major" and not is_packed(adapter):
         raise MethodError(f"{adapter} packs no experts in one tensor, so it has no expert-major layout; leave it out")
     check_not_tied(without_weights(base), filter(None, map(_stem, new.files)))
     if _plain(adapter, old, new):

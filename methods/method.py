@@ -109,6 +109,18 @@ class Method(BaseModel):
         """
         return None
 
+    @property
+    def other_readings(self) -> Sequence[Method]:
+        """Other ways in which the files it brings along may be meant, where nothing in them tells.
+
+        Whoever merges them compares the loss on rows of the task, and refuses what another reading fits better.
+        """
+        return ()
+
+    def remarks(self, context: Context) -> Sequence[str]:
+        """What a report must say about what `prepare` makes of a context."""
+        return ()
+
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Make `model` trainable this method's way, in place, and return the parameters to train.
 

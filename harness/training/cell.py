@@ -1,8 +1,8 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
 import time
-from collections.abc import Iterator
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
+from esft_bench.harness.training.readings import ROWS, check_reading
 from esft_bench.harness.training.validation import BEST, best_of
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
@@ -95,15 +96,17 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         layers = experts_of(model)  # as they are before a method wraps anything around them
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
-            measured["trainable_parameters"], log = _train(model, cell, history.wrapped(progress))
-            measured["steps"] = len(log.losses)
-            measured["notes"] = [auxiliary_loss_sentence(model.config)]
-            write_json(cell.out / LOG, asdict(log))
+            trained = _train(model, cell, history.wrapped(progress))
+            measured |= {"trainable_parameters": trained.parameters, "steps": len(trained.log.losses)}
+            measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
+            write_json(cell.out / LOG, asdict(trained.log))
     _count_shares(measured, shares)
     history.add_to(measured)
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
+        rows = encode_file(tokenizer, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
+        measured["notes"] = check_reading(method, model, start, cell.out, rows)
     _canary(model, tokenizer, cell).save(cell.out / CANARY)
     if cell.profile_after and cell.profiling and layers and method.trains:
         (cell.out / AFTER).mkdir()
@@ -149,11 +152,21 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
         measured["processes"] = len(shares)
 
 
-def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tuple[int, TrainingLog]:
-    """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
+@dataclass(frozen=True)
+class _Trained:
+    """What a training was: how many parameters, its log, and what the method has to remark on it."""
+
+    parameters: int
+    log: TrainingLog
+    remarks: Sequence[str]
+
+
+def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _Trained:
+    """Make a model ready and train it, in place."""
     torch.manual_seed(cell.seed)
     method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    parameters = method.prepare(model, _context(tokenizer, cell))
+    context = _context(tokenizer, cell)
+    parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
     sequences, held_out = _data(tokenizer, cell)
     with in_float32(parameters):
@@ -172,7 +185,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
                 progress=progress,
             ),
         )
-    return count, log
+    return _Trained(count, log, method.remarks(context))
 
 
 def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:

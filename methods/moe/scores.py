@@ -75,8 +75,18 @@ def as_shares(scores: Scores) -> Scores:
     What rounding to 4 decimals may add to a sum of 1 does not count.
     """
     sums = scores.values.sum(dim=1, keepdim=True)
-    rounding = scores.values.shape[1] * 0.5e-4
-    return Scores(scores.layers, scores.values / sums.where(sums > 1 + rounding, sums.new_ones(())), scores.signed)
+    return Scores(scores.layers, scores.values / sums.where(sums > _one(scores), sums.new_ones(())), scores.signed)
+
+
+def most_over_one(scores: Scores) -> float | None:
+    """The highest sum of a layer's scores where that is over 1, as `as_shares` has it; else None."""
+    most = float(scores.values.sum(dim=1).max())
+    return most if most > _one(scores) else None
+
+
+def _one(scores: Scores) -> float:
+    """1, and what rounding to 4 decimals may add to it."""
+    return 1 + scores.values.shape[1] * 0.5e-4
 
 
 def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") -> Scores:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.method import Context
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.released_scores import read_logs, read_summary
 from esft_bench.methods.moe.scores import (
@@ -76,6 +77,9 @@ def test_p_is_a_share_of_a_layers_sum_where_scores_add_up_to_more_than_one() -> 
         assert EsftGate(p=0.5, score_rule=rule).select(sigmoid)[0] == [0, 1]
         assert EsftGate(p=0.1, score_rule=rule).select(sigmoid) == {0: [0], 1: [0, 1]}
     assert EsftGate(p=0.5, score_rule="upstream_script").select(sigmoid)[0] == [2]  # as the script has it
+    (remark,) = EsftGate().remarks(Context(0, sigmoid))
+    assert "so p is a share of their sum" in remark
+    assert EsftGate().remarks(Context(0, two_samples())) == []
 
 
 @given(st.lists(st.floats(1e-4, 1), min_size=2, max_size=64))
