@@ -1,7 +1,6 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
 import time
-from collections.abc import Iterator
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -19,7 +18,16 @@ from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.training.checkpoint import fault, forget
-from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
+from esft_bench.harness.training.data import (
+    Sample,
+    encode_file,
+    first_turns,
+    hold_out,
+    mixed,
+    mixture,
+    packed,
+    turn_ids,
+)
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.precision import in_float32, products
@@ -95,8 +103,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         layers = experts_of(model)  # as they are before a method wraps anything around them
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
-            measured["trainable_parameters"], log = _train(model, cell, history.wrapped(progress))
-            measured["steps"] = len(log.losses)
+            trained, log = _train(model, cell, history.wrapped(progress))
+            measured |= {**trained, "steps": len(log.losses)}
             measured["notes"] = [auxiliary_loss_sentence(model.config)]
             write_json(cell.out / LOG, asdict(log))
     _count_shares(measured, shares)
@@ -149,19 +157,21 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
         measured["processes"] = len(shares)
 
 
-def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tuple[int, TrainingLog]:
-    """Make a model ready and train it, in place; returns the number of trained parameters and the log."""
+def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tuple[dict[str, Any], TrainingLog]:
+    """Make a model ready and train it, in place; returns what was trained, and on what mixture, and the log."""
     torch.manual_seed(cell.seed)
     method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
     parameters = method.prepare(model, _context(tokenizer, cell))
     count = sum(parameter.numel() for parameter in parameters)
-    sequences, held_out = _data(tokenizer, cell)
+    own, other, held_out = _data(tokenizer, cell)
+    training = cell.training
+    stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
     with in_float32(parameters):
         log = train(
             model,
             parameters,
-            sequences,
-            cell.training,
+            packed(stream, training.sequence_length),
+            training,
             cell.scratch,
             Options(
                 mixed_precision=products(cell.loading.precision),
@@ -172,7 +182,9 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> tu
                 progress=progress,
             ),
         )
-    return count, log
+    came_out = mixture(own, other, training, cell.seed)
+    shares = {f"alignment_{name}": share for name, share in asdict(came_out).items()} if came_out else {}
+    return {"trainable_parameters": count, **shares}, log
 
 
 def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
@@ -189,8 +201,10 @@ def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
     )
 
 
-def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Iterator[Sample], list[Sample]]:
-    """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
+def _data(
+    tokenizer: PreTrainedTokenizerBase, cell: CellTraining
+) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
+    """The samples of a cell's tasks, of its alignment data, and those held out of the tasks where it is validated."""
     training = cell.training
     told = training.sequence_length, training.truncation
     own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
@@ -199,7 +213,7 @@ def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Itera
     if training.evaluate_every is not None:
         parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
         own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
-    return packed(mixed(own, other, training.alignment_share, cell.seed), training.sequence_length), held
+    return own, other, held
 
 
 def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
