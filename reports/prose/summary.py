@@ -38,7 +38,9 @@ def compared(results: BackboneResults, backbone: str) -> str:
     if mixed := _mixed(results):
         sentences.append(mixed)
     if judges:
-        sentences.append(f"Free-text answers were scored by {listing(judges)}.")
+        asked = results.suite.judge
+        published = ", asked in the paper's own words" if asked.kind != "reference" and asked.rubric == "paper" else ""
+        sentences.append(f"Free-text answers were scored by {listing(judges)}{published}.")
     return " ".join(sentences)
 
 
