@@ -158,6 +158,18 @@ def verify_paper(
         raise typer.Exit(1)
 
 
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A checkpoint of model_type deepseek, such as DeepSeek-MoE-16B.")],
+    out: Annotated[Path, typer.Argument(help="The folder to write, which must not be there.")],
+) -> None:
+    """Write a checkpoint that no release of transformers loads by itself as one that it does, the same network."""
+    from esft_bench.harness.backbone.convert import convert as converted
+
+    converted(source, out)
+    console.print(str(out), highlight=False, soft_wrap=True, markup=False)
+
+
 @judge_app.command()
 @grouped
 def calibrate(options: CalibrateOptions) -> None:

@@ -57,6 +57,7 @@ class JudgeSettings(BaseModel):
 
     Attributes:
         kind: `reference` (chrF, no endpoint) or `openai` (any OpenAI-compatible endpoint).
+        rubric: `ours`, or `paper`: the ESFT paper's prompts, word for word (Table 5), for the tasks that it judged.
         model: name of the judge's model. At OpenAI's own endpoint there is a default; elsewhere it is needed.
         base_url: the endpoint, e.g. `http://localhost:8000/v1`; None: OpenAI's own, whatever the environment says.
         key_env: the environment variable that holds the key. Without it the reference judge is used.
@@ -76,6 +77,7 @@ class JudgeSettings(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     kind: Literal["reference", "openai"] = "reference"
+    rubric: Literal["ours", "paper"] = "ours"
     model: str = ""
     base_url: str | None = None
     key_env: str = "OPENAI_API_KEY"

@@ -11,6 +11,7 @@ from esft_bench.spec.strict import Strict
 
 Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
+Mixing = Literal["conversations", "tokens"]
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -36,7 +37,8 @@ class Training(Strict):
 
     Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
     constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
-    `alignment_share` is the share of alignment samples in the mix, half in the paper. `truncation` says what becomes of
+    `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
+    conversations or in tokens: the paper does not say which. `truncation` says what becomes of
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
     memory, more time, the same steps.
@@ -46,6 +48,7 @@ class Training(Strict):
     batch_size: Count = 32
     sequence_length: Count = 4096
     alignment_share: float = Field(0.5, ge=0, lt=1)
+    mix_by: Mixing = "conversations"
     learning_rate: PositiveFloat = 1e-5
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)

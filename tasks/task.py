@@ -39,11 +39,15 @@ class Rubric:
 
     `instructions` says what to look at. `language` is the language they are written in: the judge's own frame around
     them (what is material, how to reply) is in the same one. Scores run from 0 to `best`.
+
+    With `verbatim` the instructions are all that the judge is sent, with the texts in place of `{prediction}` and
+    `{ground_truth}`: a published prompt, word for word, whose reply names the total score in words.
     """
 
     instructions: str
     best: float = 10.0
     language: Literal["en", "zh"] = "en"
+    verbatim: bool = False
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class Task:
             `bypass`: lm-eval then only generates, and the judge scores the stored completions.
         training: yields the training conversations. None: nobody trains on it.
         items: yields the evaluation items. None: nobody is tested on it.
-        rubric: for a judged task, how to judge.
+        rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
         note: what a report must say about the task's data, if anything.
@@ -76,6 +80,7 @@ class Task:
     training: Callable[[Source], Iterable[Conversation]] | None = None
     items: Callable[[Source], Iterable[Item]] | None = None
     rubric: Rubric | None = None
+    paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
     note: str = ""

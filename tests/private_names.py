@@ -86,6 +86,7 @@ NAMES = (
     PrivateName(
         "transformers.configuration_utils", "_experts_implementation", _EXPERTS, sign="def _experts_implementation("
     ),
+    PrivateName("transformers.models.llama.modeling_llama", "LlamaMLP", "a test writes DeepSeek-MoE's own model down"),
     PrivateName(
         "transformers.core_model_loading",
         "revert_weight_conversion",

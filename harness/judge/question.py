@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -51,6 +52,13 @@ Reply with one JSON object, nothing else: {{"reason": "one short sentence", "sco
     ),
 }
 
+VERBATIM_AGAIN = {
+    "en": "That named no total score. Reply in the format asked for.",
+    "zh": "上一条回复没有写出总分。请按要求的格式回复。",
+}
+TOTAL = re.compile(r"(?:总分(?:是|为)?|total score)\W{0,4}(\d+(?:\.\d+)?)(?!\d|\.\d)", re.IGNORECASE)
+"""The total score in the words that the published prompts ask for."""
+
 Messages = list[dict[str, str]]
 
 
@@ -68,6 +76,8 @@ class ParsedReply(BaseModel):
 
 def rubric_key(rubric: Rubric) -> str:
     """What identifies a rubric and the template it is put in."""
+    if rubric.verbatim:
+        return _digest(["verbatim", rubric.instructions, rubric.best])
     template = TEMPLATES[rubric.language]
     return _digest([template.instructions, template.titles, template.again, rubric.instructions, rubric.best])
 
@@ -97,17 +107,31 @@ def _digest(parts: list[Any]) -> str:
 
 def messages(rubric: Rubric, item: JudgeItem) -> Messages:
     """The conversation that asks for a verdict. The mark is drawn anew each time, so that no answer can contain it."""
+    if rubric.verbatim:
+        return [{"role": "user", "content": _sendable(_filled(rubric.instructions, item))}]
     template, mark = TEMPLATES[rubric.language], f"=== {secrets.token_hex(8)} ==="
     texts = zip(template.titles, (item.prompt, item.answer, item.completion.strip()), strict=True)
     asked = template.instructions.format(mark=mark, rubric=rubric.instructions, best=rubric.best)
     given = "\n\n".join(f"{title}:\n{mark}\n{text}\n{mark}" for title, text in texts)
-    whole = given.encode(errors="replace").decode()  # a model may write half a surrogate pair, which nobody can send
-    return [{"role": "system", "content": asked}, {"role": "user", "content": whole}]
+    return [{"role": "system", "content": asked}, {"role": "user", "content": _sendable(given)}]
+
+
+def _sendable(text: str) -> str:
+    """A model may write half a surrogate pair, which nobody can send."""
+    return text.encode(errors="replace").decode()
+
+
+def _filled(prompt: str, item: JudgeItem) -> str:
+    """A published prompt with its texts, in one pass: what stands in an answer is not filled in again."""
+    texts = {"{prediction}": item.completion.strip(), "{ground_truth}": item.answer}
+    return re.sub("|".join(map(re.escape, texts)), lambda found: texts[found[0]], prompt)
 
 
 def again(asked: Messages, reply: str, rubric: Rubric) -> Messages:
     """The conversation that asks once more after an unreadable reply, of which it holds the beginning."""
     more = TEMPLATES[rubric.language].again.format(best=rubric.best)
+    if rubric.verbatim:
+        more = VERBATIM_AGAIN[rubric.language]
     return [*asked, {"role": "assistant", "content": reply[:MOST_SENT_BACK]}, {"role": "user", "content": more}]
 
 
@@ -117,6 +141,8 @@ def parse(text: str, rubric: Rubric) -> ParsedReply | None:
     A name that stands twice in the object makes it ambiguous: then there is none.
     """
     text = text.strip()
+    if rubric.verbatim:
+        return _total(text, rubric.best)
     if text.startswith("```") and text.endswith("```"):
         text = text.removeprefix("```").removeprefix("json").removesuffix("```")
     try:
@@ -126,3 +152,11 @@ def parse(text: str, rubric: Rubric) -> ParsedReply | None:
     except (ValueError, KeyError, AttributeError):
         return None
     return reply if reply.score <= rubric.best else None
+
+
+def _total(text: str, best: float) -> ParsedReply | None:
+    """The total score that a reply names in words; None where it names none, several, or one out of range."""
+    named = {float(number) for number in TOTAL.findall(text)}
+    if len(named) != 1 or (score := named.pop()) > best:
+        return None
+    return ParsedReply(score=score, reason=text)

@@ -70,6 +70,8 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
             if part == "tasks" and name in suite.tested_on:
                 task = replace(task, benchmarks=tuple(suite.tested_on[name]))
             chosen |= _as_used(part, task, known)
+    if suite.judge.rubric == "paper":
+        return {name: replace(task, rubric=task.paper_rubric or task.rubric) for name, task in chosen.items()}
     return chosen
 
 

@@ -23,6 +23,8 @@ COSTS = {
     "trainable_parameters": "trainable_parameters",
 }
 """Metrics of the cost records, and where training measured them."""
+MIXED = {f"alignment_{name}" for name in ("conversations", "tokens", "supervised")}
+"""Metrics of the cost records that say how much of what was trained on was alignment data, in per cent."""
 JUDGE_COSTS = ("judge_requests", "judge_tokens_in", "judge_tokens_out", "judge_dollars")
 """Metrics of the cost records of judging, measured with the verdicts."""
 
@@ -111,6 +113,9 @@ class _CellRecords:
             yield self._record(
                 "", metric=metric, value=float(_combined(metric)(values)), n=1, scored=1, source=parts[-1].name
             )
+        for metric in sorted(MIXED & parts[-1].measured.keys()):
+            value = float(parts[-1].measured[metric])
+            yield self._record("", metric=metric, value=value, n=1, scored=1, source=parts[-1].name)
 
     def _judge_costs(self) -> Iterator[Record]:
         """What the replies behind the verdicts took, whichever run paid for them; nothing where no model judged."""

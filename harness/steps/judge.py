@@ -44,7 +44,7 @@ class JudgeStep(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """Judge and rubric."""
-        rubric = [self.rubric.instructions, self.rubric.best, self.rubric.language]
+        rubric = [self.rubric.instructions, self.rubric.best, self.rubric.language, self.rubric.verbatim]
         return {"judge": list(self.judge), "rubric": rubric}
 
     @property

@@ -1,7 +1,7 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,16 @@ from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.training.checkpoint import fault, forget
-from esft_bench.harness.training.data import Sample, encode_file, first_turns, hold_out, mixed, packed, turn_ids
+from esft_bench.harness.training.data import (
+    Sample,
+    encode_file,
+    first_turns,
+    hold_out,
+    mixed,
+    mixture,
+    packed,
+    turn_ids,
+)
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.precision import in_float32, products
@@ -97,7 +106,7 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
             trained = _train(model, cell, history.wrapped(progress))
-            measured |= {"trainable_parameters": trained.parameters, "steps": len(trained.log.losses)}
+            measured |= {**trained.counted, "steps": len(trained.log.losses)}
             measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
             write_json(cell.out / LOG, asdict(trained.log))
     _count_shares(measured, shares)
@@ -154,9 +163,9 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
 
 @dataclass(frozen=True)
 class _Trained:
-    """What a training was: how many parameters, its log, and what the method has to remark on it."""
+    """What a training was: how many parameters on what mixture, its log, and what the method has to remark on it."""
 
-    parameters: int
+    counted: dict[str, Any]
     log: TrainingLog
     remarks: Sequence[str]
 
@@ -168,13 +177,15 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     context = _context(tokenizer, cell)
     parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
-    sequences, held_out = _data(tokenizer, cell)
+    own, other, held_out = _data(tokenizer, cell)
+    training = cell.training
+    stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
     with in_float32(parameters):
         log = train(
             model,
             parameters,
-            sequences,
-            cell.training,
+            packed(stream, training.sequence_length),
+            training,
             cell.scratch,
             Options(
                 mixed_precision=products(cell.loading.precision),
@@ -185,7 +196,9 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
                 progress=progress,
             ),
         )
-    return _Trained(count, log, method.remarks(context))
+    came_out = mixture(own, other, training, cell.seed)
+    shares = {f"alignment_{name}": share for name, share in asdict(came_out).items()} if came_out else {}
+    return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))
 
 
 def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
@@ -202,8 +215,10 @@ def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
     )
 
 
-def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Iterator[Sample], list[Sample]]:
-    """The endless stream of packed sequences of a cell, and the samples held out of it where it is validated."""
+def _data(
+    tokenizer: PreTrainedTokenizerBase, cell: CellTraining
+) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
+    """The samples of a cell's tasks, of its alignment data, and those held out of the tasks where it is validated."""
     training = cell.training
     told = training.sequence_length, training.truncation
     own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
@@ -212,7 +227,7 @@ def _data(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> tuple[Itera
     if training.evaluate_every is not None:
         parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
         own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
-    return packed(mixed(own, other, training.alignment_share, cell.seed), training.sequence_length), held
+    return own, other, held
 
 
 def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:

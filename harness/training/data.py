@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerBase
 from esft_bench.harness.backbone.model import question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Truncation
+from esft_bench.spec.suite import Mixing, Training, Truncation
 from esft_bench.tasks.prompt import segments
 from esft_bench.tasks.task import Conversation
 
@@ -111,18 +111,58 @@ def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator
         yield from rng.sample(samples, len(samples))
 
 
-def mixed(tasks: Sequence[Sequence[Sample]], alignment: Sequence[Sample], share: float, seed: int) -> Iterator[Sample]:
-    """Endless samples, of which `share` are alignment data; half and half alternates strictly, as do several tasks."""
+def mixed(
+    tasks: Sequence[Sequence[Sample]],
+    alignment: Sequence[Sample],
+    share: float,
+    seed: int,
+    by: Mixing = "conversations",
+) -> Iterator[Sample]:
+    """Endless samples, of which `share` are alignment data; half and half alternates strictly, as do several tasks.
+
+    By tokens, `share` is that of the tokens: alignment data come next whenever they have had too few so far.
+    """
     own = itertools.cycle([_shuffled_forever(task, random.Random(f"task {seed}")) for task in tasks])
     other = _shuffled_forever(alignment, random.Random(f"alignment {seed}"))
     due = 0.0
     while True:
-        due += share
-        if alignment and due >= 1.0 - 1e-9:
-            due -= 1.0
-            yield next(other)
+        if by == "conversations":
+            due += share
+        if alignment and due >= (1.0 - 1e-9 if by == "conversations" else 1e-9):
+            sample = next(other)
+            due -= 1.0 if by == "conversations" else (1.0 - share) * len(sample.ids)
         else:
-            yield next(next(own))
+            sample = next(next(own))
+            due += share * len(sample.ids) if by == "tokens" else 0.0
+        yield sample
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """How much of what was trained on was alignment data, in per cent: of conversations, tokens, supervised tokens."""
+
+    conversations: float
+    tokens: float
+    supervised: float
+
+
+def mixture(
+    tasks: Sequence[Sequence[Sample]], alignment: Sequence[Sample], training: Training, seed: int
+) -> Mixture | None:
+    """What a training's mix came out as, by the samples it draws; None where nothing is mixed in."""
+    if not alignment or not training.alignment_share:
+        return None
+    general = {id(sample) for sample in alignment}
+    stream = mixed(tasks, alignment, training.alignment_share, seed, training.mix_by)
+    counts = torch.zeros(2, 3, dtype=torch.long)
+    for _ in range(training.steps * training.batch_size):
+        length = 0
+        while length < training.sequence_length:
+            sample = next(stream)
+            length += len(sample.ids)
+            supervised = len(sample.labels) - sample.labels.count(IGNORED)
+            counts[int(id(sample) in general)] += torch.tensor([1, len(sample.ids), supervised])
+    return Mixture(*(100.0 * counts[1] / counts.sum(0).clamp(min=1)).tolist())
 
 
 def packed(samples: Iterator[Sample], length: int) -> Iterator[Sample]:

@@ -26,6 +26,9 @@ RUBRIC = Rubric(
     language="zh",
 )
 
+PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), language="zh", verbatim=True)
+"""The ESFT paper's own prompt, word for word (Table 5)."""
+
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield one case and its judgment per conversation."""
@@ -46,6 +49,8 @@ LM_EVAL = Path(__file__).with_name("law_bdci.yaml")
 FEWSHOT = LM_EVAL.with_name("law_bdci_fewshot.yaml")
 
 TASKS = (
-    Task("law-bdci", "Law", "ability", LM_EVAL, "bypass", training, items, RUBRIC),
-    Task("law-bdci-fewshot", "Law (4-shot)", "ability", FEWSHOT, "bypass", training, fewshot_items, RUBRIC),
+    Task("law-bdci", "Law", "ability", LM_EVAL, "bypass", training, items, RUBRIC, PAPER_RUBRIC),
+    Task(
+        "law-bdci-fewshot", "Law (4-shot)", "ability", FEWSHOT, "bypass", training, fewshot_items, RUBRIC, PAPER_RUBRIC
+    ),
 )

@@ -25,6 +25,9 @@ RUBRIC = Rubric(
     language="zh",
 )
 
+PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), language="zh", verbatim=True)
+"""The ESFT paper's own prompt, word for word (Table 5)."""
+
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield one call and its summary per conversation."""
@@ -45,6 +48,16 @@ LM_EVAL = Path(__file__).with_name("summary_bdci.yaml")
 FEWSHOT = LM_EVAL.with_name("summary_bdci_fewshot.yaml")
 
 TASKS = (
-    Task("summary-bdci", "Summary", "ability", LM_EVAL, "bypass", training, items, RUBRIC),
-    Task("summary-bdci-fewshot", "Summary (1-shot)", "ability", FEWSHOT, "bypass", training, fewshot_items, RUBRIC),
+    Task("summary-bdci", "Summary", "ability", LM_EVAL, "bypass", training, items, RUBRIC, PAPER_RUBRIC),
+    Task(
+        "summary-bdci-fewshot",
+        "Summary (1-shot)",
+        "ability",
+        FEWSHOT,
+        "bypass",
+        training,
+        fewshot_items,
+        RUBRIC,
+        PAPER_RUBRIC,
+    ),
 )

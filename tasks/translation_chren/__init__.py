@@ -29,6 +29,9 @@ RUBRIC = Rubric(
     "3. Economy: is it as concise as the reference, in the same style, with nothing added?"
 )
 
+PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), verbatim=True)
+"""The ESFT paper's own prompt, word for word (Table 5)."""
+
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield one sentence and its translation per conversation, ended by a blank line."""
@@ -62,7 +65,7 @@ LM_EVAL = Path(__file__).with_name("translation_chren.yaml")
 FEWSHOT = LM_EVAL.with_name("translation_chren_fewshot.yaml")
 
 TASKS = (
-    Task("translation-chren", "Translation", "ability", LM_EVAL, "bypass", training, items, RUBRIC),
+    Task("translation-chren", "Translation", "ability", LM_EVAL, "bypass", training, items, RUBRIC, PAPER_RUBRIC),
     Task(
         "translation-chren-fewshot",
         "Translation (16-shot)",
@@ -72,5 +75,6 @@ TASKS = (
         training,
         fewshot_items,
         RUBRIC,
+        PAPER_RUBRIC,
     ),
 )

@@ -11,6 +11,7 @@ COMMANDS = {
     "where": "method task --seed --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",
+    "convert": "source out",
     "verify-paper": "--official",
     "judge calibrate": "--official --suite --reference --model --base-url --key-env --budget --batch --limit --out",
     "suites": "",

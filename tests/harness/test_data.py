@@ -16,12 +16,14 @@ from esft_bench.harness.training.data import (
     encode_file,
     hold_out,
     mixed,
+    mixture,
     packed,
     profiling_batches,
     profiling_sequences,
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
+from esft_bench.spec.suite import Mixing, Training
 
 
 class Letters:
@@ -137,3 +139,31 @@ def test_sequences_to_profile_are_batched_in_order():
     batches = profiling_batches([Sample([n, n], [n, n]) for n in range(5)], batch=2)
     assert [len(ids) for ids, _ in batches] == [2, 2, 1]
     assert [int(ids[row, 0]) for ids, _ in batches for row in range(len(ids))] == list(range(5))
+
+
+def long_and_short() -> tuple[list[Sample], list[Sample]]:
+    """Task samples of 4 tokens, alignment samples of 12, a third of each supervised."""
+    own = [Sample([n] * 4, [IGNORED] * 3 + [n]) for n in range(50)]
+    return own, [Sample([n] * 12, [IGNORED] * 9 + [n] * 3) for n in range(50)]
+
+
+@pytest.mark.parametrize(("by", "conversations", "tokens"), [("conversations", 50, 75), ("tokens", 25, 50)])
+def test_half_and_half_is_of_conversations_or_of_tokens_and_what_came_out_is_told(
+    by: Mixing, conversations: float, tokens: float
+) -> None:
+    own, other = long_and_short()
+    training = Training(steps=50, batch_size=4, sequence_length=64, mix_by=by)
+    came_out = mixture([own], other, training, seed=0)
+    assert came_out is not None
+    assert came_out.conversations == pytest.approx(conversations, abs=1)
+    assert came_out.tokens == pytest.approx(tokens, abs=1)
+    assert came_out.supervised == pytest.approx(tokens, abs=1)
+    stream = list(itertools.islice(mixed([own], other, 0.5, 0, by), 400))
+    drawn = sum(len(sample.ids) == 12 for sample in stream)
+    assert 100 * drawn / len(stream) == pytest.approx(conversations, abs=1)
+
+
+def test_nothing_mixed_in_has_no_share() -> None:
+    own, other = long_and_short()
+    assert mixture([own], [], Training(), 0) is None
+    assert mixture([own], other, Training(alignment_share=0), 0) is None
