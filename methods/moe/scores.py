@@ -34,12 +34,13 @@ if TYPE_CHECKING:
 Score = Literal["gate", "token", "output_norm", "contribution", "score_norm", "router"]
 """What is measured of an expert: equations (1) to (6)."""
 ScoreRule = Literal["released", "paper", "pooled", "upstream_script"]
-"""How gate and token scores are averaged (the others are pooled over all tokens and not rounded):
+"""How gate and token scores are averaged (the others are pooled over all tokens and not rounded by any):
 
 `released`: pooled over all tokens, rounded to 4 decimals, as the published scores are. Token scores sum to 1 in a
     layer, gate scores to less (the mean top-k gate weight is not normalised).
 `paper`: averaged in each sample first, then over samples (Equations 6 and 7).
-`pooled`: over all tokens, as (1) and (2) say, and not rounded.
+`pooled`: over all tokens, as (1) and (2) say, not rounded; of (3) and (5) the averages N_i and P_i themselves, by which
+    experts of several layers can be ranked together.
 `upstream_script`: pooled, then divided by the sum over layers instead of over experts, as the published script does; it
     selects about half as many experts. Only for reproducing others' numbers.
 """
@@ -94,7 +95,7 @@ def expert_scores(profile: Profile, score: Score, rule: ScoreRule = "released") 
 
     Raises MethodError where the score needs experts' outputs and the profile has none.
     """
-    values = _routing(profile, score, rule) if score in ("gate", "token") else _outputs(profile, score)
+    values = _routing(profile, score, rule) if score in ("gate", "token") else _outputs(profile, score, rule)
     return Scores(profile.layers, values)
 
 
@@ -113,18 +114,18 @@ def _routing(profile: Profile, score: Score, rule: ScoreRule) -> Tensor:
             return over_layers(pooled)
 
 
-def _outputs(profile: Profile, score: Score) -> Tensor:
-    """Equations 3 to 6, [L, E]."""
+def _outputs(profile: Profile, score: Score, rule: ScoreRule) -> Tensor:
+    """Equations 3 to 6, [L, E]; by the rule `pooled` N_i and P_i themselves."""
     match score:
         case "router":
             return profile.measured("router_sums") / profile.tokens
         case "contribution":
             return profile.measured("contribution_sums") / profile.tokens
         case "score_norm":
-            values = profile.measured("score_norm_sums")
+            values = profile.measured("score_norm_sums") / profile.tokens
         case _:
             values = profile.measured("norm_sums") / profile.token_counts.clamp(min=1)
-    return values / values.sum(1, keepdim=True)
+    return values if rule == "pooled" else values / values.sum(1, keepdim=True)
 
 
 def domain_advantage(domain: Profile, general: Profile, score: Score = "router", rule: ScoreRule = "pooled") -> Scores:

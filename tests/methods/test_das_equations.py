@@ -138,6 +138,8 @@ def test_the_product_of_score_and_norm_is_a_mean_of_products(tiny_model: Models)
                 products[expert] += float(gate) * float(alone.norm()) / len(index)
     found = expert_scores(seen, "score_norm").values[seen.layers.index(1)]
     torch.testing.assert_close(found, products / products.sum(), atol=1e-6, rtol=1e-5)
+    pooled = expert_scores(seen, "score_norm", "pooled").values[seen.layers.index(1)]
+    torch.testing.assert_close(pooled, products, atol=1e-6, rtol=1e-5)
 
 
 def test_domain_advantage_before_training_selects_the_highest_or_the_lowest(tiny_model: Models) -> None:
