@@ -9,14 +9,13 @@ from esft_bench.harness.progress import Display
 from esft_bench.harness.records.scores import mean_score, read_scores
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.judge import REASONS
 from esft_bench.harness.steps.step import Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.spec.cell import Cell
 
 PHASES = {"process": "training", "engine": "testing"}
 """What a run is at, by what the steps that begin hold."""
-REASONS = 3
-"""So many of the reasons why answers could not be judged are printed."""
 
 
 class Watch:

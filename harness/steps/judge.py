@@ -14,7 +14,7 @@ from esft_bench.spec.record import ItemScore
 from esft_bench.tasks.task import Rubric
 
 REASONS = 3
-"""So many of the reasons why answers could not be judged are kept."""
+"""So many of the reasons why answers could not be judged are kept, and printed."""
 
 
 @dataclass(frozen=True, eq=False)
