@@ -1,9 +1,11 @@
 """What is to be said of one backbone: its tables, what they say in words, and samples of answers."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
+from esft_bench.reports import calibration
 from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
+from esft_bench.reports.calibration import Calibration
 from esft_bench.reports.prose.advice import Advice, TaskAdvice, advise
 from esft_bench.reports.prose.summary import compared, summary
 from esft_bench.reports.samples import Sample, choose
@@ -12,6 +14,7 @@ from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table, judging_table
 from esft_bench.reports.tables.glance import glance
+from esft_bench.reports.tables.judged import agreement_note, debiased_view
 from esft_bench.reports.tables.paper import BesideTable, Kind, beside
 from esft_bench.reports.tables.retention import retention_table
 from esft_bench.reports.tables.scores import ability_table, general_table, table_of
@@ -144,7 +147,22 @@ class BackboneReport:
         """Tables 1 to 3 and further ones, as they are shown; empty ones are left out."""
         shown = [(self.ability, score_entry), (self.general, score_entry), (self.ablation, difference_entry)]
         shown += [(table, score_entry) for table in self.further]
-        return [view(table, write).titled(self.suffix) for table, write in shown if table.rows and table.columns]
+        return [
+            replace(seen, notes=[*seen.notes, *agreement_note(table, self.calibrations)])
+            for table, write in shown
+            if table.rows and table.columns
+            for seen in [view(table, write).titled(self.suffix)]
+        ]
+
+    @cached_property
+    def calibrations(self) -> list[Calibration]:
+        """What is known of the judge beside the paper's."""
+        return calibration.entries(self.results.folder)
+
+    def debiased_view(self) -> TableView | None:
+        """Judged columns on the scale of the paper's judge, where it is known how far ours is from that."""
+        found = debiased_view(self.results, self.calibrations)
+        return found.titled(self.suffix) if found else None
 
     def beside_views(self) -> list[TableView]:
         """The paper's values beside ours, as they are shown."""

@@ -49,6 +49,12 @@ class Calibration(BaseModel):
     """Mean absolute difference over the answers."""
     spearman: float | None
     """Spearman's rank correlation over the answers; none where one of the two gives all the same score."""
+    alpha: float | None = None
+    """Krippendorff's alpha for intervals, over the answers; none where all scores are one and the same."""
+    standard_error: float | None = None
+    """Of `difference`, over items."""
+    benchmarks: list[str] = []
+    """In a run's folder: the run's benchmarks that have the rubric."""
     made: str
     """When it was measured, UTC."""
 
@@ -66,7 +72,7 @@ class Calibration(BaseModel):
         return (
             f"{self.title}: {self.judge} against {self.against} on {self.answers} released answers{readable}: mean "
             f"difference {self.difference:+.1f} points{interval}, mean absolute error {self.absolute_error:.1f}, "
-            f"Spearman {rank}."
+            f"Spearman {rank}{'' if self.alpha is None else f', Krippendorff alpha {self.alpha:.2f}'}."
         )
 
 
@@ -93,6 +99,14 @@ def write(path: Path, entries: Iterable[Calibration]) -> None:
 def merge(old: Iterable[Calibration], new: Iterable[Calibration]) -> list[Calibration]:
     """All entries; of those with the same key the new one."""
     return list({entry.key: entry for entry in [*old, *new]}.values())
+
+
+def entries(folder: Path) -> list[Calibration]:
+    """What a run's folder knows of its judge; nothing where it has no calibration, or none that can be read."""
+    try:
+        return read(folder / NAME)
+    except ValueError:
+        return []
 
 
 def sentences(folder: Path) -> list[str]:

@@ -8,7 +8,10 @@ from esft_bench.reports import calibration, manifest
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.manifest import Manifest
+from esft_bench.reports.prose.judged import opinions_in_words
 from esft_bench.reports.prose.spent import spent
+from esft_bench.reports.tables.view import TableView
+from esft_bench.spec import opinions
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import read as read_results
 
@@ -41,9 +44,15 @@ class Content:
         return spent(self.records, self.manifest.accelerators)
 
     @property
-    def calibration(self) -> list[str]:
-        """How the judge compares with the paper's, where that is known."""
-        return calibration.sentences(self.folder)
+    def judging(self) -> list[str]:
+        """How far the judge can be trusted: beside the paper's judge and a second one, and when it is probed."""
+        return [*calibration.sentences(self.folder), *opinions_in_words(opinions.read(self.folder))]
+
+    @property
+    def debiased(self) -> list[TableView]:
+        """Judged columns on the scale of the paper's judge, where it is known how far ours is from that."""
+        found = (one.debiased_view() for one in self.backbones)
+        return [view for view in found if view is not None]
 
     @property
     def facts(self) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """All forms of a run's report, from one reading of its results; nothing is written where nothing changed.
 
-Reports are made of            results.jsonl, manifest.json, items/, curves.jsonl, routing.json, calibration.json
+Reports are made of            results.jsonl, manifest.json, items/, curves.jsonl, routing.json, opinions.jsonl,
+                               calibration.json
 inputs.py                      their digest, so that a run repeated draws nothing
 content.py                     a run folder, read; backbone_report.py: what is said of one backbone
 backbone_results.py            records and items by row, column and training run

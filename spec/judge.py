@@ -11,6 +11,7 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     TypeAdapter,
@@ -73,6 +74,10 @@ class JudgeSettings(BaseModel):
         timeout: seconds for one request, from its first byte to the last of its answer.
         poll: seconds between two looks at a batch.
         cache: SQLite file of replies; None: `esft-bench/judge.sqlite` in the user's cache folder.
+        second: another judge, asked about every answer too; the report says how far the two agree.
+        probes: so many answers of each judged benchmark and cell are judged twice more, once with the answer before the
+            reference and once made longer by saying all of it again: a judge that looks at quality alone stays at its
+            score.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -94,6 +99,8 @@ class JudgeSettings(BaseModel):
     timeout: float = Field(60.0, gt=0, le=DAY)
     poll: float = Field(30.0, gt=0, le=DAY)
     cache: Path | None = None
+    second: "JudgeSettings | None" = None
+    probes: NonNegativeInt = 0
 
     @model_validator(mode="before")
     @classmethod
@@ -110,6 +117,10 @@ class JudgeSettings(BaseModel):
             raise ValueError(f"'options' may not hold {', '.join(sorted(set(self.options) & SET_ELSEWHERE))}")
         if self.base_url is not None:
             _check_address(self.base_url)
+        if self.second is not None and self.second.identity == self.identity:
+            raise ValueError("'second' is the same judge once more: name another one, or leave it out")
+        if self.second is not None and (self.second.second or self.second.probes or self.second.batch):
+            raise ValueError("'second' can have no 'second', 'probes' or 'batch' of its own")
         return self
 
     @property

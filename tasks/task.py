@@ -42,12 +42,14 @@ class Rubric:
 
     With `verbatim` the instructions are all that the judge is sent, with the texts in place of `{prediction}` and
     `{ground_truth}`: a published prompt, word for word, whose reply names the total score in words.
+    With `answer_first` the judge reads the answer before the reference (a probe; a published prompt has one order).
     """
 
     instructions: str
     best: float = 10.0
     language: Literal["en", "zh"] = "en"
     verbatim: bool = False
+    answer_first: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft_bench.harness.commands.options import SuiteOptions
-from esft_bench.harness.judge import Judge, choose
+from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import with_backbone, with_steps
 from esft_bench.harness.plan.plan import Plan, make_plan
@@ -24,14 +24,14 @@ STORE = ".store"
 
 @dataclass(frozen=True)
 class Prepared:
-    """A suite, checked and planned, with its store and judge, and what there is to say about it.
+    """A suite, checked and planned, with its store and judges, and what there is to say about it.
 
     `chosen` are the cells that are to be computed.
     """
 
     plan: Plan
     store: Store
-    judge: Judge
+    judges: Panel
     chosen: list[Cell]
     run_dir: Path
     notes: list[str]
@@ -52,14 +52,12 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     if options.data_dir is not None:
         suite, missing = with_available(suite, source)
         notes += missing
-    judge, note = choose(suite.judge, account=str((options.run_dir / suite.name).resolve()))
+    judges, unseated = seat(suite.judge, account=str((options.run_dir / suite.name).resolve()))
     store = Store(options.run_dir / STORE)
     engine = engine_of(suite)
-    plan = make_plan(suite, store, source, engine=engine, judge=(judge.name, judge.identity), weights=weights)
+    plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
-    return Prepared(
-        plan, store, judge, _chosen(plan, options.only), options.run_dir, [*notes, *([note] if note else [])]
-    )
+    return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
 def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
+from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.overrides import SHIPPED
 from esft_bench.harness.progress import Display
 from esft_bench.harness.schedule import Schedule
@@ -73,7 +74,7 @@ def _walk(
 ) -> dict[str, str]:
     """Walk the rehearsal's graph; returns the rows that failed and why."""
     watcher = _Watch(display)
-    executor = LocalExecutor(parallelism, prepared.folder, make_judge(JudgeSettings()), batches=False)
+    executor = LocalExecutor(parallelism, prepared.folder, Panel([make_judge(JudgeSettings())]), batches=False)
     try:
         failed = Schedule(graph, executor, watcher, parallelism, left).run()
     except NoSpaceError:

@@ -61,7 +61,8 @@ class _Run:
             self._say_news()
             if any(step not in self.graph.finished for step in wanted):
                 self._compute(wanted)
-            carry((task.rubric for task in self.plan.tasks.values() if task.rubric), self.prepared.judge, self.folder)
+            rubrics = {name: task.rubric for name, task in self.plan.tasks.items() if task.rubric}
+            carry(rubrics, self.prepared.judges.first, self.folder)
             if self.options.keep_checkpoints:
                 self._keep_checkpoints()
             self.written.refresh(self.watch.failures)
@@ -81,7 +82,7 @@ class _Run:
         rehearse(self.prepared, self.graph, parallelism, self.display)
         self._write_manifest(finished=False)
         batches = self.plan.suite.judge.batch
-        executor = LocalExecutor(parallelism, self.folder, self.prepared.judge, batches)
+        executor = LocalExecutor(parallelism, self.folder, self.prepared.judges, batches)
         Schedule(self.graph, executor, self.watch, parallelism, wanted).run()
         self._write_manifest(finished=True)
 

@@ -22,7 +22,7 @@ class Watch:
     """Keeps display, notes, failures and the growing report in step with the schedule."""
 
     def __init__(self, prepared: Prepared, graph: Graph, written: Written, display: Display) -> None:
-        self._graph, self._written, self._display, self._judge = graph, written, display, prepared.judge
+        self._graph, self._written, self._display, self._judges = graph, written, display, prepared.judges
         self._plan = prepared.plan
         self._paths: defaultdict[Step, list[CellPath]] = defaultdict(list)
         for cell in prepared.chosen:
@@ -50,7 +50,7 @@ class Watch:
         self._display.step_ended(step.label)
         for text in artifact.measured.get("damaged", []):
             self.noted(text)
-        self.notes += [note for note in self._judge.notes if note not in self.notes]
+        self.notes += [note for note in self._judges.notes if note not in self.notes]
         for path in self._paths[step]:
             if path.cell in self.failures:
                 continue

@@ -15,7 +15,7 @@ from typing import Any, cast
 from esft_bench.harness.execute.child import Message, one_step, run
 from esft_bench.harness.execute.engine_host import Host, host_engine
 from esft_bench.harness.execute.executor import Ended, Progressed
-from esft_bench.harness.judge import Judge
+from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 
@@ -26,8 +26,8 @@ BATCHES = 64
 class LocalExecutor:
     """Runs steps on this machine. `folder` takes the log and, in `server`, those of the engine."""
 
-    def __init__(self, parallelism: Parallelism, folder: Path, judge: Judge, batches: bool) -> None:
-        self._parallelism, self._folder, self._judge = parallelism, folder, judge
+    def __init__(self, parallelism: Parallelism, folder: Path, judges: Panel, batches: bool) -> None:
+        self._parallelism, self._folder, self._judges = parallelism, folder, judges
         self._context = get_context("forkserver")
         self._context.set_forkserver_preload(["esft_bench.harness.training.cell"])
         self._running: dict[connection.Connection, tuple[Step, Any]] = {}
@@ -60,7 +60,7 @@ class LocalExecutor:
             return
         ours, theirs = self._context.Pipe(duplex=False)
         if asked.holds == "network":
-            job = replace(job, borrowed=self._judge)
+            job = replace(job, borrowed=self._judges)
             thread = threading.Thread(target=run, args=(step, job, theirs.send), daemon=True)
             thread.start()
             self._running[ours] = (step, theirs)  # kept open: the thread ends by what it says
@@ -114,7 +114,7 @@ class LocalExecutor:
 
     def close(self) -> None:
         """End every child, the engine and the judging at once; scratch folders stay for the next run."""
-        self._judge.close()
+        self._judges.close()
         for pipe, (step, runner) in self._running.items():
             if step.resources.holds == "process":
                 runner.kill()

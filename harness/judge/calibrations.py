@@ -1,6 +1,6 @@
 """Where calibrations of judges are kept, and how a run takes those of its judge along."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from esft_bench.harness.judge.base import Judge
@@ -21,14 +21,20 @@ def identity(judge: Judge) -> str:
     return digest_of_text(canonical(judge.identity))
 
 
-def carry(rubrics: Iterable[Rubric], judge: Judge, folder: Path) -> None:
-    """Copy what is known of a run's judge on the rubrics of its tasks into the run's folder."""
-    wanted = {rubric_key(rubric) for rubric in rubrics}
+def carry(rubrics: Mapping[str, Rubric], judge: Judge, folder: Path) -> None:
+    """Copy what is known of a run's judge on the rubrics of its benchmarks, by name, into the run's folder."""
+    wanted: dict[str, list[str]] = {}
+    for benchmark, rubric in rubrics.items():
+        wanted.setdefault(rubric_key(rubric), []).append(benchmark)
     try:
         entries = calibration.read(default_file())
     except ValueError:  # no reason to stop a run; `judge calibrate` says what is wrong with it
         entries = []
-    known = [entry for entry in entries if entry.identity == identity(judge) and entry.rubric in wanted]
+    known = [
+        entry.model_copy(update={"benchmarks": wanted[entry.rubric]})
+        for entry in entries
+        if entry.identity == identity(judge) and entry.rubric in wanted
+    ]
     if known:
         calibration.write(folder / calibration.NAME, known)
     else:

@@ -79,7 +79,8 @@ def rubric_key(rubric: Rubric) -> str:
     if rubric.verbatim:
         return _digest(["verbatim", rubric.instructions, rubric.best])
     template = TEMPLATES[rubric.language]
-    return _digest([template.instructions, template.titles, template.again, rubric.instructions, rubric.best])
+    asked = [template.instructions, template.titles, template.again, rubric.instructions, rubric.best]
+    return _digest([*asked, "answer first"] if rubric.answer_first else asked)
 
 
 def key(identity: list[Any], rubric: Rubric, item: JudgeItem) -> str:
@@ -110,7 +111,8 @@ def messages(rubric: Rubric, item: JudgeItem) -> Messages:
     if rubric.verbatim:
         return [{"role": "user", "content": _sendable(_filled(rubric.instructions, item))}]
     template, mark = TEMPLATES[rubric.language], f"=== {secrets.token_hex(8)} ==="
-    texts = zip(template.titles, (item.prompt, item.answer, item.completion.strip()), strict=True)
+    question, reference, answer = zip(template.titles, (item.prompt, item.answer, item.completion.strip()), strict=True)
+    texts = (question, answer, reference) if rubric.answer_first else (question, reference, answer)
     asked = template.instructions.format(mark=mark, rubric=rubric.instructions, best=rubric.best)
     given = "\n\n".join(f"{title}:\n{mark}\n{text}\n{mark}" for title, text in texts)
     return [{"role": "system", "content": asked}, {"role": "user", "content": _sendable(given)}]

@@ -11,7 +11,6 @@ from typing import Any
 
 from pydantic import ValidationError
 from rich.table import Table
-from scipy.stats import spearmanr
 
 from esft_bench.harness import manifest
 from esft_bench.harness.judge import Judge, choose
@@ -20,7 +19,8 @@ from esft_bench.harness.judge.question import rubric_key
 from esft_bench.harness.official.verify import SCORES, Completion, completions_file, read_lines
 from esft_bench.reports import calibration
 from esft_bench.reports.calibration import Calibration
-from esft_bench.reports.statistics.paired import mean_interval
+from esft_bench.reports.statistics.agreement import agreement
+from esft_bench.reports.statistics.paired import mean_interval, standard_error
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text, full_disk_is_a_sentence
 from esft_bench.spec.judge import JudgeSettings
@@ -90,17 +90,17 @@ def keep(path: Path, entries: list[Calibration]) -> None:
 
 
 def as_table(entries: list[Calibration]) -> Table:
-    """The entries as a table: mean difference with its interval, mean absolute error, rank correlation."""
+    """The entries as a table: mean difference with its 95% interval, mean absolute error, rank correlation, alpha."""
     title = f"{entries[0].judge} minus {AGAINST}, points of 100"
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
-    for column in ("task", "answers", "difference, 95% interval", "abs. error", "Spearman"):
+    for column in ("task", "answers", "difference [95%]", "error", "Spearman", "alpha"):
         table.add_column(column, justify="left" if column == "task" else "right", no_wrap=True)
     for entry in entries:
         interval = "" if entry.low is None else f" [{entry.low:+.1f}, {entry.high:+.1f}]"
-        rank = "–" if entry.spearman is None else f"{entry.spearman:.2f}"
+        ranks = ("–" if rank is None else f"{rank:.2f}" for rank in (entry.spearman, entry.alpha))
         answers = str(entry.answers) if entry.scored == entry.answers else f"{entry.scored} of {entry.answers}"
         difference = f"{entry.difference:+.1f}{interval}"
-        table.add_row(entry.title, answers, difference, f"{entry.absolute_error:.1f}", rank)
+        table.add_row(entry.title, answers, difference, f"{entry.absolute_error:.1f}", *ranks)
     return table
 
 
@@ -138,9 +138,8 @@ def _compare(judge: Judge, task: Task, stored: list[tuple[ItemScore, float]]) ->
         by_item[item].append(ours - before)
     differences = [sum(values) / len(values) for values in by_item.values()]
     mean = mean_interval(differences)
-    ours_all, before_all = [ours for _, ours, _ in both], [before for *_, before in both]
+    seen = agreement([(ours, before) for _, ours, before in both])
     several = len(differences) > 1
-    ranked = len(set(ours_all)) > 1 and len(set(before_all)) > 1
     return Calibration(
         judge=judge.name,
         identity=identity(judge),
@@ -154,7 +153,9 @@ def _compare(judge: Judge, task: Task, stored: list[tuple[ItemScore, float]]) ->
         difference=mean.estimate,
         low=mean.low if several else None,
         high=mean.high if several else None,
-        absolute_error=sum(abs(ours - before) for _, ours, before in both) / len(both),
-        spearman=float(spearmanr(ours_all, before_all).statistic) if ranked else None,
+        absolute_error=seen.absolute,
+        spearman=seen.spearman,
+        alpha=seen.alpha,
+        standard_error=standard_error(differences) if several else None,
         made=manifest.now(),
     )

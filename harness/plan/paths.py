@@ -1,7 +1,7 @@
 """From cells to steps: a cell is a path through the graph, from profiles to verdicts."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esft_bench.harness.plan.benchmarks import benchmark_of
@@ -10,12 +10,14 @@ from esft_bench.harness.plan.data import TaskData
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import AnswerStep
-from esft_bench.harness.steps.judge import JudgeStep
+from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.methods.method import FirstStage
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.opinions import Kind
+from esft_bench.tasks.task import Rubric
 
 
 @dataclass(frozen=True)
@@ -23,18 +25,21 @@ class CellPath:
     """A cell's way through the graph.
 
     `training` is its last training, `answers` what it answers to each benchmark, and `scores` the step that leaves each
-    benchmark's item scores: the judge's where the benchmark is judged.
+    benchmark's item scores: the judge's where the benchmark is judged. `opinions` is what else judges are asked about
+    those, for the report to say how far their scores can be trusted.
     """
 
     cell: Cell
     training: TrainStep
     answers: Mapping[str, AnswerStep]
     scores: Mapping[str, Step]
+    opinions: Mapping[str, Mapping[Kind, JudgeStep]] = field(default_factory=dict)
 
     @property
     def last(self) -> list[Step]:
         """The steps that all the others are for."""
-        return [self.training, *self.scores.values()]
+        further = (step for steps in self.opinions.values() for step in steps.values())
+        return [self.training, *self.scores.values(), *further]
 
 
 @dataclass(frozen=True)
@@ -42,14 +47,14 @@ class Paths:
     """Makes the steps of a matrix's cells.
 
     `backbone` is the checkpoint, `data` the tasks' rows, `sources` the files that methods bring along, by row and task,
-    `judge` the judge's name and what makes it another one.
+    `judges` each judge's name and what makes it another one, that of the tables first.
     """
 
     matrix: Matrix
     backbone: Content
     data: Mapping[str, TaskData]
     engine: EngineSettings
-    judge: tuple[str, Any]
+    judges: Sequence[tuple[str, Any]]
     sources: Mapping[tuple[str, str], Content]
 
     def of(self, cell: Cell) -> CellPath:
@@ -58,10 +63,22 @@ class Paths:
         answers = {name: self._answers(cell, training, name) for name in self.matrix.benchmarks(cell)}
         rubrics = {name: self.matrix.tasks[name].rubric for name in answers}
         scores = {
-            name: JudgeStep(step, rubric, self.judge) if (rubric := rubrics[name]) else step
+            name: JudgeStep(step, rubric, self.judges[0]) if (rubric := rubrics[name]) else step
             for name, step in answers.items()
         }
-        return CellPath(cell, training, answers, scores)
+        opinions = {
+            name: dict(self._opinions(step, rubric)) for name, step in answers.items() if (rubric := rubrics[name])
+        }
+        return CellPath(cell, training, answers, scores, opinions)
+
+    def _opinions(self, answers: AnswerStep, rubric: Rubric) -> Iterator[tuple[Kind, JudgeStep]]:
+        """What a second judge and the first one's probes are asked; a published prompt has one order alone."""
+        for judge in self.judges[1:]:
+            yield "second", JudgeStep(answers, rubric, judge)
+        probes: tuple[Probe, ...] = ("verbosity",) if rubric.verbatim else ("order", "verbosity")
+        count = self.matrix.suite.judge.probes
+        for probe in probes if count else ():
+            yield probe, JudgeStep(answers, rubric, self.judges[0], probe, count)
 
     def training(self, cell: Cell) -> TrainStep:
         """A cell's training, the last one where there are several."""

@@ -1,6 +1,6 @@
 """A plan: a suite, checked, with its data read and every cell's path laid out."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -81,12 +81,18 @@ class Plan:
 
 
 def make_plan(
-    suite: Suite, store: Store, source: Source, *, engine: EngineSettings, judge: tuple[str, Any], weights: bool = True
+    suite: Suite,
+    store: Store,
+    source: Source,
+    *,
+    engine: EngineSettings,
+    judges: Sequence[tuple[str, Any]],
+    weights: bool = True,
 ) -> Plan:
     """Check a suite against what is installed, read its data, and lay out its cells.
 
-    `judge` is the judge's name and what makes it another one. Without `weights` the backbone's configuration is enough:
-    for looking at a plan that is not to be carried out.
+    `judges` are each judge's name and what makes it another one, that of the tables first. Without `weights` the
+    backbone's configuration is enough: for looking at a plan that is not to be carried out.
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
@@ -100,14 +106,14 @@ def make_plan(
     limit = suite.evaluation.limit
     data = {name: materialise(task, source, limit, store) for name, task in matrix.tasks.items()}
     sources = _sources(matrix, matrix.cells, folder, store)
-    paths = Paths(matrix, backbone, data, engine, judge, sources)
+    paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
     return Plan(
         matrix=matrix,
         data=data,
         backbone=backbone,
         engine=engine,
-        judge=judge[0],
+        judge=judges[0][0],
         paths={cell: paths.of(cell) for cell in matrix.cells},
         profiles={task: paths.profile(task) for task in profiled},
     )

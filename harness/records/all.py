@@ -1,10 +1,10 @@
-"""All that a report is made of besides the manifest: results, routing and curves."""
+"""All that a report is made of besides the manifest: results, routing, curves and opinions."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
-from esft_bench.harness.records import curves, routing
+from esft_bench.harness.records import curves, opinions, routing
 from esft_bench.harness.records.scores import collect
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.spec import results
@@ -16,3 +16,4 @@ def write_records(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell
     results.write(collect(plan, graph, folder, failures), folder)
     routing.write(plan, graph, folder)
     curves.write(plan, graph, folder)
+    opinions.write(plan, graph, folder)

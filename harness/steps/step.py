@@ -65,7 +65,7 @@ class Job:
         out: the empty folder that becomes its artifact.
         scratch: a folder that stays where the run is killed, for the next one to go on from.
         progress: to be called now and then.
-        borrowed: the engine, or the judge, that its resources name.
+        borrowed: the engine, or the judges, that its resources name.
     """
 
     inputs: Mapping[str, Path]

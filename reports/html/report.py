@@ -8,7 +8,7 @@ from esft_bench.reports.content import Content
 from esft_bench.reports.figures.canvas import Gallery
 from esft_bench.reports.html.svg import inline
 from esft_bench.reports.html.template import fill
-from esft_bench.reports.prose.reading import ADVICE, BESIDE, how_to_read
+from esft_bench.reports.prose.reading import ADVICE, BESIDE, JUDGE, how_to_read
 from esft_bench.reports.samples import KINDS
 from esft_bench.spec.results import JSONL
 
@@ -37,6 +37,7 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
         missing=gallery.missing if gallery else [],
         about_advice=ADVICE,
         about_beside=BESIDE,
+        judge_title=JUDGE,
         samples=[asdict(sample) for backbone in content.backbones for sample in backbone.samples],
         kinds=KINDS,
         records=content.records,

@@ -23,7 +23,7 @@ from esft_bench.reports.markdown.text import (
     table_blocks,
     table_section,
 )
-from esft_bench.reports.prose.reading import ADVICE, BESIDE, how_to_read
+from esft_bench.reports.prose.reading import ADVICE, BESIDE, JUDGE, how_to_read
 from esft_bench.reports.samples import Answer, Sample
 
 SAMPLES = (
@@ -51,7 +51,8 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
     for backbone in content.backbones:
         found += _samples(backbone)
     found += _efficiency(content) + _repeat(content)
-    found += section("How the judge compares with the paper's", content.calibration)
+    found += section(JUDGE, content.judging)
+    found += [text for table in content.debiased for text in table_section(table, 3)]
     found += section("Notes", content.manifest.notes)
     found += section("Left out", content.left_out)
     return "\n\n".join(found) + "\n"

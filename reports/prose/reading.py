@@ -13,6 +13,7 @@ ADVICE = (
     "ability is that of the cells trained on the task in question, paired with the base model's. What was not "
     "compared, other backbones and other data among it, may turn out otherwise."
 )
+JUDGE = "How far the judge can be trusted"
 CHANGES = (
     "The same items were asked in both runs, so differences are paired item by item; with one training run a cell, "
     "significant means significant between these trained models, not between what was changed in general."

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas
 import pytest
@@ -15,7 +16,9 @@ from esft_bench.harness.judge.question import rubric_key
 from esft_bench.harness.official.calibrate import keep
 from esft_bench.harness.terminal import Terminal
 from esft_bench.reports import calibration
-from tests.harness.judge_server import KEY, Server, gives
+from esft_bench.spec import opinions
+from esft_bench.spec.judge import JudgeSettings
+from tests.harness.judge_server import KEY, Response, Server, answer_in, gives
 from tests.harness.plans import prepared
 
 SUITE = """\
@@ -90,12 +93,48 @@ def test_a_run_judges_by_batches_and_carries_its_judges_calibration(server: Serv
     assert rubric
     known = calibration.Calibration(
         judge="the-judge",
-        identity=identity(one.judge),
+        identity=identity(one.judges.first),
         rubric=rubric_key(rubric),
         **{"task": "mini-law", "title": "Law", "against": "gpt-4", "answers": 2, "scored": 2, "items": 2},
-        **{"difference": 1, "low": -1, "high": 3, "absolute_error": 2, "spearman": 0.5, "made": "today"},
+        **{"difference": 10, "low": -1, "high": 21, "absolute_error": 12, "spearman": 0.5, "made": "today"},
+        **{"alpha": 0.25, "standard_error": 2.0},
     )
     keep(default_file(), [known, known.model_copy(update={"identity": "of another judge"})])
     assert run("batch: true")[0] == 0
-    assert calibration.read(folder / calibration.NAME) == [known]
-    assert known.sentence.partition("[")[0] in (folder / "report.md").read_text()
+    assert calibration.read(folder / calibration.NAME) == [known.model_copy(update={"benchmarks": ["mini-law"]})]
+    report = (folder / "report.md").read_text()
+    assert known.sentence.partition("[")[0] in report
+    assert "Agreement of the judge with gpt-4 on released answers: Law alpha 0.25, Spearman 0.50." in report
+    table = report.partition("On the scale of gpt-4")[2]
+    assert "60.0 [56.1, 63.9]" in table.replace("**", ""), "70 − 10, and 1.96 standard errors of the difference"
+
+
+@pytest.mark.slow
+def test_a_second_judge_and_the_probes_stand_beside_the_scores_and_change_none(server: Server, run: Run) -> None:
+    def respond(number: int, body: dict[str, Any]) -> Response:
+        first = body["messages"][1]["content"]
+        doubled = "\n\n" in answer_in(body) if "Answer" in first or "待评" in first else False
+        return gives(4 if body["model"] == "another" else 9 if doubled else 6)
+
+    server.respond = respond
+    second = f"{{kind: openai, model: another, base_url: {server.url}, key_env: JUDGE_KEY}}"
+    failed, _, folder = run(f"probes: 2, second: {second}")
+    assert failed == 0
+    found = {one.kind: one for one in opinions.read(folder)}
+    assert set(found) == {"second", "order", "verbosity"}
+    assert [further for _, _, further in found["second"].scores] == [40.0] * 6
+    assert len(found["order"].scores) == len(found["verbosity"].scores) == 2
+    assert [shown for _, shown, _ in found["second"].scores] == [60.0] * 6
+    values = pandas.read_csv(folder / "results.csv").set_index("metric").value
+    assert values["judge"] == pytest.approx(60)
+    report = (folder / "report.md").read_text()
+    assert "## How far the judge can be trusted" in report
+    assert "another and the-judge on 6 answers" in report
+    asked = len(server.requests)
+    assert run(f"probes: 2, second: {second}")[0] == 0
+    assert len(server.requests) == asked, "nothing is asked twice"
+
+
+def test_a_second_judge_that_is_the_first_is_refused() -> None:
+    with pytest.raises(ValueError, match="the same judge once more"):
+        JudgeSettings.model_validate({"kind": "openai", "model": "m", "second": {"kind": "openai", "model": "m"}})

@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
+from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.steps.step import Content, Job, Parallelism, Resources, Step
 from esft_bench.harness.store.keys import Code
 from esft_bench.spec.errors import UserError
@@ -82,7 +83,7 @@ class Toy(Step):
 
 def executor(folder: Path, workers: int = 1) -> LocalExecutor:
     """An executor of this machine whose log lies in a folder."""
-    return LocalExecutor(Parallelism(workers), folder, make_judge(JudgeSettings()), batches=False)
+    return LocalExecutor(Parallelism(workers), folder, Panel([make_judge(JudgeSettings())]), batches=False)
 
 
 def job(folder: Path) -> Job:

@@ -168,8 +168,7 @@ def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase)
     )
     return EvaluationPrice(
         *(price.benchmark, price.cells, price.items, price.generated),
-        judge_calls=data.count,
-        dollars=_dollars(plan.suite.judge, read + price.generated, OUTPUT_TOKENS * data.count),
+        *_judging(plan.suite.judge, data.count, read + price.generated),
     )
 
 
@@ -183,6 +182,16 @@ def _tokens(tokenizer: PreTrainedTokenizerBase, *texts: str) -> int:
     return sum(len(tokenizer.encode(text, add_special_tokens=False)) for text in texts)
 
 
+def _judging(judge: JudgeSettings, items: int, read: int) -> tuple[int, float | None]:
+    """Calls and dollars for so many answers: of the judge, its two probes, and the second one; `read` in tokens."""
+    calls = [(judge, items + 2 * min(judge.probes, items))] + ([(judge.second, items)] if judge.second else [])
+    dollars = [_dollars(one, read * count // max(items, 1), OUTPUT_TOKENS * count) for one, count in calls]
+    known = [each for each in dollars if each is not None]
+    return sum(count for _, count in calls), sum(known) if len(known) == len(dollars) else None
+
+
 def _dollars(judge: JudgeSettings, read: int, written: int) -> float | None:
+    if judge.kind == "reference":
+        return 0.0
     rate = judge.rate
     return None if rate is None else rate.of(read, written, batch=judge.batch)
