@@ -7,7 +7,7 @@ from lm_eval.api.model import LM
 
 from esft_bench.harness.backbone.model import load_config
 from esft_bench.harness.merging import merged
-from esft_bench.harness.serving.canary import Canary
+from esft_bench.harness.serving.canary import BFLOAT16_TOLERANCE, Canary
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
 from esft_bench.harness.serving.server import Settings
 from esft_bench.harness.serving.settings import EngineSettings
@@ -63,10 +63,6 @@ class Served:
         if self._engine is not None:
             self._engine.close()
         self._engine, self._loaded, self.state = None, None, ()
-
-
-BFLOAT16_TOLERANCE = 0.3
-"""In nats: bfloat16 kernels differ in rounding, and a router near a tie then picks another expert (facts of vLLM)."""
 
 
 def make_engine(wanted: EngineSettings, logs: Path) -> Engine:

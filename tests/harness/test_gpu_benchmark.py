@@ -1,49 +1,85 @@
-"""The GPU benchmark: its whole path runs on a CPU, and a method that does not fit is a row that says so."""
+"""The GPU benchmark: its path runs on a CPU, and a row that does not fit, breaks or hangs says so."""
 
-import argparse
+import json
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from benchmarks import gpu_step_time
-from benchmarks.gpu_step_time import METHODS, build, measure_all, table
-from benchmarks.v2_lite import GATE, TOKEN, V2_LITE
+from benchmarks.gpu import __main__ as benchmark
+from benchmarks.gpu.page import page
+from benchmarks.gpu.records import ESTIMATES, STEPS, add, estimate_all, read
+from benchmarks.gpu.rows import ROWS
+from benchmarks.gpu.shapes import SHAPES
 from esft_bench.methods.moe.view import moe_layers
 
-ARGUMENTS = argparse.Namespace(shape="tiny", rounds=1, warm_up=1, gradient_checkpointing=True)
+TINY = [("tiny", "FFT, all in bf16, passes alone"), ("tiny", "FFT"), ("tiny", "ESFT-Token")]
 
 
-def test_the_model_has_the_size_of_deepseek_v2_lite():
-    model = build(V2_LITE, torch.device("meta"))
-    assert sum(parameter.numel() for parameter in model.parameters()) == 15_706_484_224
-    assert len(moe_layers(model)) == len(TOKEN) == len(GATE) == 26
-    assert (sum(TOKEN), sum(GATE)) == (124, 123)
+@pytest.mark.parametrize(
+    ("name", "parameters", "layers"), [("v2-lite", 15_706_484_224, 26), ("olmoe", 6_919_161_856, 16)]
+)
+def test_models_have_the_sizes_of_the_real_ones(name, parameters, layers):
+    model = SHAPES[name].build(torch.device("meta"))
+    assert sum(parameter.numel() for parameter in model.parameters()) == parameters
+    assert len(moe_layers(model)) == layers
 
 
-def test_every_method_that_fits_is_timed_and_one_that_does_not_is_timed_without_its_optimizer(monkeypatch):
-    calls = []
-
-    def tight(model):
-        calls.append(model)
-        if len(calls) == 1:
-            raise torch.OutOfMemoryError
-        return fft(model)
-
-    fft = METHODS["FFT"]
-    methods = {"FFT": tight, "ESFT-Token": METHODS["ESFT-Token"], "FFT twice": fft}
-    monkeypatch.setattr(gpu_step_time, "METHODS", methods)
-    found = measure_all(ARGUMENTS, torch.device("cpu"))
-    assert list(found) == ["FFT", "FFT: passes alone", "ESFT-Token", "FFT twice"]
-    whole, passes, selected, twice = found.values()
-    assert whole is None
-    assert passes
-    assert passes.optimizer is None
-    assert selected
-    assert selected.optimizer
-    assert selected.optimizer > 0
-    assert selected.share == pytest.approx(0.22, abs=0.03)
-    assert twice
-    assert twice.share == 0
-    rows = table(found, 256).splitlines()
-    assert "does not fit" in rows[2]
+def test_rows_are_measured_beside_what_plan_expects_of_them(tmp_path):
+    benchmark.run_here(TINY, tmp_path, limit=300)
+    estimate_all(["tiny"], tmp_path)
+    about, rate, passes, whole, selected = read(tmp_path / STEPS)
+    assert "torch" in about["versions"]
+    assert rate["product_rate"] > 0
+    assert passes["optimizer"] is None
+    assert whole["optimizer"] > 0
+    assert whole["share"] == 0
+    assert whole["trained"] == passes["trained"] > 10 * selected["trained"]
+    assert selected["share"] == pytest.approx(0.2, abs=0.03)
+    expected = {record["row"]: record for record in read(tmp_path / ESTIMATES)}
+    assert expected["ESFT-Token"]["trainable_parameters"] == selected["trained"]
+    assert expected["ESFT-Token"]["operations"] < 0.7 * expected["FFT"]["operations"]
+    rows = [line for line in page(tmp_path).splitlines() if line.startswith("|")]
+    assert len(rows) == 2 + len(TINY)
     assert len({row.count("|") for row in rows}) == 1
+    assert " 1.00 |" in rows[2]
+
+
+def test_a_row_that_does_not_fit_says_so_and_the_next_one_is_measured(tmp_path, monkeypatch):
+    def tight(shape, row, device):
+        if not row.checkpointing:
+            raise torch.OutOfMemoryError
+        return measured(shape, row, device)
+
+    measured = benchmark.measure
+    monkeypatch.setattr(benchmark, "measure", tight)
+    benchmark.run_here([TINY[2], ("tiny", "ESFT-Token, gradient checkpointing")], tmp_path, limit=300)
+    *_, first, second = read(tmp_path / STEPS)
+    assert first["why_not"] == "does not fit"
+    assert second["passes"] > 0
+    assert "| ESFT-Token | does not fit |" in page(tmp_path)
+
+
+def test_a_row_that_hangs_is_ended_and_the_others_are_measured(tmp_path):
+    """Every row hangs where none may take any time: each costs its own process, none stops the run."""
+    options = ["--shape", "tiny", "--row", "FFT", "--row", "ESFT-Token", "--limit", "0.01", "--seconds", "200"]
+    command = [sys.executable, "-m", "benchmarks.gpu", "--out", str(tmp_path), *options]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=True)
+    records = [record for record in read(tmp_path / STEPS) if "row" in record]
+    assert [record["row"] for record in records] == ["FFT", "ESFT-Token"]
+    assert all("more than 0 s" in record["why_not"] for record in records)
+    assert done.stdout.endswith((tmp_path / "page.md").read_text() + "\n")
+
+
+def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path):
+    add(tmp_path / STEPS, shape="tiny", row="FFT")
+    with (tmp_path / STEPS).open("a") as file:
+        file.write(json.dumps({"shape": "tiny"})[:5])
+    assert [record["row"] for record in read(tmp_path / STEPS)] == ["FFT"]
+
+
+def test_names_of_rows_say_which_of_ours_they_are_variants_of():
+    """Operations of a variant are those of the method whose name its own begins with."""
+    own = [name for name, row in ROWS.items() if row.mixed and not row.experts]
+    assert all(any(name.startswith(first) for first in own) for name in ROWS)

@@ -9,9 +9,8 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, PreTrainedModel
 
-from benchmarks.gpu_step_time import synchronisations
+from benchmarks.gpu.measure import synchronisations
 from esft_bench.harness.serving import canary
-from esft_bench.harness.serving.served import BFLOAT16_TOLERANCE
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method
@@ -109,7 +108,7 @@ def test_a_canary_in_bf16_stays_within_the_tolerance_after_export_and_merge(
     method.merge(base, adapter, out)
     served = AutoModelForCausalLM.from_pretrained(out, dtype=torch.bfloat16).to(DEVICE)
     prompts = tokens(rows=2).tolist()
-    assert canary.compare(canary.measure(model, prompts), canary.measure(served, prompts)) < BFLOAT16_TOLERANCE
+    assert canary.compare(canary.measure(model, prompts), canary.measure(served, prompts)) < canary.BFLOAT16_TOLERANCE
 
 
 def test_a_step_waits_for_the_device_once_a_layer_at_most(tiny_model: Models) -> None:
