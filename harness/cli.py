@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from esft_bench.harness.commands.options import CalibrateOptions, RunOptions, SuiteOptions, grouped
+from esft_bench.harness.commands.options import CalibrateOptions, ExportOptions, RunOptions, SuiteOptions, grouped
 from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
 from esft_bench.harness.terminal import Terminal, complain
 from esft_bench.spec.errors import UserError
@@ -83,6 +83,15 @@ def plan(
 
 
 @app.command()
+def status(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("runs/mini")) -> None:
+    """Say how far a run is, from another shell."""
+    from esft_bench.harness.commands.status import status as told
+
+    for line in told(run):
+        console.say(line)
+
+
+@app.command()
 def where(
     method: Annotated[str, typer.Argument(help="A row of the suite, e.g. esft-gate.")],
     task: Annotated[str, typer.Argument(help="The task it was trained on, e.g. mini-law.")],
@@ -94,6 +103,16 @@ def where(
 
     for place in places(run, method, task, seed):
         console.say(f"{'  ' * place.depth}{place.what}  {place.path}")
+
+
+@app.command()
+@grouped
+def export(options: ExportOptions) -> None:
+    """Write a trained model's weights and model card into a folder, to serve or to publish."""
+    from esft_bench.harness.commands.export.folder import export as exported
+
+    for line in exported(options):
+        console.say(line)
 
 
 @app.command()

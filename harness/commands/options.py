@@ -70,6 +70,23 @@ class CalibrateOptions:
         return {name: getattr(self, name) for name in ("model", "base_url", "key_env", "budget", "batch")}
 
 
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which cell of a run to export, how, and where to."""
+
+    run: Annotated[Path, typer.Argument(help="A run's folder, e.g. runs/mini.")]
+    to: Annotated[Path, typer.Option(help="The folder to write, which must not be there.")]
+    best: Annotated[bool, typer.Option("--best", help="The row that the report advises for the task.")] = False
+    method: Annotated[str | None, typer.Option(help="A row by its name, e.g. esft-gate.")] = None
+    task: Annotated[str | None, typer.Option(help="The task trained on, where there are several.")] = None
+    seed: Annotated[int | None, typer.Option(help="The training seed; the first unless given.")] = None
+    form: Annotated[str, typer.Option(help="merged (a plain checkpoint), adapter or both.")] = "merged"
+    push: Annotated[
+        str | None, typer.Option(metavar="OWNER/NAME", help="Upload it to the hub too, with your own login.")
+    ] = None
+    public: Annotated[bool, typer.Option("--public", help="What is uploaded is for everyone to see.")] = False
+
+
 def grouped(command: Callable[..., Any]) -> Callable[..., Any]:
     """A command for typer that takes the fields of its dataclass parameters as options of its own."""
     hints = get_type_hints(command, include_extras=True)

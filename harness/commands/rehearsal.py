@@ -9,7 +9,7 @@ from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.overrides import SHIPPED
-from esft_bench.harness.progress import Display
+from esft_bench.harness.progress.display import Display
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.graph import Graph

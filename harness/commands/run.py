@@ -13,10 +13,10 @@ from esft_bench.harness.commands.watch import Watch
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.calibrations import carry
 from esft_bench.harness.plan.state import state_of
-from esft_bench.harness.progress import Display
+from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
-from esft_bench.harness.steps.step import Parallelism, Step
+from esft_bench.harness.steps.step import Parallelism, Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
@@ -50,7 +50,7 @@ class _Run:
         self.plan, self.folder = prepared.plan, prepared.folder
         self.graph = self.plan.graph(prepared.store)
         self.written = Written(self.plan, self.graph, self.folder)
-        self.display = Display(self.plan, console, self._states())
+        self.display = Display(self.plan, console, self._states(), self.folder)
         self.watch = Watch(prepared, self.graph, self.written, self.display)
 
     def all(self) -> dict[Cell, str]:
@@ -81,6 +81,7 @@ class _Run:
         _log_to_file(self.folder / "esft-bench.log")
         rehearse(self.prepared, self.graph, parallelism, self.display)
         self._write_manifest(finished=False)
+        self.display.begin(step.kind for step in with_needs(wanted) if step not in self.graph.finished)
         batches = self.plan.suite.judge.batch
         executor = LocalExecutor(parallelism, self.folder, self.prepared.judges, batches)
         Schedule(self.graph, executor, self.watch, parallelism, wanted).run()

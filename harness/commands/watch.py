@@ -5,7 +5,7 @@ from collections import defaultdict
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.plan.paths import CellPath
 from esft_bench.harness.plan.state import state_of
-from esft_bench.harness.progress import Display
+from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.scores import mean_score, read_scores
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.steps.graph import Graph
@@ -28,12 +28,15 @@ class Watch:
         for cell in prepared.chosen:
             for step in with_needs(self._plan.paths[cell].last):
                 self._paths[step].append(self._plan.paths[cell])
+        self._at_work: set[Step] = set()
         self.notes = list(prepared.notes)
         self.failures: dict[Cell, str] = {}
 
     def started(self, step: Step) -> None:
         """Show a step at work, and what it is for its cells."""
         self._display.step(step.label)
+        self._display.pace.started(step.kind)
+        self._at_work.add(step)
         self._display.enter_phase(PHASES.get(step.resources.holds, self._display.phase))
         for path in self._paths[step]:
             if step == path.training:
@@ -47,7 +50,7 @@ class Watch:
 
     def finished(self, step: Step, artifact: Artifact) -> None:
         """Move the step's cells on; say so of those that are at their end."""
-        self._display.step_ended(step.label)
+        self._over(step)
         for text in artifact.measured.get("damaged", []):
             self.noted(text)
         self.notes += [note for note in self._judges.notes if note not in self.notes]
@@ -64,13 +67,21 @@ class Watch:
 
     def failed(self, step: Step, why: str) -> None:
         """Note that the step's cells failed; the run goes on with the others."""
-        self._display.step_ended(step.label)
+        self._over(step, well=False)
         for path in self._paths[step]:
             self._fail(path.cell, why)
 
     def noted(self, text: str) -> None:
         """Say a sentence."""
         self._display.say(text)
+
+    def _over(self, step: Step, *, well: bool = True) -> None:
+        """A step is over, or, where what it rests on failed, never began."""
+        self._display.step_ended(step.label)
+        if step not in self._at_work:
+            self._display.pace.started(step.kind)
+        self._at_work.discard(step)
+        self._display.pace.ended(step.kind, well=well)
 
     def _fail(self, cell: Cell, why: str) -> None:
         if cell in self.failures:

@@ -1,21 +1,32 @@
 """What a person sees while a run goes on: a live table of cells, the steps at work, a line for each finished cell.
 
-On a terminal the table is redrawn in place; in a log file only the finished lines appear.
+On a terminal the table is redrawn in place; in a log the finished lines appear, and every minute one on how far it is.
 """
 
+import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import TracebackType
 
 from rich.console import Group, RenderableType
-from rich.live import Live
+from rich.live import Live as RichLive
 from rich.table import Table
 
 from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.progress import live
+from esft_bench.harness.progress.live import Live, StepSeen
+from esft_bench.harness.progress.pace import Pace, in_words
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.errors import UserError
 
 SYMBOLS = {"to do": "·", "trained": "◔", "answered": "◕", "done": "✓", "failed": "✗", "training": "▸", "testing": "▹"}
+TOLD_EVERY = 2.0
+"""Seconds between two writings of how far a run is."""
+SAID_EVERY = 60.0
+"""Seconds between two lines on it in a log."""
 LEGEND = "· to do   ▸ training   ◔ trained   ▹ being tested   ✓ done   ✗ failed"
 
 
@@ -38,27 +49,40 @@ class _Step:
 
 @dataclass
 class Display:
-    """The progress of one run. `states` and `scores` are by cell; steps at work are by name."""
+    """The progress of one run. `states` and `scores` are by cell; steps at work are by name.
+
+    It is told to `folder`, the run's, every few seconds.
+    """
 
     plan: Plan
     console: Terminal
     states: dict[Cell, str]
+    folder: Path
     scores: dict[Cell, float | None] = field(default_factory=dict)
     phase: str = ""
+    pace: Pace = field(default_factory=lambda: Pace(()))
     _steps: dict[str, _Step] = field(default_factory=dict)
-    _live: Live | None = None
+    _live: RichLive | None = None
+    _over: threading.Event = field(default_factory=threading.Event)
+    _teller: threading.Thread | None = None
 
     def __enter__(self) -> "Display":
-        self._live = Live(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
+        self._live = RichLive(console=self.console, get_renderable=self._render, refresh_per_second=4, transient=True)
         if self.console.is_terminal:
             self._live.start()
+        self._teller = threading.Thread(target=self._tell, daemon=True)
+        self._teller.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        self._over.set()
+        if self._teller is not None:
+            self._teller.join()
         if self._live is not None and self._live.is_started:
             self._live.stop()
+        self._write(live.ENDED if kind is None else "stopped")
 
     def say(self, text: str) -> None:
         """Print a line that stays."""
@@ -87,6 +111,38 @@ class Display:
         if score is not None:
             self.scores[cell] = score
 
+    def begin(self, kinds: Iterable[str]) -> None:
+        """So many steps, by kind, are to be done from now on."""
+        self.pace = Pace(kinds)
+
+    def _tell(self) -> None:
+        """Every few seconds write how far the run is; every minute say it where there is no terminal."""
+        said = time.monotonic()
+        while not self._over.wait(TOLD_EVERY):
+            self._write(self.phase)
+            if not self.console.is_terminal and self._steps and time.monotonic() - said >= SAID_EVERY:
+                said = time.monotonic()
+                self.say(self._in_a_line())
+
+    def _write(self, phase: str) -> None:
+        now = time.monotonic()
+        steps = [
+            StepSeen(name=name, done=step.done, total=step.total, seconds=round(now - step.began, 1))
+            for name, step in list(self._steps.items())
+        ]
+        cells = {cell.label: state for cell, state in self.states.items()}
+        try:
+            live.write(Live(phase=phase, cells=cells, steps=steps, seconds_left=self.pace.seconds_left()), self.folder)
+        except UserError:  # a full disk stops the run where it matters
+            return
+
+    def _in_a_line(self) -> str:
+        """How far the run is."""
+        finished = sum(state == "done" for state in self.states.values())
+        steps = [step.describe(name) for name, step in list(self._steps.items())]
+        left = in_words(self.pace.seconds_left())
+        return ". ".join(filter(None, [f"{finished} of {len(self.states)} cells done", *steps, left]))
+
     def _render(self) -> RenderableType:
         """The table of cells over the steps at work."""
         suite = self.plan.suite
@@ -104,7 +160,8 @@ class Display:
             )
         steps = [self._dim("  " + step.describe(name)) for name, step in list(self._steps.items())]
         finished = sum(state == "done" for state in self.states.values())
-        footer = self._dim(f"{finished} of {len(self.states)} cells done   {LEGEND}")
+        left = in_words(self.pace.seconds_left())
+        footer = self._dim(f"{finished} of {len(self.states)} cells done   {left + '   ' if left else ''}{LEGEND}")
         return Group(table, *steps, footer)
 
     def _dim(self, text: str) -> RenderableType:
