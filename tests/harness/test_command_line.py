@@ -8,6 +8,8 @@ SUITE = "suite --only --seeds --quick --set --backbone --steps --limit --engine 
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --unsafe-code",
     "plan": f"{SUITE} --micro-batch --gpu --price",
+    "status": "run",
+    "export": "run --to --best --method --task --seed --form --push --public",
     "where": "method task --seed --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",
