@@ -1,0 +1,72 @@
+"""Training the best-conditioned experts: a choice that needs no data.
+
+An expert whose matrices have a low condition number κ = σ_max / σ_min holds less that is special in few directions, so
+that changing it is held to break least. Source: KappaTune, as peft has it (`peft.helpers.find_kappa_target_modules`),
+which ranks whole layers' tensors by the mean of their experts' κ; here single experts are ranked by the mean over their
+matrices.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from pydantic import Field
+
+from esft_bench.methods.expert_training import ExpertTraining
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.selection import Selection, check_count
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.view import MoeLayer
+
+SMALLEST = 1e-8
+"""Added to the smallest singular value, as peft does."""
+
+
+class Kappa(ExpertTraining):
+    """Train the `count` experts of each layer whose matrices have the lowest condition numbers; all else is frozen.
+
+    Attributes:
+        count: experts trained in a layer; more than a layer has are refused.
+    """
+
+    name: ClassVar[str] = "kappa"
+    needs_profile: ClassVar[bool] = False
+    count: int = Field(default=6, ge=1)
+
+    def check_model(self, model: PreTrainedModel) -> None:
+        """Raise MethodError where a layer has fewer experts than are to be trained."""
+        from esft_bench.methods.moe.view import moe_layers
+
+        super().check_model(model)
+        for layer in moe_layers(model).values():
+            check_count(layer.index, layer.num_experts, self.count)
+
+    def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
+        """Freeze the model but for the chosen experts. Raises MethodError for a model without routed experts."""
+        return self.train_experts(model, self.chosen(model))
+
+    def chosen(self, model: PreTrainedModel) -> Selection:
+        """The experts with the lowest κ, lowest first; of equal ones the lower id."""
+        from esft_bench.methods.moe.view import moe_layers
+
+        ranked = {index: condition_numbers(layer) for index, layer in moe_layers(model).items()}
+        return {index: row.sort(stable=True).indices[: self.count].tolist() for index, row in ranked.items()}
+
+
+def condition_numbers(layer: MoeLayer) -> Tensor:
+    """κ of each expert of a layer [E], the mean over its fused matrices of σ_max / σ_min.
+
+    On the meta device, where a plan is priced, all are alike.
+    """
+    import torch
+
+    weights = [layer.experts.get_parameter(name).detach() for name in layer.weights]
+    if weights[0].is_meta:
+        return torch.ones(layer.num_experts)
+    values = [torch.linalg.svdvals(weight.float()) for weight in weights]
+    return torch.stack([each[:, 0] / (each[:, -1] + SMALLEST) for each in values]).mean(0)
