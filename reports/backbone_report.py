@@ -1,11 +1,12 @@
 """What is to be said of one backbone: its tables, what they say in words, and samples of answers."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from esft_bench.reports import calibration
 from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
 from esft_bench.reports.calibration import Calibration
+from esft_bench.reports.comparisons import Comparisons, Families
 from esft_bench.reports.prose.advice import Advice, TaskAdvice, advise
 from esft_bench.reports.prose.summary import compared, summary
 from esft_bench.reports.samples import Sample, choose
@@ -15,7 +16,7 @@ from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table, judging_table
 from esft_bench.reports.tables.glance import glance
 from esft_bench.reports.tables.judged import agreement_note, debiased_view
-from esft_bench.reports.tables.paper import BesideTable, Kind, beside
+from esft_bench.reports.tables.paper import BesideTable, Kind, beside, judged, p_values
 from esft_bench.reports.tables.retention import retention_table
 from esft_bench.reports.tables.scores import ability_table, general_table, table_of
 from esft_bench.reports.tables.table import Table
@@ -32,26 +33,35 @@ from esft_bench.reports.tables.view import (
 
 @dataclass(frozen=True)
 class BackboneReport:
-    """What is to be said of one backbone; `suffix` names it in titles where there are several."""
+    """What is to be said of one backbone; `suffix` names it in titles where there are several.
+
+    All that is compared is judged among the comparisons of the whole report, its `families`.
+    """
 
     backbone: str
     results: BackboneResults
     suffix: str = ""
+    families: Families = field(default_factory=Families)
+    comparisons: Comparisons = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "comparisons", Comparisons(self.results, self.families, self.backbone))
+        self.families.differences.join(lambda: p_values(self._unjudged, self.backbone))
 
     @cached_property
     def ability(self) -> Table:
         """Table 1."""
-        return ability_table(self.results)
+        return ability_table(self.comparisons)
 
     @cached_property
     def general(self) -> Table:
         """Table 2."""
-        return general_table(self.results)
+        return general_table(self.comparisons)
 
     @cached_property
     def ablation(self) -> Table:
         """Table 3."""
-        return ablation_table(self.results)
+        return ablation_table(self.comparisons)
 
     @cached_property
     def efficiency(self) -> Table:
@@ -61,7 +71,7 @@ class BackboneReport:
     @cached_property
     def further(self) -> list[Table]:
         """The tables of some rows that the suite asks for, under its titles, and what earlier tasks retained."""
-        asked = [table_of(self.results, one) for one in self.results.suite.tables]
+        asked = [table_of(self.comparisons, one) for one in self.results.suite.tables]
         return [*asked, *([self.retained] if self.retained else [])]
 
     @cached_property
@@ -72,21 +82,25 @@ class BackboneReport:
     @cached_property
     def beside(self) -> list[BesideTable]:
         """A paper's values beside ours, where the suite is that paper's."""
+        return judged(self._unjudged, self.families.differences, self.backbone)
+
+    @cached_property
+    def _unjudged(self) -> list[BesideTable]:
+        """The same before the report's comparisons are judged together, which they are part of."""
         paper = self.results.suite.paper
-        tables: dict[Kind, Table] = {
-            "ability": self.ability,
-            "general": self.general,
-            "ablation": self.ablation,
-            "costs": self.efficiency,
-        }
+        if not paper:
+            return []
+        made = {"ability": ability_table, "general": general_table, "ablation": ablation_table}
+        tables: dict[Kind, Table] = {kind: make(self.comparisons, marked=False) for kind, make in made.items()}
+        tables["costs"] = self.efficiency
         if self.retained:
             tables["retained"] = self.retained
-        return beside(paper, self.results, tables, self.backbone) if paper else []
+        return beside(paper, self.results, tables, self.backbone)
 
     @cached_property
     def advice(self) -> Advice:
         """Which method to take, task by task and in sum."""
-        return advise(self.results, self.ability, self.general)
+        return advise(self.comparisons, self.ability, self.general)
 
     @property
     def advised(self) -> list[TaskAdvice]:
@@ -121,7 +135,7 @@ class BackboneReport:
         table = self.table(role)
         if self.base is None or not all(table.average(one).comparable for one in (row, self.base)):
             return None
-        return self.results.against(row, self.base, role)
+        return self.comparisons.between(row, self.base, role)
 
     @cached_property
     def samples(self) -> list[Sample]:
@@ -131,7 +145,7 @@ class BackboneReport:
     @cached_property
     def in_short(self) -> list[str]:
         """The tables in plain words."""
-        return summary(self.results, self.ability, self.general, self.ablation)
+        return summary(self.comparisons, self.ability, self.general, self.ablation)
 
     @property
     def compared(self) -> str:
@@ -140,7 +154,7 @@ class BackboneReport:
 
     def glance_view(self) -> TableView:
         """All rows at a glance."""
-        seen = glance(self.results, self.ability, self.general, self.efficiency)
+        seen = glance(self.comparisons, self.ability, self.general, self.efficiency)
         return glance_view(seen).titled(self.suffix)
 
     def score_views(self) -> list[TableView]:

@@ -10,9 +10,9 @@ from typing import Literal
 import numpy as np
 
 from esft_bench.reports.manifest import Manifest
-from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
+from esft_bench.reports.statistics.paired import paired_difference
 from esft_bench.reports.statistics.resampling import Interval
-from esft_bench.reports.statistics.variance import Array
+from esft_bench.reports.statistics.variance import Array, VarianceComponents, variance_components, without_gaps
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import read_items
 
@@ -50,6 +50,10 @@ class Column:
         return self.judge.startswith("reference")
 
 
+AVERAGE = Column("", "Avg")
+"""The average over the columns of a role."""
+
+
 @dataclass(frozen=True)
 class TableRow:
     """A method as a row: its name in the suite, its title, and the row that it is an ablation of."""
@@ -72,7 +76,6 @@ class BackboneResults:
     def __init__(self, records: Iterable[Record], folder: Path, manifest: Manifest) -> None:
         self.folder, self.suite, self.benchmarks = folder, manifest.suite, manifest.benchmarks
         self.records = list(records)
-        self._differences: dict[tuple[str, str, Role, str], PairedDifference | None] = {}
         self._items: dict[str, dict[str, float]] = {}
         self._by_cell: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
@@ -146,6 +149,14 @@ class BackboneResults:
             if role == "general" or task in ("", *column.tasks)
         }
 
+    def covered(self, row: TableRow, column: Column, role: Role) -> bool:
+        """Whether a cell of a table has a value that stands for (nearly) all items; of the average: all its columns."""
+        if column is AVERAGE:
+            columns = self.columns(role)
+            return bool(columns) and all(self.covered(row, one, role) for one in columns)
+        scored = [rec for rec in self.of(row, column, role).values() if rec.state == "scored" and rec.value is not None]
+        return bool(scored) and sum(rec.scored for rec in scored) >= ENOUGH * sum(rec.n for rec in scored)
+
     def _trained_on(self, row: TableRow) -> list[str]:
         """The tasks of a row's cells: those of the suite, or for other rows what their records say."""
         found = {record.task: record for record in self.records if record.method == row.name and record.task}
@@ -194,18 +205,10 @@ class BackboneResults:
             return 1.0
         return float(np.mean([record.scored for record in self.of(row, column, "ability").values() if record.scored]))
 
-    def against(self, row: TableRow, other: TableRow, role: Role, task: str = "") -> PairedDifference | None:
-        """A row minus another, averaged over the columns of a role; None where they share no item in some column.
-
-        With `task`, general ability after training on that task only.
-        """
-        key = (row.name, other.name, role, task)
-        if key not in self._differences:
-            scores = self.item_scores([row, other], self.columns(role), role, task)
-            differences = [a - b for a, b in zip(scores[row.name], scores[other.name], strict=True)]
-            differences = self.averaged(differences, role)
-            self._differences[key] = paired_difference(differences, shared_runs=role == "general")
-        return self._differences[key]
+    def own_components(self, row: TableRow, role: Role, columns: Sequence[Column]) -> VarianceComponents | None:
+        """What the error of a row's average over some columns is made of; None without an item in each."""
+        kept = without_gaps(self.averaged(self.item_scores([row], columns, role)[row.name], role), role == "general")
+        return variance_components(kept, role == "general") if kept else None
 
     def own_interval(self, row: TableRow, role: Role, columns: Sequence[Column] | None = None) -> Interval | None:
         """A row's average over some columns (all unless given), with its interval over items, and runs if several."""

@@ -1,12 +1,13 @@
 """Two runs held against each other: which scores moved significantly, what came and went, what differs.
 
 A cell of both runs is compared on the items that both asked in the same words, one by one, by the paired statistics of
-all tables; Holm's correction is over the differences of a table. A difference is always this run minus the other.
+all tables; what is significant is judged among all differences of all tables. A difference is always this run minus the
+other.
 """
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -15,9 +16,9 @@ from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, 
 from esft_bench.reports.content import Content
 from esft_bench.reports.formatting import interval, listing, number
 from esft_bench.reports.manifest import mapping
+from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
 from esft_bench.reports.statistics.variance import Array
-from esft_bench.reports.tables.ablation import mark_significant
 from esft_bench.reports.tables.costs import TRAINING
 from esft_bench.reports.tables.table import Key, Table, TableCell, averaged
 from esft_bench.reports.tables.view import TableView, cost_entry, difference_entry, view
@@ -85,6 +86,7 @@ def changes(this: Content, other: Content) -> Changes:
             remarks += pair.remarks()
         multiples = _costs(now.efficiency, then.efficiency, suffix)
         costs += [multiples] if multiples.cells else []
+    tables = _marked(tables)
     here, there = _cells(this), _cells(other)
     return Changes(
         this,
@@ -97,6 +99,22 @@ def changes(this: Content, other: Content) -> Changes:
         settings(this.manifest.raw, other.manifest.raw),
         remarks,
     )
+
+
+def _marked(tables: Sequence[Table]) -> list[Table]:
+    """The tables with what is significant among all differences in all of them."""
+    family = Family()
+    family.join(lambda: {(t.title, key): one.p_value for t in tables for key, one in t.differences.items()})
+    return [
+        replace(
+            table,
+            cells={
+                key: replace(cell, mark="significant") if family.holds((table.title, key)) else cell
+                for key, cell in table.cells.items()
+            },
+        )
+        for table in tables
+    ]
 
 
 def settings(this: Mapping[str, Any], other: Mapping[str, Any]) -> list[Setting]:
@@ -137,8 +155,7 @@ class _Pair:
             found |= self._row(row)
             nothing = TableCell(note="no item was asked in both runs and scored alike")
             cells |= {(row.name, column.name): nothing for column in self.columns}
-        cells |= {key: TableCell(one.estimate, one.low, one.high, one.precision.runs) for key, one in found.items()}
-        mark_significant(cells, found)
+        cells |= {key: TableCell(one.estimate, one.low, one.high, one.runs) for key, one in found.items()}
         caption = "This run minus the other on the same items, in points with 95% interval; bold where significant."
         return Table(title, caption, rows, averaged(self.columns), cells, differences=found)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from esft_bench.reports import calibration, manifest
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.comparisons import Families
 from esft_bench.reports.manifest import Manifest
 from esft_bench.reports.prose.judged import opinions_in_words
 from esft_bench.reports.prose.spent import spent
@@ -66,9 +67,10 @@ def gather(folder: Path) -> Content:
     found = read_results(folder)
     names = list(dict.fromkeys(record.backbone for record in found.records))
     backbones = []
+    families = Families()
     for name in names:
         results = BackboneResults([one for one in found.records if one.backbone == name], folder, about)
-        backbones.append(BackboneReport(name, results, f" ({name})" if len(names) > 1 else ""))
+        backbones.append(BackboneReport(name, results, f" ({name})" if len(names) > 1 else "", families))
     unsound = [sentence for one in backbones for sentence in one.results.unsound()]
     return Content(folder, about, backbones, [*complaints, *found.left_out, *unsound])
 

@@ -8,6 +8,10 @@ MISSING = "–"
 SHORT = "†"
 REFERENCE = "‡"
 JUDGED = "§"
+SAME = "≈"
+"""Beside a difference: the rows are the same within the suite's margin."""
+ONE_TRAINING = "one training each, so this is about these trainings, not about the methods"
+"""What has to stand wherever single trainings are compared."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,11 @@ def quantity(metric: str, value: float) -> str:
     if metric.endswith("_bytes"):
         return f"{amount(value / 1e9)} GB" if value >= 1e10 else f"{amount(value / 1e6)} MB"
     return f"{amount(value / 1e6)} M parameters" if metric.endswith("_parameters") else amount(value)
+
+
+def points(margin: float) -> str:
+    """A margin in points: `2 points`, `1.5 points`."""
+    return f"{margin:g} point{'' if margin == 1 else 's'}"
 
 
 def listing(words: Sequence[str]) -> str:

@@ -1,5 +1,6 @@
 """Before a run: the minimum detectable effect of its items and training runs, and what that rests on."""
 
+from dataclasses import astuple, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -7,11 +8,15 @@ import numpy as np
 
 from esft_bench.reports.backbone_results import ROLES, BackboneResults, Role
 from esft_bench.reports.content import gather
-from esft_bench.reports.statistics.detectable import Deviations, minimum_detectable_effect
+from esft_bench.reports.statistics.detectable import Deviations, detectable_effect, deviations_of
+from esft_bench.reports.statistics.family import level_of
 from esft_bench.reports.statistics.variance import variance_components, without_gaps
 
 ASSUMED = Deviations()
 """Taken where no earlier run says how much differences vary; nothing between training runs."""
+
+SHARE = 1 / 3
+"""Of the comparisons, those that are taken to turn out significant: the fewer do, the smaller each p-value must be."""
 
 
 def deviations_in(run_folder: Path) -> dict[str, Deviations]:
@@ -24,13 +29,14 @@ def deviations_in(run_folder: Path) -> dict[str, Deviations]:
 
 
 def detectable_with(items: int, runs: int, rows: int, deviations: Deviations | None = None) -> float:
-    """The minimum detectable effect in points at the first step of Holm over all pairs of `rows` rows.
+    """The minimum detectable effect in points, for one of the pairs of `rows` rows on one column.
 
     Equation (8) of `statistics`; without `deviations`, ASSUMED.
     """
     given = deviations or ASSUMED
-    used = Deviations(max(given.items, 1.0), given.runs if runs > 1 else 0.0)
-    return minimum_detectable_effect(items, runs, used, comparisons=max(rows * (rows - 1) // 2, 1))
+    used = replace(given, items=max(given.items, 1.0))
+    pairs = max(rows * (rows - 1) // 2, 1)
+    return detectable_effect(used.components(items, runs), level_of(pairs, max(round(SHARE * pairs), 1)))
 
 
 def _of_role(results: BackboneResults, role: Role) -> dict[str, Deviations]:
@@ -38,14 +44,11 @@ def _of_role(results: BackboneResults, role: Role) -> dict[str, Deviations]:
     found = {}
     for column in results.columns(role):
         scores = results.item_scores(results.rows, [column], role)
-        components = [
-            variance_components(kept, False)
+        seen = [
+            deviations_of(variance_components(kept, False))
             for first, second in combinations(results.rows, 2)
             if (kept := without_gaps([scores[first.name][0] - scores[second.name][0]], False)) is not None
         ]
-        if components:
-            over_items = [np.sqrt(max(one.item, one.residual) * one.items) for one in components]
-            over_runs = [np.sqrt(max(one.run - one.residual, 0.0) * one.runs) for one in components if one.runs > 1]
-            between = float(np.median(over_runs)) if over_runs else 0.0
-            found[column.name] = Deviations(float(np.median(over_items)), between)
+        if seen:
+            found[column.name] = Deviations(*(float(np.median(each)) for each in zip(*map(astuple, seen), strict=True)))
     return found

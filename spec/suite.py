@@ -150,7 +150,8 @@ class Suite(Strict):
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
-    benchmarks of a task in place of those it has itself.
+    benchmarks of a task in place of those it has itself. Rows that differ by less than
+    `same_within` points, beyond chance, are called the same.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -171,6 +172,7 @@ class Suite(Strict):
     quick: Quick | None = None
     paper: Literal["", "esft", "das"] = ""
     average: Average = "tasks"
+    same_within: PositiveFloat = 2.0
     tested_on: dict[str, list[str]] = Field({})
     tables: list[TableOf] = Field([])
 

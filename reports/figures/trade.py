@@ -83,7 +83,7 @@ def pareto(report: BackboneReport) -> Picture | Missing:
         title,
         "Averages against the base model, paired over items, with 95% intervals; the larger a marker, the more memory "
         "training takes. Hollow: another row gains and keeps at least as much with no more memory, and one of these "
-        "differences has an interval above 0.",
+        "differences is significant.",
         COLUMNS,
         rows,
         paint,
@@ -116,9 +116,7 @@ def _beaten_by(report: BackboneReport, one: Trade, others: Sequence[Trade]) -> s
             and one.memory is not None
             and other.memory <= one.memory
         )
-        if as_good and any(
-            (found := report.results.against(other.row, one.row, role)) is not None and found.low > 0 for role in ROLES
-        ):
+        if as_good and any(report.comparisons.differ(other.row, one.row, role) for role in ROLES):
             return other.row.title
     return ""
 

@@ -43,7 +43,7 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
         records=content.records,
         updated=_updated(content.folder) if content.manifest.at_work else "",
         facts=[(title, content.facts[key]) for key, title in FACTS.items() if key in content.facts],
-        reading=how_to_read("Underlined"),
+        reading=how_to_read("Underlined", content.manifest.suite.same_within),
     )
 
 

@@ -44,7 +44,10 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
     for backbone in content.backbones:
         found += _advice(backbone) + _beside(backbone)
     if content.backbones:
-        found += ["## How to read the tables", bullets(map(sentence, how_to_read("Italics")))]
+        found += [
+            "## How to read the tables",
+            bullets(map(sentence, how_to_read("Italics", content.manifest.suite.same_within))),
+        ]
     else:
         found.append("Nothing has been evaluated yet.")
     found += _figures(gallery, content.folder) if gallery else []

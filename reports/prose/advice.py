@@ -2,8 +2,9 @@
 
 For a task: the rows that are best or not distinguishable from the best (Table 1's own test); of these the cheapest in
 time, memory and storage; and what each of them makes the model forget (general ability of the cells trained on that
-task against the base model, paired over items, Holm's correction over the rows in question). Rows that ablate another,
-such as random experts, are named where they cannot be told from the best and are never the advice.
+task against the base model, paired over items, judged among all comparisons of the report). Rows that ablate another,
+such as random experts, are named where they cannot be told from the best and are never the advice. Where each row was
+trained once, the advice says that it is about these trainings.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,8 +13,9 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
-from esft_bench.reports.formatting import Sentence, interval, listing, number, one_line, quantity
-from esft_bench.reports.statistics.paired import ALPHA, PairedDifference, holm
+from esft_bench.reports.comparisons import Comparisons
+from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line, quantity
+from esft_bench.reports.statistics.paired import PairedDifference
 from esft_bench.reports.tables.table import AVERAGE, Table
 
 COSTS = {
@@ -22,6 +24,7 @@ COSTS = {
     "stored_bytes": ("stores the least", "store the least"),
 }
 UNDECIDED = "Not decided"
+SURE = "the difference to every other row is significant"
 NEARLY = 1.05
 """Costs within 5% of the lowest count as the lowest: a second run of the same cell differs by as much."""
 
@@ -57,27 +60,30 @@ class Advice:
     tasks: tuple[TaskAdvice, ...]
 
 
-def advise(results: BackboneResults, ability: Table, general: Table) -> Advice:
+def advise(comparisons: Comparisons, ability: Table, general: Table) -> Advice:
     """Derive the advice from the tables and the items behind them."""
+    results = comparisons.results
     columns = [column for column in ability.columns if column.name]
     if not any(not results.is_base(row) for row in ability.rows) or not columns:
         return Advice(None, ())
-    tasks = tuple(_advise(results, ability, general, column) for column in columns)
-    overall = _advise(results, ability, general, AVERAGE) if len(columns) > 1 else None
+    tasks = tuple(_advise(comparisons, ability, general, column) for column in columns)
+    overall = _advise(comparisons, ability, general, AVERAGE) if len(columns) > 1 else None
     if overall and overall.pick:
-        overall = _unless_a_task_says_otherwise(results, overall, overall.pick, dict(zip(columns, tasks, strict=True)))
+        overall = _unless_a_task_says_otherwise(
+            comparisons, overall, overall.pick, dict(zip(columns, tasks, strict=True))
+        )
     return Advice(overall, tasks)
 
 
 def _unless_a_task_says_otherwise(
-    results: BackboneResults, overall: TaskAdvice, pick: TableRow, tasks: Mapping[Column, TaskAdvice]
+    comparisons: Comparisons, overall: TaskAdvice, pick: TableRow, tasks: Mapping[Column, TaskAdvice]
 ) -> TaskAdvice:
     """The overall pick only where no single task speaks against it: averages hide, and few tasks tell little apart."""
     behind = [one.title for one in tasks.values() if one.candidates and pick not in one.candidates]
     forgets = [
         one.title
         for column, one in tasks.items()
-        if pick in one.candidates and _keeping_more(results, pick, one.candidates, one.forgotten, column)
+        if pick in one.candidates and _keeping_more(comparisons, pick, one.candidates, one.forgotten, column)
     ]
     if not behind and not forgets:
         return overall
@@ -87,8 +93,9 @@ def _unless_a_task_says_otherwise(
     return replace(overall, pick=None, sentences=(*overall.sentences[:-1], Sentence(why, UNDECIDED)))
 
 
-def _advise(results: BackboneResults, ability: Table, general: Table, column: Column) -> TaskAdvice:
+def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Column) -> TaskAdvice:
     """One task, or the average."""
+    results = comparisons.results
     title = "Over all tasks" if column is AVERAGE else column.title
     there = [row for row in ability.rows if ability.cell(row, column).comparable]
     ranked = sorted(there, key=lambda row: -(ability.cell(row, column).value or 0.0))
@@ -103,11 +110,19 @@ def _advise(results: BackboneResults, ability: Table, general: Table, column: Co
         return TaskAdvice(column.name, title, candidates, sentences=tuple(sentences))
     costs = {metric: _costs(results, candidates, column, metric) for metric in COSTS}
     cheapest = {metric: _lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
-    forgotten = _forgotten(results, general, candidates, column)
-    sure = _sure(forgotten)
-    pick, because = _pick(results, candidates, cheapest, forgotten, column)
+    forgotten = _forgotten(comparisons, general, candidates, column)
+    sure = _sure(comparisons, forgotten, column)
+    pick, because = _pick(comparisons, candidates, cheapest, forgotten, column)
+    if pick and _single(ability, column):
+        because = Sentence(f"{because.text} But {ONE_TRAINING}.", f"{because.lead}, if its one training is typical")
     sentences += [*_cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
     return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, tuple(sentences))
+
+
+def _single(ability: Table, column: Column) -> bool:
+    """Whether rows of the column were trained once each."""
+    outcome = ability.outcomes.get(column.name)
+    return outcome is not None and outcome.runs == 1
 
 
 def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequence[TableRow]) -> Sentence:
@@ -119,7 +134,8 @@ def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequ
     if not marked:
         told += ", but there are no items to compare it by."
     elif not others:
-        told += ", and the difference to every other row is significant."
+        sure = "this training differs from every other row's" if _single(ability, column) else SURE
+        told += f", and {sure}."
     else:
         told += f"; not distinguishable from {listing(others)}."
     if any(results.is_base(row) for row in marked):
@@ -159,25 +175,36 @@ def _lowest(rows: Sequence[TableRow], costs: Mapping[str, float]) -> tuple[Table
 
 
 def _forgotten(
-    results: BackboneResults, general: Table, rows: Sequence[TableRow], column: Column
+    comparisons: Comparisons, general: Table, rows: Sequence[TableRow], column: Column
 ) -> dict[str, PairedDifference]:
     """General ability of the rows' cells of this task minus the base model's, where both are there."""
-    base = next((row for row in general.rows if results.is_base(row)), None)
-    if base is None or not general.columns or not general.cell(base, AVERAGE).comparable:
+    base = _base(comparisons)
+    task = _task(column)
+    if base is None or task is None or not general.columns:
         return {}
-    compared = {row.name: _kept(results, row, base, column) for row in rows if general.cell(row, AVERAGE).comparable}
+    compared = {row.name: comparisons.between(row, base, "general", task=task) for row in rows}
     return {name: one for name, one in compared.items() if one is not None}
 
 
-def _kept(results: BackboneResults, row: TableRow, other: TableRow, column: Column) -> PairedDifference | None:
-    """General ability of one row minus another's, in the cells of this task."""
-    tasks = [""] if column is AVERAGE else list(column.tasks)
-    return results.against(row, other, "general", tasks[0]) if len(tasks) == 1 else None
+def _base(comparisons: Comparisons) -> TableRow | None:
+    """The row that is not trained."""
+    results = comparisons.results
+    return next((row for row in results.rows if results.is_base(row)), None)
 
 
-def _sure(compared: Mapping[str, PairedDifference]) -> frozenset[str]:
-    adjusted = holm([one.p_value for one in compared.values()])
-    return frozenset(name for name, p in zip(compared, adjusted, strict=True) if p <= ALPHA)
+def _task(column: Column) -> str | None:
+    """The task after which general ability is asked for, empty for all; None where a column stands for several."""
+    tasks = ("",) if column is AVERAGE else column.tasks
+    return tasks[0] if len(tasks) == 1 else None
+
+
+def _sure(comparisons: Comparisons, forgotten: Mapping[str, PairedDifference], column: Column) -> frozenset[str]:
+    """The rows whose general ability differs significantly from the base model's."""
+    base, task = _base(comparisons), _task(column)
+    rows = [row for row in comparisons.results.rows if row.name in forgotten]
+    if base is None or task is None:
+        return frozenset()
+    return frozenset(row.name for row in rows if comparisons.differ(row, base, "general", task=task))
 
 
 def _cheap(
@@ -210,21 +237,29 @@ def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference]
         if one:
             mark = "" if row.name in sure else " (not significant)"
             told.append(f"{row.title} {interval(one.estimate, one.low, one.high)}{mark}")
-    return Sentence(f"General ability after training, against the base model: {listing(told)}.")
+    once = min(one.runs for one in forgotten.values()) == 1
+    after = f"training ({ONE_TRAINING})" if once else "training"
+    return Sentence(f"General ability after {after}, against the base model: {listing(told)}.")
 
 
 def _keeping_more(
-    results: BackboneResults,
+    comparisons: Comparisons,
     pick: TableRow,
     rows: Sequence[TableRow],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
 ) -> list[str]:
     """Titles of the candidates that keep more general ability than `pick`, where that is significant."""
+    task = _task(column)
     others = [row for row in rows if row != pick and {row.name, pick.name} <= set(forgotten)]
-    compared = {row.name: one for row in others if (one := _kept(results, row, pick, column)) is not None}
-    sure = _sure(compared)
-    return [row.title for row in others if row.name in sure and compared[row.name].estimate > 0]
+    if task is None:
+        return []
+    compared = {row: comparisons.between(row, pick, "general", task=task) for row in others}
+    return [
+        row.title
+        for row, one in compared.items()
+        if one is not None and one.estimate > 0 and comparisons.differ(row, pick, "general", task=task)
+    ]
 
 
 def _cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]]) -> TableRow | None:
@@ -234,7 +269,7 @@ def _cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[Tabl
 
 
 def _pick(
-    results: BackboneResults,
+    comparisons: Comparisons,
     rows: Sequence[TableRow],
     cheapest: Mapping[str, tuple[TableRow, ...]],
     forgotten: Mapping[str, PairedDifference],
@@ -247,7 +282,7 @@ def _pick(
     if pick is None:
         why = "by score they are equal as far as this run can tell; choose by what is scarce."
         return None, Sentence(why, UNDECIDED)
-    better = _keeping_more(results, pick, rows, forgotten, column)
+    better = _keeping_more(comparisons, pick, rows, forgotten, column)
     if better:
         keeps = "keep" if len(better) > 1 else "keeps"
         why = f"{pick.title} is cheapest, but {listing(better)} {keeps} more of the general ability."

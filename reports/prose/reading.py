@@ -1,12 +1,12 @@
 """What a reader has to know: how the tables are meant, and what each section stands on."""
 
-from esft_bench.reports.formatting import SHORT, Sentence
+from esft_bench.reports.formatting import SAME, SHORT, Sentence, points
 
 BESIDE = (
-    "Ours minus the published value. Significant: the published value lies outside our 95% interval (over items and, "
-    "where there are several, training runs; Table 2 over training runs); where the paper gives an interval of its "
-    "own, beyond both together. Each line stands by itself: nothing is corrected for their number. Averages are means "
-    "of the columns."
+    "Ours minus the published value, with our 95% interval (over items and, where there are several, training runs; "
+    "Table 2 over training runs). Significant: beyond our uncertainty, and the paper's where it gives one, among all "
+    "comparisons of this report. With one training run the interval knows nothing of how a method varies from one "
+    "training to the next: the difference is that of this training. Averages are means of the columns."
 )
 ADVICE = (
     "From this run's numbers alone. Methods are equal here where the test of Table 1 cannot tell them apart; general "
@@ -15,30 +15,44 @@ ADVICE = (
 )
 JUDGE = "How far the judge can be trusted"
 CHANGES = (
-    "The same items were asked in both runs, so differences are paired item by item; with one training run a cell, "
-    "significant means significant between these trained models, not between what was changed in general."
+    "The same items were asked in both runs, so differences are paired item by item; what is significant "
+    "is judged "
+    "among "
+    "all differences of these tables. With one training run a cell it is between these trained "
+    "models, not between what "
+    "was changed in general."
 )
 
 
-def how_to_read(second: str) -> list[Sentence]:
-    """How the tables are meant; `second` says how the highest of the others is marked."""
+def how_to_read(second: str, margin: float) -> list[Sentence]:
+    """How the tables are meant; `second` says how the highest of the others is marked, `margin` what is the same."""
     return [
         Sentence(
-            "the highest of its column, or not distinguishable from it (paired test on the same items, p > 0.05 after "
-            "Holm's correction over all pairs of rows in the column). In a table of differences: the difference is "
-            "significant (Holm's correction over the table).",
+            "the highest of its column, or not distinguishable from it. In a table of differences: the "
+            "difference is "
+            "significant. All comparisons of this report are judged together, those of all tables, the advice and the "
+            "comparison with a paper: at most 5% of what is called significant is expected to be chance "
+            "(paired tests on "
+            "the same items, Benjamini and Yekutieli's correction).",
             "Bold",
         ),
         Sentence("the highest of the others.", second),
         Sentence(
             "the true difference between two rows that this column's test finds with 80% probability, given how much "
-            "the scores seen here vary (median over pairs of rows, Holm's first step).",
+            "the scores seen here vary (median over pairs of rows) and how many comparisons this report makes.",
             "Minimum detectable effect",
         ),
         Sentence(
             "Brackets are 95% intervals of the paired difference: a bootstrap over items where there is one training "
-            "run; where there are several, items and runs both count as drawn by chance. With one training run the "
-            "intervals and the bold know nothing of how much a method varies from one training run to the next."
+            "run; where there are several, items and runs both count as drawn by chance, and few runs make them wide. "
+            "With one training run intervals and marks are about these trainings: they know nothing of how "
+            "much a method "
+            "varies from one training run to the next."
+        ),
+        Sentence(
+            f"the same within {points(margin)}: a larger difference can be ruled out (two one-sided tests, judged "
+            "together like the differences). What is neither significant nor the same is open.",
+            SAME,
         ),
         Sentence(
             "± in Table 2 is half the width of the 95% t-interval over training runs: tasks and seeds differ between "
@@ -46,7 +60,7 @@ def how_to_read(second: str) -> list[Sentence]:
         ),
         Sentence(
             "An interval stands for itself alone: one that leaves out 0 may belong to a difference that is not "
-            "significant once all comparisons of a table are counted."
+            "significant once all comparisons of the report are counted."
         ),
         Sentence(
             f"{SHORT}: fewer than 95% of the items could be scored. The share is given; the value is neither bold nor "

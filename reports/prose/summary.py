@@ -2,21 +2,21 @@
 
 from collections.abc import Iterator, Sequence
 
-from esft_bench.reports.backbone_results import BackboneResults, TableRow
-from esft_bench.reports.formatting import interval, listing, number
-from esft_bench.reports.statistics.paired import ALPHA, PairedDifference, holm
+from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
+from esft_bench.reports.comparisons import Comparisons
+from esft_bench.reports.formatting import ONE_TRAINING, interval, listing, number, points
 from esft_bench.reports.tables.table import Table
 
 LOWER, HIGHER, ALIKE = "Significantly lower", "Significantly higher", "Not distinguishable"
 
 
-def summary(results: BackboneResults, ability: Table, general: Table, ablation: Table) -> list[str]:
+def summary(comparisons: Comparisons, ability: Table, general: Table, ablation: Table) -> list[str]:
     """Sentences about the three tables, each derived from paired differences of averages and their uncertainty."""
     return [
-        *_task_ability(results, ability),
-        *_forgetting(results, general),
+        *_task_ability(comparisons, ability),
+        *_forgetting(comparisons, general),
         *_ablations(ablation),
-        *_caveats(results, ability),
+        *_caveats(comparisons.results, ability),
     ]
 
 
@@ -63,51 +63,63 @@ def _span(values: Sequence[float]) -> str:
     return f"{low}%" if low == high else f"{low}–{high}%"
 
 
-def _task_ability(results: BackboneResults, table: Table) -> list[str]:
-    """Who has the highest average, who can't be told from it, who is behind."""
+def _task_ability(comparisons: Comparisons, table: Table) -> list[str]:
+    """Which averages are highest, what is the same as the highest of them, who is behind."""
     ranked = [row for row in table.rows if table.average(row).comparable]
     left = [row.title for row in table.rows if row not in ranked]
     if not ranked:
         return ["Task ability: no row has every column yet, so there is no average to compare."] if table.rows else []
-    ranked.sort(key=lambda row: -(table.average(row).value or 0.0))
-    best, rest = ranked[0], ranked[1:]
-    value = number(table.average(best).value or 0.0)
-    lead = (
-        f"{best.title} has the highest average, {value}" if rest else f"only {best.title} has an average yet, {value}"
-    )
-    sentences = [f"Task ability: {lead}."]
-    same = [row for row in rest if table.average(row).mark == "best"]
-    behind = [row for row in rest if table.average(row).mark != "best"]
-    for rows, verb in ((same, ALIKE), (behind, LOWER)):
-        if rows:
-            found = [results.against(row, best, "ability") for row in rows]
-            sentences.append(f"{verb}: {_list(rows, found)}.")
+    best = max(ranked, key=lambda row: table.average(row).value or 0.0)
+    top = [row for row in ranked if row == best or table.average(row).mark == "best"]
+    values = sorted(table.average(row).value or 0.0 for row in top)
+    if len(ranked) == 1:
+        sentences = [f"Task ability: only {best.title} has an average yet, {number(values[0])}."]
+    elif len(top) == 1:
+        sentences = [f"Task ability: {best.title} has the highest average, {number(values[0])}."]
+    else:
+        names = listing([row.title for row in top])
+        sentences = [
+            f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, "
+            f"and none of "
+            f"them is told from the highest, {best.title}."
+        ]
+    others = [row for row in ranked if row != best]
+    sentences += _grouped(comparisons, others, best, "ability")
     if left:
         sentences.append(f"Without an average, and not compared: {listing(left)}.")
     return [" ".join(sentences)]
 
 
-def _forgetting(results: BackboneResults, table: Table) -> list[str]:
+def _grouped(comparisons: Comparisons, rows: Sequence[TableRow], other: TableRow, role: Role) -> list[str]:
+    """Rows against another one, by what is known of the difference, a sentence each."""
+    groups: dict[str, list[str]] = {}
+    for row in rows:
+        found = comparisons.between(row, other, role)
+        if found is None:
+            groups.setdefault(ALIKE, []).append(f"{row.title} (no items)")
+            continue
+        verb = LOWER if found.estimate < 0 else HIGHER
+        if not comparisons.differ(row, other, role):
+            same = comparisons.same(row, other, role)
+            verb = f"The same within {points(comparisons.margin)}" if same else ALIKE
+        elif found.runs == 1:
+            verb = f"{verb.removeprefix('Significantly ').capitalize()} ({ONE_TRAINING})"
+        groups.setdefault(verb, []).append(f"{row.title} {interval(found.estimate, found.low, found.high)}")
+    return [f"{verb}: {listing(told)}." for verb, told in groups.items()]
+
+
+def _forgetting(comparisons: Comparisons, table: Table) -> list[str]:
     """Every trained row against the base model, in general ability."""
+    results = comparisons.results
     base = next((row for row in table.rows if results.is_base(row)), None)
     if not table.columns:
         return []
     if base is None or not table.average(base).comparable:
         return ["General ability: the base model has no average, so what was forgotten is not known."]
     rows = [row for row in table.rows if row is not base and table.average(row).comparable]
-    found = [results.against(row, base, "general") for row in rows]
-    pairs = [(row, one) for row, one in zip(rows, found, strict=True) if one is not None]
-    if not pairs:
+    told = _grouped(comparisons, rows, base, "general")
+    if not told:
         return ["General ability: no trained row has every column yet."]
-    significant = [p <= ALPHA for p in holm([one.p_value for _, one in pairs])]
-    groups: dict[str, list[tuple[TableRow, PairedDifference]]] = {LOWER: [], HIGHER: [], ALIKE: []}
-    for pair, sure in zip(pairs, significant, strict=True):
-        groups[ALIKE if not sure else LOWER if pair[1].estimate < 0 else HIGHER].append(pair)
-    told = [
-        f"{verb}: {_list([row for row, _ in group], [one for _, one in group])}."
-        for verb, group in groups.items()
-        if group
-    ]
     value = number(table.average(base).value or 0.0)
     return [f"General ability, against {base.title} ({value} on average): {' '.join(told)}"]
 
@@ -124,13 +136,22 @@ def _ablations(table: Table) -> Iterator[str]:
             yield f"{row.title}: nothing to compare yet."
             continue
         sure = {title: cell.value or 0.0 for title, cell in known.items() if cell.mark == "significant"}
+        same = [title for title, cell in known.items() if cell.mark == "same"]
+        surely, only = _how_sure(table, row)
         groups = {
-            "significantly lower on": [title for title, value in sure.items() if value < 0],
-            "significantly higher on": [title for title, value in sure.items() if value > 0],
-            "not distinguishable on": [title for title in known if title not in sure],
+            f"{surely}lower on": [title for title, value in sure.items() if value < 0],
+            f"{surely}higher on": [title for title, value in sure.items() if value > 0],
+            f"the same within {points(table.margin)} on": same,
+            "not distinguishable on": [title for title in known if title not in (*sure, *same)],
         }
         told = [f"{verb} {listing(titles)}" for verb, titles in groups.items() if titles]
-        yield f"{row.title}: {'; '.join([*_on_average(table, row), *told])}."
+        yield f"{row.title}: {'; '.join([*_on_average(table, row), *told])}{only}."
+
+
+def _how_sure(table: Table, row: TableRow) -> tuple[str, str]:
+    """The adverb for what is significant, and what is to be said after it; of single trainings no more than that."""
+    runs = [found.runs for (name, _), found in table.differences.items() if name == row.name]
+    return ("", f" ({ONE_TRAINING})") if min(runs, default=1) == 1 else ("significantly ", "")
 
 
 def _on_average(table: Table, row: TableRow) -> Iterator[str]:
@@ -146,8 +167,9 @@ def _caveats(results: BackboneResults, ability: Table) -> list[str]:
     caveats = []
     if len(results.seeds) == 1:
         caveats.append(
-            "Each cell was trained once: on task ability, significant means significant between these trained models, "
-            "not between the methods over many training runs."
+            "Each cell was trained once: what differs in task ability differs between these trained models, and "
+            "nothing is shown of the methods, which vary from one training to the next. Train three seeds "
+            "before a claim."
         )
     by_reference = [column.title for column in ability.columns if column.by_reference]
     if by_reference:
@@ -155,13 +177,3 @@ def _caveats(results: BackboneResults, ability: Table) -> list[str]:
             f"{listing(by_reference)}: scored by closeness to a reference answer, not judged by a person or a model."
         )
     return caveats
-
-
-def _list(rows: Sequence[TableRow], found: Sequence[PairedDifference | None]) -> str:
-    """`LoRA −0.4 [−1.0, 0.2] and …`; without items there is no interval to print."""
-    return listing(
-        [
-            f"{row.title} {interval(one.estimate, one.low, one.high)}" if one else f"{row.title} (no items)"
-            for row, one in zip(rows, found, strict=True)
-        ]
-    )

@@ -16,34 +16,54 @@ methods were equal, each item's difference could as well have had the other sign
          (McNemar's exact test)
     (3)  graded scores, averages: p = (1 + #{|Σ s_i w_i D_i| ≥ |Σ w_i D_i|}) / (1 + draws), s_i = ±1 at random
 
-Neither knows anything of how much a method varies from one training run to the next.
+Neither knows anything of how much a method varies from one training run to the next: what differs are two trainings,
+and every sentence that rests on a single run says so.
 
 **Several runs.** Runs and items are crossed: D[r, i] = d + a_r + b_i + e_ri. With A, C and E the variances of the run
 means, the item means and the residuals, divided by R, N and R·N:
 
     (4)  SE² = max(C, E) + max(A − E, 0)          items, and runs beyond what items explain
-    (5)  df  = SE⁴ / (A²/(R−1) + C²/(N−1))          (Satterthwaite 1946)
-    (6)  interval d ± t(df)·SE,  p from t = d / SE
 
-Many comparisons are corrected together (Holm 1979), so that the chance of any false rejection stays below α:
+A few runs hardly tell A: by chance it comes out small, and an interval that believes it is too narrow (Satterthwaite's
+degrees of freedom do: with 3 runs they reject a true null up to 4 times as often as they say at a level of 0.5%, with
+2 runs 10 times). So the standard error is known up to A's own distribution (a generalised confidence interval,
+Weerahandi 1993; Hannig, Iyer & Patterson 2006), A having f degrees of freedom, R − 1 for one benchmark,
+Satterthwaite's for several:
 
-    (7)  p̃_(j) = max_{l ≤ j} min(1, (m − l + 1) p_(l)), over the sorted p-values
+    (5)  SE²(u) = max(C, E) + max(A·f/χ²_f(u) − E, 0),   u uniform on (0, 1)
+    (6)  p = 2·E_u[ P(t_{N−1} > |d| / SE(u)) ],   the interval is d ± the distance at which p is 5%
 
-The minimum detectable effect of a paired test, found with probability `power` where it truly exists:
+With A alone this is the t-interval over runs, with C alone that over items.
 
-    (8)  δ = (t_{1−α/2m} + t_power)·SE
+Everything that a report compares is one family: all pairs of rows on every column and average of Tables 1 and 2, Table
+3 among them, general ability after each task, and each value beside a paper's. p-values are adjusted so that of the
+differences called significant at most 5% are expected to be none, however they depend on each other (Benjamini &
+Yekutieli 2001); where nothing differs at all, the chance of any false one is at most 5%:
 
-All pairs of k rows of a column share one variance between runs, because two or three runs of a pair say little about
-it and corrected tests live in the tails of t:
+    (7)  p̃_(j) = min_{l ≥ j} min(1, m Σ_{i ≤ m} 1/i · p_(l) / l), over the sorted p-values
 
-    (9)  A − E in (4) is its mean over the pairs, with (R−1)(k−1) degrees of freedom in (5)
+The minimum detectable effect of a paired test, found with probability `power` where it truly exists, z_q being the
+distance that the error exceeds with probability q, α the p-value below which one more difference would count:
 
-A bootstrap over three runs cannot reach beyond the three it saw and covers far less than it claims (a test shows
-it); (6) pays for few runs with a wide t.
+    (8)  δ = z_{α/2} + z_{1−power}
 
-    variance.py    variance components, (4), (5), (9)
+Variances between the few runs of single columns are read together (Smyth 2004), s₀² and f₀ fitted to all pairs of a
+role; f₀ is small where they are unlike. None is taken for smaller than what the pair itself shows:
+
+    (9)  A → max(A, (f₀ s₀² + f A) / (f₀ + f)),   f → f₀ + f
+
+Rows are *the same within a margin* M where a difference of M or more can be ruled out (two one-sided tests, Schuirmann
+1987). If the difference were M, at least M points' worth of items would differ, so no smaller variance is believed:
+
+    (10) p = P(error > M − |d|),   SE² ≥ M (100 − M) / N
+
+These p-values are adjusted by (7) among themselves.
+
+    error.py       the error of a mean, (5), (6)
+    variance.py    variance components, (4)
+    moderation.py  variances of many pairs read together, (9)
     resampling.py  bootstrap and exact tests, (2), (3)
-    paired.py      one row against another, (1), (6), (7)
-    ranking.py     which rows of a column are best, or can't be told from the best
+    paired.py      one row against another, (1), (6), (10)
+    family.py      all comparisons of a report, (7)
     detectable.py  minimum detectable effects, (8)
 """

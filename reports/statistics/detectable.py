@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
 
-from esft_bench.reports.statistics.paired import ALPHA
-from esft_bench.reports.statistics.variance import SCALE, Precision
+from esft_bench.reports.statistics.family import ALPHA
+from esft_bench.reports.statistics.variance import SCALE, VarianceComponents
 
 POWER = 0.8
 """With which probability a difference of that size is found."""
@@ -14,35 +13,38 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class Deviations:
-    """Standard deviations of paired differences in points: over items, and of a method's difference between runs.
+    """Standard deviations of paired differences in points: over items, between runs, and what is left of an item's.
 
-    50 points over items: all-or-nothing scores where a quarter of the items differ.
+    50 points over items: all-or-nothing scores where a quarter of the items differ, the same ones in every run.
     """
 
     items: float = 50.0
     runs: float = 0.0
+    residual: float = 0.0
+
+    def components(self, items: int, runs: int, freedom: float | None = None) -> VarianceComponents:
+        """The variances to be expected of a mean over so many items and runs; `freedom` is that between runs."""
+        residual = self.residual**2 / (runs * items)
+        item, run = self.items**2 / items + residual, self.runs**2 / runs + residual
+        known = max(runs - 1, 1) if freedom is None else freedom
+        return VarianceComponents(run, item, residual, known, max(items - 1, 1), runs, items)
 
 
-def minimum_detectable_effect(
-    items: int, runs: int = 1, deviations: Deviations | None = None, *, comparisons: int = 1
-) -> float:
-    """Return the true difference that a paired test on `items` items and `runs` runs finds with probability POWER.
-
-    Equation (8) of the package with SE = √(sd_items²/N + sd_runs²/R), m being the number of `comparisons`: its
-    Bonferroni share is where Holm starts.
-    """
-    deviation = deviations or Deviations()
-    over_items, over_runs = deviation.items**2 / items, deviation.runs**2 / runs
-    freedom = runs - 1 if runs > 1 and over_runs > over_items else max(items - 1, 1)
-    return detectable_effect(Precision(float(np.sqrt(over_items + over_runs)), freedom, items, runs), comparisons)
+def deviations_of(one: VarianceComponents) -> Deviations:
+    """The standard deviations that components of a mean bear out; with one run all of an item's is its own."""
+    if one.runs == 1:
+        return Deviations(float(np.sqrt(one.item * one.items)))
+    items = np.sqrt(max(one.item - one.residual, 0.0) * one.items)
+    runs = np.sqrt(max(one.run - one.residual, 0.0) * one.runs)
+    return Deviations(float(items), float(runs), float(np.sqrt(one.residual * one.items * one.runs)))
 
 
-def detectable_effect(precision: Precision, comparisons: int, alpha: float = ALPHA, power: float = POWER) -> float:
-    """Equation (8) of the package, from a standard error and its degrees of freedom.
+def detectable_effect(components: VarianceComponents, level: float = ALPHA, power: float = POWER) -> float:
+    """Equation (8) of the package: what a test at a two-sided `level` finds with probability `power`.
 
-    With one run the exact test can reject nothing with fewer than 1 + log2(m/α) differing items, so the effect is
+    With one run the exact test can reject nothing with fewer than 1 + log2(1/level) differing items, so the effect is
     never less than their share of the items.
     """
-    quantiles = stats.t.ppf(1 - alpha / comparisons / 2, precision.freedom) + stats.t.ppf(power, precision.freedom)
-    least = SCALE * np.ceil(1 + np.log2(comparisons / alpha)) / precision.items if precision.runs == 1 else 0.0
-    return float(min(SCALE, max(quantiles * precision.standard_error, least)))
+    error = components.error
+    least = SCALE * np.ceil(1 + np.log2(1 / level)) / components.items if components.runs == 1 else 0.0
+    return float(min(SCALE, max(error.quantile(level / 2) + error.quantile(1 - power), least)))

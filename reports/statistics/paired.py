@@ -10,7 +10,6 @@ from esft_bench.reports.statistics.resampling import Interval, bootstrap, mcnema
 from esft_bench.reports.statistics.variance import (
     SCALE,
     Array,
-    Precision,
     VarianceComponents,
     is_binary,
     is_constant,
@@ -20,16 +19,18 @@ from esft_bench.reports.statistics.variance import (
     without_gaps,
 )
 
-ALPHA = 0.05
-"""Corrected p-values up to this are called significant."""
-
 
 @dataclass(frozen=True)
 class PairedDifference(Interval):
     """A paired difference: its interval, the two-sided p-value of "no difference", and what it rests on."""
 
     p_value: float
-    precision: Precision
+    components: VarianceComponents
+
+    @property
+    def runs(self) -> int:
+        """Training runs behind it; with one it is between two trainings and says nothing of the methods."""
+        return self.components.runs
 
 
 def paired_difference(
@@ -49,17 +50,24 @@ def paired_difference(
     kept = without_gaps(differences, shared_runs)
     if kept is None:
         return None
-    components, estimate = variance_components(kept, shared_runs), mean_difference(kept)
-    precision = components.precision()
+    components = variance_components(kept, shared_runs)
+    return difference_of(kept, components, p_value_of(kept, components), level)
+
+
+def difference_of(
+    kept: Sequence[Array], components: VarianceComponents, p_value: float, level: float = 0.95
+) -> PairedDifference:
+    """The paired difference of arrays without gaps, given its components and p-value."""
+    estimate = mean_difference(kept)
     if is_constant(kept):
         low, high = _constant(estimate / SCALE, components.items, level)
         around = Interval(estimate, low * SCALE, high * SCALE)
     elif components.runs == 1:
         around = bootstrap([array[0] for array in kept], level)
     else:
-        half = float(stats.t.ppf((1 + level) / 2, precision.freedom)) * precision.standard_error
+        half = components.error.quantile((1 - level) / 2)
         around = Interval(estimate, estimate - half, estimate + half)
-    return PairedDifference(estimate, around.low, around.high, p_value_of(kept, components), precision)
+    return PairedDifference(estimate, around.low, around.high, p_value, components)
 
 
 def p_value_of(differences: Sequence[Array], components: VarianceComponents) -> float:
@@ -68,8 +76,7 @@ def p_value_of(differences: Sequence[Array], components: VarianceComponents) -> 
     if is_constant(differences):
         return 1.0 if estimate == 0 else min(1.0, 2.0 ** (1 - components.items))
     if components.runs > 1:
-        precision = components.precision()
-        return float(2 * stats.t.sf(abs(estimate) / precision.standard_error, precision.freedom))
+        return 2 * components.error.beyond(abs(estimate))
     if is_binary(differences):
         return mcnemar(int((differences[0] > 0).sum()), int((differences[0] < 0).sum()))
     return float(sign_flip(weighted([array[0] for array in differences])[:, None])[0])
@@ -96,17 +103,18 @@ def mean_interval(values: Sequence[float] | Array, level: float = 0.95) -> Inter
     return Interval(mean, mean - half, mean + half)
 
 
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return Holm's adjusted p-values, equation (7), in the order given.
+def same_within(margin: float, differences: Sequence[Array], components: VarianceComponents) -> float:
+    """The p-value of "the true difference is `margin` points or more" (two one-sided tests, equation (10)).
 
-    SciPy adjusts for false discovery rates only; statsmodels has Holm and is not worth a dependency for five lines.
+    Where the truth is at the margin, at least that share of the items differ: no smaller variance is believed.
     """
-    p = np.asarray(p_values, dtype=float)
-    order = np.argsort(p, kind="stable")
-    stepped = np.minimum(1.0, (p.size - np.arange(p.size)) * p[order])
-    adjusted = np.empty_like(p)
-    adjusted[order] = np.maximum.accumulate(stepped)
-    return [float(value) for value in adjusted]
+    estimate = abs(mean_difference(differences))
+    if estimate >= margin:
+        return 1.0
+    if is_constant(differences):
+        return float((1 - (margin - estimate) / SCALE) ** components.items)
+    floor = margin * (SCALE - margin) / components.items
+    return components.error.at_least(floor).beyond(margin - estimate)
 
 
 def _constant(difference: float, items: int, level: float) -> tuple[float, float]:

@@ -5,24 +5,14 @@ missing. Equation numbers are those of the package.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
-Array = NDArray[np.float64]
+from esft_bench.reports.statistics.error import Array, Error, error_of
+
 SCALE = 100.0
 """Scores are points: the largest difference that a single item can make."""
-
-
-@dataclass(frozen=True)
-class Precision:
-    """What a mean difference rests on: its standard error with degrees of freedom, and how many items and runs."""
-
-    standard_error: float
-    freedom: float
-    items: int
-    runs: int
 
 
 @dataclass(frozen=True)
@@ -37,12 +27,24 @@ class VarianceComponents:
     runs: int
     items: int
 
-    def precision(self) -> Precision:
-        """The standard error and its degrees of freedom, equations (4) and (5)."""
-        variance = max(self.item, self.residual) + max(self.run - self.residual, 0.0)
-        spread = self.run**2 / self.run_freedom + self.item**2 / self.item_freedom
-        freedom = max(variance**2 / spread, 1.0) if spread else 1.0
-        return Precision(float(np.sqrt(variance)), freedom, self.items, self.runs)
+    @property
+    def error(self) -> Error:
+        """The error of the mean; with one run nothing is known of how runs vary, and none of it is in there."""
+        if self.runs == 1:
+            return Error(np.array([self.item]), np.ones(1), self.item_freedom)
+        return error_of(self.run, self.item, self.residual, self.run_freedom, self.item_freedom)
+
+    def changed(self, runs: float = 1.0, items: float = 1.0) -> "VarianceComponents":
+        """The components to be expected with so many times the runs and items, if these are right.
+
+        What is left after subtracting the residual is what runs or items contribute beyond it.
+        """
+        residual = self.residual / (runs * items)
+        run = max(self.run - self.residual, 0.0) / runs + residual
+        item = max(self.item - self.residual, 0.0) / items + residual
+        freedom = max((self.run_freedom * ((self.runs * runs) - 1)) / max(self.runs - 1, 1), 1.0)
+        counts = round(self.runs * runs), round(self.items * items)
+        return VarianceComponents(run, item, residual, freedom, self.item_freedom, *counts)
 
 
 def without_gaps(differences: Sequence[Array], shared_runs: bool) -> list[Array] | None:
@@ -75,16 +77,6 @@ def variance_components(differences: Sequence[Array], shared_runs: bool) -> Vari
     item_freedom = item**2 / item_terms if item_terms else 1.0
     runs, items = max(shape[0] for shape in shapes), sum(shape[1] for shape in shapes)
     return VarianceComponents(run, item, residual, run_freedom, item_freedom, runs, items)
-
-
-def pooled(components: Sequence[VarianceComponents], rows: int) -> list[VarianceComponents]:
-    """The components of all pairs of `rows` rows, with one variance between runs for all of them, equation (9)."""
-    several = [one for one in components if one.runs > 1]
-    if not several:
-        return list(components)
-    excess = max(float(np.mean([one.run - one.residual for one in several])), 0.0)
-    freedom = float(np.mean([one.run_freedom for one in several])) * max(rows - 1, 1)
-    return [replace(one, run=one.residual + excess, run_freedom=freedom) if one.runs > 1 else one for one in components]
 
 
 def _components(array: Array) -> tuple[float, float, float]:

@@ -1,13 +1,14 @@
 """A paper's published values beside ours, where the suite is that paper's.
 
-Published numbers are data (`published/*.yaml`, each with its source). A difference is *significant* where the published
-value lies outside our 95% interval; where the paper gives an interval of its own, both half widths are added in
-quadrature, (h_ours² + h_theirs²)^½, as for two independent estimates. Averages are recomputed from the paper's columns,
-and set beside ours only where both weigh columns alike. A score that a judge gave is set beside one that a judge gave.
+Published numbers are data (`published/*.yaml`, each with its source). A published value is tested against ours and its
+error: over items and runs, in Table 2 over training runs; where the paper gives an interval of its own, its variance
+(half width / 1.96)² is added. Whether a difference is *significant* is judged among all comparisons of the report.
+Averages are recomputed from the paper's columns, and set beside ours only where both weigh columns alike. A score that
+a judge gave is set beside one that a judge gave.
 """
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from importlib import resources
@@ -16,8 +17,12 @@ from typing import Literal
 import numpy as np
 import yaml
 from pydantic import Field, model_validator
+from scipy import stats
 
 from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, TableRow
+from esft_bench.reports.statistics.error import Error
+from esft_bench.reports.statistics.family import Family
+from esft_bench.reports.statistics.variance import SCALE
 from esft_bench.reports.tables.table import AVERAGE, Table
 from esft_bench.spec.strict import Strict
 
@@ -83,7 +88,11 @@ class Published(Strict):
 
 @dataclass(frozen=True)
 class Beside:
-    """One value of the paper beside ours; `half_width` is the paper's, `low` and `high` are ours."""
+    """One value of the paper beside ours; `half_width` is the paper's, `low` and `high` are ours.
+
+    `p_value` is that of "no difference", `significant` what comes of it among all comparisons of the report; None
+    without our interval. `runs` are our training runs.
+    """
 
     row: str
     column: str
@@ -93,19 +102,14 @@ class Beside:
     low: float | None = None
     high: float | None = None
     why: str = ""
+    p_value: float | None = None
+    significant: bool | None = None
+    runs: int = 0
 
     @property
     def difference(self) -> float | None:
         """Ours minus the published value."""
         return None if self.ours is None else self.ours - self.published
-
-    @property
-    def significant(self) -> bool | None:
-        """Whether the difference is beyond both uncertainties; None without our interval."""
-        if self.ours is None or self.low is None or self.high is None:
-            return None
-        ours = self.ours - self.low if self.published < self.ours else self.high - self.ours
-        return bool(abs(self.ours - self.published) > np.hypot(ours, self.half_width or 0.0))
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,10 @@ class BesideTable:
     digits: int
     cells: Sequence[Beside]
     notes: Sequence[str] = field(default_factory=list)
+
+
+HALF_WIDTH = 1.96
+"""Half a 95% interval in standard errors, for a paper that says no more of it."""
 
 
 @cache
@@ -132,6 +140,30 @@ def beside(paper: str, results: BackboneResults, tables: Mapping[Kind, Table], b
     chosen = [table for table in _for_backbone(known.tables, backbone) if table.kind in tables]
     found = [_Pairing(known, table, tables[table.kind], results).table(backbone) for table in chosen]
     return [table for table in found if table.cells]
+
+
+def p_values(tables: Sequence[BesideTable], name: str) -> dict[Hashable, float]:
+    """The p-values of all values beside ours that have one; `name` tells backbones of one report apart."""
+    return {
+        (name, table.title, place): cell.p_value
+        for table in tables
+        for place, cell in enumerate(table.cells)
+        if cell.p_value is not None
+    }
+
+
+def judged(tables: Sequence[BesideTable], family: Family, name: str) -> list[BesideTable]:
+    """The tables with what is significant among all comparisons of the report, which they are part of."""
+    return [
+        replace(
+            table,
+            cells=[
+                cell if cell.p_value is None else replace(cell, significant=family.holds((name, table.title, place)))
+                for place, cell in enumerate(table.cells)
+            ],
+        )
+        for table in tables
+    ]
 
 
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
@@ -186,16 +218,45 @@ class _Pairing:
         return theirs.average == (self.results.suite.average if theirs.kind in ("ability", "ablation") else "tasks")
 
     def _with_ours(self, value: Beside, row: TableRow, column: Column) -> Beside:
-        """A published value with ours and our interval: the table's own, or that over items."""
+        """A published value with ours, our interval and how probable the difference is by chance."""
         cell = self.ours.cell(row, column)
         if cell.value is None or cell.coverage is not None:
             return replace(value, why=cell.note or "fewer than 95% of its items scored")
-        low, high = cell.low, cell.high
-        if low is None and self.theirs.kind in ROLES:
-            over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
-            found = self.results.own_interval(row, self.theirs.kind, over)
-            low, high = (found.low, found.high) if found else (None, None)
-        return replace(value, ours=cell.value, low=low, high=high)
+        error = self._error(value.published, row, column)
+        if error is None:
+            return replace(value, ours=cell.value, runs=cell.runs)
+        half, gap = error.quantile(0.025), abs(cell.value - value.published)
+        low, high = cell.value - half, cell.value + half
+        if self.theirs.kind in ROLES:
+            low, high = max(low, 0.0), min(high, 100.0)
+        theirs = ((value.half_width or 0.0) / HALF_WIDTH) ** 2
+        p_value = min(2 * error.with_variance(theirs).beyond(gap), 1.0)
+        return replace(value, ours=cell.value, low=low, high=high, p_value=p_value, runs=cell.runs)
+
+    def _error(self, published: float, row: TableRow, column: Column) -> Error | None:
+        """The error of our value; None for what has no interval, such as costs."""
+        kind = self.theirs.kind
+        if kind == "ablation":
+            found = self.ours.differences.get((row.name, column.name))
+            return found.components.error if found else None
+        if kind not in ROLES:
+            return None
+        cell = self.ours.cell(row, column)
+        if cell.low is not None and cell.high is not None:  # Table 2: the t-interval over training runs
+            half = float(stats.t.ppf(0.975, cell.runs - 1))
+            variance = ((cell.high - cell.low) / 2 / half) ** 2
+            return Error(np.array([variance]), np.ones(1), cell.runs - 1).at_least(self._least(published, row, column))
+        over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
+        components = self.results.own_components(row, kind, over)
+        return components.error.at_least(self._least(published, row, column)) if components else None
+
+    def _least(self, published: float, row: TableRow, column: Column) -> float:
+        """The least variance to believe: scores that were all alike could have been others, if the paper is right."""
+        cell = self.ours.cell(row, column)
+        if cell.value is None or 0.0 < cell.value < SCALE:
+            return 0.0
+        items = sum(record.scored for record in self.results.of(row, column, self.theirs.kind).values())
+        return published * (SCALE - published) / max(items, 1)
 
     def _notes(self, cells: Sequence[Beside], backbone: str) -> Iterator[str]:
         theirs = self.theirs

@@ -1,8 +1,8 @@
 """What is said below a table: who judged, by which metric, and what its items and runs cannot tell apart."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
-from esft_bench.reports.formatting import JUDGED, REFERENCE, listing, number
+from esft_bench.reports.formatting import JUDGED, ONE_TRAINING, REFERENCE, listing, number, points
 from esft_bench.reports.tables.table import Table
 
 
@@ -42,21 +42,44 @@ def undecided(table: Table) -> str:
 
 
 def _open_pairs(table: Table, titles: Mapping[str, str]) -> str:
-    """How many pairs of rows can't be distinguished, by column."""
-    total, alike = (sum(pair[k] for pair in table.pairs.values()) for k in range(2))
+    """How many pairs of rows can't be distinguished, how many of these are the same, by column."""
+    found = table.outcomes
+    total = sum(one.pairs for one in found.values())
     if not total:
         return ""
-    if not alike:
-        return f"All {total} pairs of rows are significantly different."
-    columns = "; ".join(f"{titles[name]} {pair[1]} of {pair[0]}" for name, pair in table.pairs.items() if pair[1])
-    return f"{alike} of {total} pairs of rows are not distinguishable ({columns})."
+    alike = {name: (one.pairs - one.differ, one.pairs) for name, one in found.items() if one.differ < one.pairs}
+    told = f"All {total} pairs of rows are significantly different."
+    if alike:
+        columns = "; ".join(f"{titles[name]} {few} of {pairs}" for name, (few, pairs) in alike.items())
+        told = f"{sum(few for few, _ in alike.values())} of {total} pairs of rows are not distinguishable ({columns})."
+    same = {titles[name]: one.same for name, one in found.items() if one.same}
+    if same:
+        columns = "; ".join(f"{title} {count}" for title, count in same.items())
+        told += f" Shown to be the same within {points(table.margin)}: {sum(same.values())} of them ({columns})."
+    elif alike:
+        told += f" None is shown to be the same within {points(table.margin)}."
+    return f"{told} {_single([one.runs for one in found.values()])}".rstrip()
+
+
+def _single(runs: Sequence[int]) -> str:
+    """What has to be said where single trainings were compared."""
+    return f"Told apart here means: {ONE_TRAINING}." if min(runs, default=2) == 1 else ""
 
 
 def _open_differences(table: Table, titles: Mapping[str, str]) -> str:
-    """Which differences of a table are not significant."""
+    """Which differences of a table are not significant, and which of them are shown to be none."""
     names = {row.name: row.title for row in table.rows}
+    told = []
+    total = len(table.differences)
     lost = [key for key in table.differences if table.cells[key].mark != "significant"]
-    if not lost:
-        return f"All {len(table.differences)} differences are significant."
-    cells = "; ".join(f"{names[row]} on {titles[column]}" for row, column in lost)
-    return f"{len(lost)} of {len(table.differences)} differences are not significant: {cells}."
+    if lost:
+        cells = "; ".join(f"{names[row]} on {titles[column]}" for row, column in lost)
+        told.append(f"{len(lost)} of {total} differences are not significant: {cells}.")
+    else:
+        told.append(f"All {total} differences are significant.")
+    same = [key for key in lost if table.cells[key].mark == "same"]
+    if same:
+        cells = "; ".join(f"{names[row]} on {titles[column]}" for row, column in same)
+        told.append(f"Shown to be the same within {points(table.margin)}: {cells}.")
+    told.append(_single([one.runs for one in table.differences.values()]))
+    return " ".join(told).rstrip()

@@ -6,41 +6,50 @@ from dataclasses import replace
 import numpy as np
 
 from esft_bench.reports.backbone_results import ENOUGH, BackboneResults, Column, Role, Run, TableRow
-from esft_bench.reports.statistics.paired import ALPHA, mean_interval
-from esft_bench.reports.statistics.ranking import Ranking, rank
-from esft_bench.reports.tables.table import AVERAGE, Key, Table, TableCell, averaged, why
+from esft_bench.reports.comparisons import Comparisons
+from esft_bench.reports.statistics.paired import mean_interval
+from esft_bench.reports.tables.ranking import ranked
+from esft_bench.reports.tables.table import Table, TableCell, averaged, why
 from esft_bench.spec.record import Record
 from esft_bench.spec.suite import TableOf
 
+WEIGHED = {
+    "tasks": "Avg is the mean of the columns, each counting alike",
+    "items": "Avg weighs columns by their items",
+}
+"""How averages are made."""
 
-def ability_table(results: BackboneResults) -> Table:
+
+def ability_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
     """Table 1: the score on the task that a row was trained on, mean over seeds, and the average of the columns."""
+    results = comparisons.results
     seeds = len(results.seeds)
     over = f"mean over {seeds} seeds" if seeds > 1 else "one training run per cell"
-    weighed = "; the average weighs columns by their items" if results.suite.average == "items" else ""
-    caption = f"Score (0–100) on the task each row was trained on; {over}{weighed}."
-    return _score_table(results, "ability", results.rows, ("Table 1. Task ability", caption))
+    caption = f"Score (0–100) on the task each row was trained on; {over}; {WEIGHED[results.suite.average]}."
+    return _score_table(comparisons, "ability", results.rows, ("Table 1. Task ability", caption), marked=marked)
 
 
-def general_table(results: BackboneResults) -> Table:
+def general_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
     """Table 2: general ability, mean over all training runs of a row with its 95% t-interval; none for the base."""
+    results = comparisons.results
     most = len(results.tasks) * len(results.seeds)
     over = (
         f"mean over all training runs of a row ({most} where all are there) ± the half width of its 95% interval"
         if most > 1
         else "a single training run per row, so no interval over runs"
     )
-    caption = f"Score (0–100) on benchmarks nobody was trained on; {over}."
-    return _score_table(results, "general", results.rows, ("Table 2. General ability", caption))
+    caption = f"Score (0–100) on benchmarks nobody was trained on; {over}; {WEIGHED['tasks']}."
+    return _score_table(comparisons, "general", results.rows, ("Table 2. General ability", caption), marked=marked)
 
 
-def table_of(results: BackboneResults, asked: TableOf) -> Table:
+def table_of(comparisons: Comparisons, asked: TableOf) -> Table:
     """A table of some rows only, in the order named and compared among themselves; rows there are not are left out."""
-    known = {row.name: row for row in results.rows}
+    known = {row.name: row for row in comparisons.results.rows}
     rows = [known[name] for name in asked.rows if name in known]
     number = 1 if asked.role == "ability" else 2
-    caption = f"Some rows of Table {number}, compared among themselves."
-    return _score_table(results, asked.role, rows, (asked.title, caption))
+    weighed = WEIGHED[comparisons.results.suite.average if number == 1 else "tasks"]
+    caption = f"Some rows of Table {number}, marked among themselves; {weighed}."
+    return _score_table(comparisons, asked.role, rows, (asked.title, caption))
 
 
 def mean_cell(results: BackboneResults, row: TableRow, column: Column, role: Role) -> TableCell:
@@ -57,45 +66,18 @@ def mean_cell(results: BackboneResults, row: TableRow, column: Column, role: Rol
     return TableCell(float(np.mean(values)), runs=len(values), coverage=share if share < ENOUGH else None, note=note)
 
 
-def _score_table(results: BackboneResults, role: Role, rows: Sequence[TableRow], words: tuple[str, str]) -> Table:
-    """Cells of the rows in all columns of a role, their average, and which are best; `words` are title and caption."""
+def _score_table(
+    comparisons: Comparisons, role: Role, rows: Sequence[TableRow], words: tuple[str, str], *, marked: bool = True
+) -> Table:
+    """Cells of the rows in all columns of a role and their average, with marks; `words` are title and caption."""
+    results = comparisons.results
     columns = results.columns(role)
     make = mean_cell if role == "ability" else _interval_cell
     cells = {(row.name, column.name): make(results, row, column, role) for row in rows for column in columns}
     for row in rows:
         cells[row.name, ""] = _average([cells[row.name, column.name] for column in columns], results, row, role)
-    rankings = _rankings(results, role, rows, cells)
-    for column, ranking in rankings.items():
-        for name in {ranking.best, *ranking.indistinguishable}:
-            cells[name, column] = replace(cells[name, column], mark="best")
-        if ranking.second:
-            cells[ranking.second, column] = replace(cells[ranking.second, column], mark="second")
-    detectable = {column: ranking.detectable_effect for column, ranking in rankings.items()}
-    pairs = {
-        column: (len(ranking.p_values), sum(p > ALPHA for p in ranking.p_values.values()))
-        for column, ranking in rankings.items()
-    }
-    return Table(*words, list(rows), averaged(columns), cells, detectable, pairs)
-
-
-def _rankings(
-    results: BackboneResults, role: Role, rows: Sequence[TableRow], cells: Mapping[Key, TableCell]
-) -> dict[str, Ranking]:
-    """The ranking of the comparable rows of each column in which at least two can be compared."""
-    columns = results.columns(role)
-    scores = results.item_scores(rows, columns, role)
-    found: dict[str, Ranking] = {}
-    for k, column in enumerate([*columns, AVERAGE]):
-        if column.mixed or (column is AVERAGE and any(one.mixed for one in columns)):
-            continue
-        eligible = [row.name for row in rows if cells[row.name, column.name].comparable]
-        chosen = {
-            name: results.averaged(scores[name], role) if column is AVERAGE else [scores[name][k]] for name in eligible
-        }
-        ranking = rank(chosen, shared_runs=role == "general")
-        if ranking is not None and ranking.p_values:
-            found[column.name] = ranking
-    return found
+    table = Table(*words, list(rows), averaged(columns), cells)
+    return ranked(table, comparisons, role) if marked else table
 
 
 def _interval_cell(results: BackboneResults, row: TableRow, column: Column, role: Role) -> TableCell:

@@ -4,15 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from esft_bench.reports.backbone_results import Column, TableRow
+from esft_bench.reports.backbone_results import AVERAGE, Column, TableRow
 from esft_bench.reports.statistics.paired import PairedDifference
 from esft_bench.spec.record import Record
 
 if TYPE_CHECKING:
     import pandas as pd
 
-AVERAGE = Column("", "Avg")
-Mark = Literal["", "best", "second", "significant"]
+Mark = Literal["", "best", "second", "significant", "same"]
 Key = tuple[str, str]
 """(row name, column name); the average's column name is empty."""
 
@@ -22,8 +21,8 @@ class TableCell:
     """One cell of a table.
 
     `mark` is `best` (best or not distinguishable from the best), `second`, or, where the cell is a difference,
-    `significant`; `coverage` is the scored share where too few items have a score; `note` says why something is
-    missing or short.
+    `significant` or `same` (within the margin); `coverage` is the scored share where too few items have a score; `note`
+    says why something is missing or short.
     """
 
     value: float | None = None
@@ -41,12 +40,24 @@ class TableCell:
 
 
 @dataclass(frozen=True)
+class Outcome:
+    """What became of the pairs of rows in a column: how many differ, how many are the same within the margin.
+
+    `runs` are the training runs behind the pair that has the fewest.
+    """
+
+    pairs: int
+    differ: int
+    same: int
+    runs: int
+
+
+@dataclass(frozen=True)
 class Table:
     """A table: cells by (row name, column name).
 
-    `detectable` holds for each column the minimum detectable effect, in points; `pairs` how many pairs of rows were
-    compared in it, and how many of them cannot be distinguished; `differences` what stands in the cells of a table of
-    differences.
+    `detectable` holds for each column the minimum detectable effect, in points; `outcomes` what became of its pairs of
+    rows, the same within `margin` points among them; `differences` what stands in the cells of a table of differences.
     """
 
     title: str
@@ -55,7 +66,8 @@ class Table:
     columns: list[Column]
     cells: Mapping[Key, TableCell]
     detectable: Mapping[str, float] = field(default_factory=dict)
-    pairs: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    outcomes: Mapping[str, Outcome] = field(default_factory=dict)
+    margin: float = 0.0
     differences: Mapping[Key, PairedDifference] = field(default_factory=dict)
 
     def cell(self, row: TableRow, column: Column) -> TableCell:

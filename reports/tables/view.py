@@ -7,7 +7,7 @@ from math import floor, isnan
 import numpy as np
 
 from esft_bench.reports.backbone_results import Column
-from esft_bench.reports.formatting import JUDGED, MISSING, REFERENCE, SHORT, amount, bounds, number
+from esft_bench.reports.formatting import JUDGED, MISSING, REFERENCE, SAME, SHORT, amount, bounds, number, points
 from esft_bench.reports.tables.costs import TRAINING
 from esft_bench.reports.tables.glance import Glance, Side
 from esft_bench.reports.tables.paper import Beside, BesideTable
@@ -117,7 +117,8 @@ def difference_entry(cell: TableCell) -> Entry:
     text, small = number(cell.value, signed=True), bounds(cell.low, cell.high)
     if cell.coverage is not None:
         return Entry(text + SHORT, f"{small} ({floor(100 * cell.coverage)}% scored)", cell.value)
-    return Entry(text, small, cell.value, cell.mark)
+    small = f"{small} {SAME}" if cell.mark == "same" else small
+    return Entry(text, small, cell.value, "" if cell.mark == "same" else cell.mark)
 
 
 def cost_entry(cell: TableCell) -> Entry:
@@ -176,7 +177,8 @@ def glance_view(seen: Glance) -> TableView:
         rows.append((line.row.title, entries))
     caption = (
         "Averages over the columns of Tables 1 and 2, and paired differences with their 95% intervals. "
-        "A filled dot is a significant difference, a ring one that is not."
+        "A filled dot is a significant difference, a ring one that is not; "
+        f"{SAME}: the same within {points(seen.margin)}."
     )
     return TableView("At a glance", caption, heads, rows)
 
@@ -204,4 +206,4 @@ def _side_entry(side: Side, scale: tuple[float, float]) -> Entry:
 
     drawn = Range(place(found.low), place(found.estimate), place(found.high), place(0.0), bool(side.significant))
     text, small = number(found.estimate, signed=True), bounds(found.low, found.high)
-    return Entry(text, small, found.estimate, range=drawn)
+    return Entry(text, f"{small} {SAME}" if side.same else small, found.estimate, range=drawn)

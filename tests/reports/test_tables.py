@@ -9,6 +9,7 @@ import pytest
 from scipy import stats
 
 from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.content import gather
 from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table
@@ -28,7 +29,7 @@ def cells(table: Table) -> dict[tuple[str, str], object]:
 
 def test_table_1_has_the_suites_order_the_records_values_and_their_average(made_up: MadeUpRun, tmp_path: Path) -> None:
     results = results_of(made_up, tmp_path)
-    table = ability_table(results)
+    table = ability_table(Comparisons(results))
     assert [row.name for row in table.rows] == list(METHODS)
     assert [column.name for column in table.columns] == ["intent", "law", "translation", ""]
     values = {
@@ -44,7 +45,7 @@ def test_the_mean_over_seeds_is_what_table_1_shows(made_up: MadeUpRun, tmp_path:
     made_up.seeds = (0, 1, 2)
     results = results_of(made_up, tmp_path)
     values = [r.value for r in results.records if (r.method, r.benchmark) == ("lora", "intent")]
-    cell = ability_table(results).cells["lora", "intent"]
+    cell = ability_table(Comparisons(results)).cells["lora", "intent"]
     assert (cell.value, cell.runs) == (pytest.approx(np.mean(values)), 3)
 
 
@@ -53,7 +54,7 @@ def test_table_2_has_the_t_interval_over_all_training_runs_and_none_for_the_base
 ) -> None:
     made_up.seeds = (0, 1)
     results = results_of(made_up, tmp_path)
-    table = general_table(results)
+    table = general_table(Comparisons(results))
     values = [r.value for r in results.records if (r.method, r.benchmark) == ("fft", "facts")]
     low, high = stats.t.interval(0.95, 5, loc=np.mean(values), scale=stats.sem(values))
     cell = table.cells["fft", "facts"]
@@ -69,7 +70,7 @@ def test_table_2_has_the_t_interval_over_all_training_runs_and_none_for_the_base
 
 def test_a_single_training_run_has_no_interval_and_the_caption_says_so(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.tasks = {"intent": "Intent"}
-    table = general_table(results_of(made_up, tmp_path))
+    table = general_table(Comparisons(results_of(made_up, tmp_path)))
     assert table.cells["fft", "facts"].low is None
     assert "no interval" in table.caption
 
@@ -78,7 +79,7 @@ def test_a_single_training_run_has_no_interval_and_the_caption_says_so(made_up: 
 def test_table_3_is_random_minus_the_row_it_ablates(made_up: MadeUpRun, tmp_path: Path, seeds: tuple[int, ...]) -> None:
     made_up.seeds = seeds
     results = results_of(made_up, tmp_path)
-    first, third = ability_table(results).frame(), ablation_table(results)
+    first, third = ability_table(Comparisons(results)).frame(), ablation_table(Comparisons(results))
     assert [row.title for row in third.rows] == ["Random (Token) − ESFT-Token", "Random (Gate) − ESFT-Gate"]
     expected = first.T["Random (Token)"] - first.T["ESFT-Token"]
     assert third.frame().iloc[0].tolist() == pytest.approx(expected.tolist())
@@ -110,7 +111,7 @@ def test_what_failed_is_missing_with_its_reason_and_takes_the_average_with_it(
         return record.model_copy(update={"state": "failed", "value": None, "items": "", "note": "out of memory"})
 
     made_up.change = fail
-    table = ability_table(results_of(made_up, tmp_path))
+    table = ability_table(Comparisons(results_of(made_up, tmp_path)))
     assert table.cells["lora", "law"].value is None
     assert table.cells["lora", "law"].note == "failed: out of memory"
     assert table.cells["lora", ""].value is None
@@ -124,7 +125,7 @@ def test_a_failure_before_anything_was_judged_still_gives_its_reason(made_up: Ma
         if (record.method, record.benchmark) == ("fft", "law")
         else record
     )
-    table = ability_table(results_of(made_up, tmp_path))
+    table = ability_table(Comparisons(results_of(made_up, tmp_path)))
     assert table.cells["fft", "law"].note == "failed: crashed"
     assert table.cells["lora", "law"].value is not None
 
@@ -132,22 +133,22 @@ def test_a_failure_before_anything_was_judged_still_gives_its_reason(made_up: Ma
 def test_what_is_not_there_yet_is_missing_in_every_table(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: None if record.method == "random-gate" and record.task == "intent" else record
     results = results_of(made_up, tmp_path)
-    assert ability_table(results).cells["random-gate", "intent"].note == "not finished"
-    assert ablation_table(results).cells["random-gate", "intent"].note == "not finished"
-    assert ablation_table(results).cells["random-gate", "law"].value is not None
-    assert general_table(results).cells["random-gate", "facts"].note == "2 of 3 runs"
+    assert ability_table(Comparisons(results)).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(Comparisons(results)).cells["random-gate", "intent"].note == "not finished"
+    assert ablation_table(Comparisons(results)).cells["random-gate", "law"].value is not None
+    assert general_table(Comparisons(results)).cells["random-gate", "facts"].note == "2 of 3 runs"
 
 
 def test_a_method_that_has_not_begun_is_a_row_of_its_own(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.change = lambda record: None if record.method == "esft-gate" else record
-    table = ability_table(results_of(made_up, tmp_path))
+    table = ability_table(Comparisons(results_of(made_up, tmp_path)))
     assert [row.title for row in table.rows][4] == "ESFT-Gate"
     assert table.cells["esft-gate", "law"].value is None
 
 
 def test_short_coverage_is_shown_and_neither_bold_nor_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index % 5 == 0
-    table = ability_table(results_of(made_up, tmp_path))
+    table = ability_table(Comparisons(results_of(made_up, tmp_path)))
     cell = table.cells["fft", "law"]
     assert cell.coverage == pytest.approx(0.8)
     assert cell.mark == ""
@@ -159,7 +160,7 @@ def test_short_coverage_is_shown_and_neither_bold_nor_compared(made_up: MadeUpRu
 
 def test_a_few_unscored_items_do_not_keep_a_row_from_being_compared(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.unscored = lambda record, index: record.method == "fft" and record.benchmark == "law" and index < 3
-    table = ability_table(results_of(made_up, tmp_path))
+    table = ability_table(Comparisons(results_of(made_up, tmp_path)))
     assert table.cells["fft", "law"].coverage is None
     assert table.cells["fft", "law"].mark == "best"
 
@@ -169,12 +170,12 @@ def test_rows_judged_by_different_judges_are_not_compared(made_up: MadeUpRun, tm
         record.model_copy(update={"judge": "gpt-5.2"}) if record.judge and record.method == "random-token" else record
     )
     results = results_of(made_up, tmp_path)
-    table = ability_table(results)
+    table = ability_table(Comparisons(results))
     law = next(column for column in table.columns if column.name == "law")
     assert law.mixed
     assert {table.cells[row.name, "law"].mark for row in table.rows} == {""}
     assert {table.cells[row.name, "intent"].mark for row in table.rows} >= {"best"}
-    assert ablation_table(results).cells["random-token", "law"].value is None
+    assert ablation_table(Comparisons(results)).cells["random-token", "law"].value is None
 
 
 def test_the_order_of_the_records_changes_nothing(made_up: MadeUpRun, tmp_path: Path) -> None:
