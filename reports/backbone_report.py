@@ -7,7 +7,9 @@ from esft_bench.reports import calibration
 from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
 from esft_bench.reports.calibration import Calibration
 from esft_bench.reports.comparisons import Comparisons, Families
+from esft_bench.reports.formatting import Sentence
 from esft_bench.reports.prose.advice import Advice, TaskAdvice, advise
+from esft_bench.reports.prose.hour import one_more_hour
 from esft_bench.reports.prose.summary import compared, summary
 from esft_bench.reports.samples import Sample, choose
 from esft_bench.reports.statistics.paired import PairedDifference
@@ -16,6 +18,7 @@ from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table, judging_table
 from esft_bench.reports.tables.glance import glance
 from esft_bench.reports.tables.judged import agreement_note, debiased_view
+from esft_bench.reports.tables.noise import decoding_remark, noise_view
 from esft_bench.reports.tables.paper import BesideTable, Kind, beside, judged, p_values
 from esft_bench.reports.tables.retention import retention_table
 from esft_bench.reports.tables.scores import ability_table, general_table, table_of
@@ -51,7 +54,7 @@ class BackboneReport:
     @cached_property
     def ability(self) -> Table:
         """Table 1."""
-        return ability_table(self.comparisons)
+        return replace(ability_table(self.comparisons), remark=decoding_remark(self.results))
 
     @cached_property
     def general(self) -> Table:
@@ -101,6 +104,11 @@ class BackboneReport:
     def advice(self) -> Advice:
         """Which method to take, task by task and in sum."""
         return advise(self.comparisons, self.ability, self.general)
+
+    @cached_property
+    def hour(self) -> Sentence | None:
+        """What one more hour would buy."""
+        return one_more_hour(self.comparisons, self.ability)
 
     @property
     def advised(self) -> list[TaskAdvice]:
@@ -161,12 +169,14 @@ class BackboneReport:
         """Tables 1 to 3 and further ones, as they are shown; empty ones are left out."""
         shown = [(self.ability, score_entry), (self.general, score_entry), (self.ablation, difference_entry)]
         shown += [(table, score_entry) for table in self.further]
-        return [
+        views = [
             replace(seen, notes=[*seen.notes, *agreement_note(table, self.calibrations)])
             for table, write in shown
             if table.rows and table.columns
-            for seen in [view(table, write).titled(self.suffix)]
+            for seen in [view(table, write)]
         ]
+        varying = noise_view(self.results)
+        return [one.titled(self.suffix) for one in [*views, *([varying] if varying else [])]]
 
     @cached_property
     def calibrations(self) -> list[Calibration]:

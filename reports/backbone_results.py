@@ -223,7 +223,7 @@ class BackboneResults:
         for record in self.records:
             if record.role == "cost" or record.state != "scored" or record.value is None:
                 continue
-            found = self._of_record(record)
+            found = self.scores_of(record)
             if not found:
                 contradicted[LOST].append(record)
             elif len(found) != record.scored:
@@ -239,9 +239,9 @@ class BackboneResults:
         return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]
 
     def _scores(self, row: TableRow, column: Column, role: Role) -> dict[Run, dict[str, float]]:
-        return {run: self._of_record(record) for run, record in self.of(row, column, role).items()}
+        return {run: self.scores_of(record) for run, record in self.of(row, column, role).items()}
 
-    def _of_record(self, record: Record) -> dict[str, float]:
+    def scores_of(self, record: Record) -> dict[str, float]:
         """Scores in points by item id; items without a score are absent."""
         key = record.items
         if key not in self._items:

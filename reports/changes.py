@@ -245,7 +245,9 @@ Place = tuple[str, str, str, int, str]
 
 def _cells(content: Content) -> list[Place]:
     """Where there are scores."""
-    scored = [record for record in content.records if record.role != "cost" and record.state == "scored"]
+    scored = [
+        record for record in content.records if record.role not in ("cost", "repeat") and record.state == "scored"
+    ]
     return list(dict.fromkeys((r.backbone, r.method_title, r.task, r.seed, r.benchmark_title) for r in scored))
 
 

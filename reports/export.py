@@ -34,7 +34,7 @@ def export(content: Content) -> list[Path]:
     shutil.rmtree(content.folder / FOLDER, ignore_errors=True)
     cells: dict[tuple[str, str, str, int, str], list[Record]] = {}
     for record in content.records:
-        if record.role != "cost" and record.state == "scored" and record.value is not None:
+        if record.role not in ("cost", "repeat") and record.state == "scored" and record.value is not None:
             key = (record.backbone, record.method, record.task, record.seed, record.engine)
             cells.setdefault(key, []).append(record)
     return [_write(content, records) for records in cells.values()]

@@ -14,7 +14,8 @@ class Record(BaseModel):
 
     A cell is backbone × task × method × seed; the base model is a cell with an empty `task`. Costs are records too,
     with `role` "cost", an empty `benchmark` and the metrics `train_seconds` (wall), `train_cpu_seconds`,
-    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`; where a model judged, also `judge_requests`,
+    `peak_memory_bytes`, `stored_bytes` and `trainable_parameters`, and `test_seconds`, in which it was served and
+    answered; where a model judged, also `judge_requests`,
     `judge_tokens_in`, `judge_tokens_out` and, where its price is known, `judge_dollars`: what the replies behind the
     cell's verdicts took. An answer that two cells share is paid for once and counts in both.
     """
@@ -44,8 +45,11 @@ class Record(BaseModel):
     """What was evaluated, a task's name; empty for costs."""
     benchmark_title: str
     """How tables print the benchmark."""
-    role: Literal["ability", "general", "retained", "cost"]
-    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`) or `cost`."""
+    role: Literal["ability", "general", "retained", "cost", "repeat"]
+    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`), `cost`, or `repeat`: a
+    model that was asked the same items again."""
+    repeat: int = 0
+    """The time, from 1, that a model was asked again; 0 for the score that counts."""
     metric: str
     """Name of the metric, e.g. `exact_match`, `pass@1`, `judge`, or of the cost."""
     value: float | None

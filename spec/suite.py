@@ -114,10 +114,21 @@ class Quick(Strict):
     methods: Names = Field(min_length=1)
 
 
+class Repeats(Strict):
+    """Which cells are asked more than once: the first trained `cells`, `times` times in all.
+
+    Greedy answers change with how requests are batched; what that does to scores is told apart from all else.
+    """
+
+    cells: Count = 1
+    times: Annotated[int, Field(ge=2, le=100)] = 3
+
+
 class Evaluation(Strict):
     """How answers are generated: by a vLLM server, or in-process by transformers where vLLM cannot run.
 
     `batch_size` and `port` are transport: they do not change results. `limit` keeps the first items of each benchmark.
+    With `repeats` some cells are asked again, to see how much decoding alone changes.
     """
 
     engine: Literal["vllm", "transformers"] = "vllm"
@@ -125,6 +136,7 @@ class Evaluation(Strict):
     limit: Count | None = None
     port: int | None = Field(None, ge=1, le=65535)
     batch_size: Count = 64
+    repeats: Repeats | None = None
 
 
 class TableOf(Strict):

@@ -45,6 +45,12 @@ class Matrix:
         own = [name for task in trained for name in self.tested_on(task)]
         return [*dict.fromkeys([*own, *self.suite.general])]
 
+    @property
+    def repeated(self) -> list[Cell]:
+        """The cells that are asked more than once."""
+        asked = self.suite.evaluation.repeats
+        return [cell for cell in self.cells if self.methods[cell.method].trains][: asked.cells] if asked else []
+
     def tested_on(self, task: str) -> tuple[str, ...]:
         """The benchmarks of a task that is trained on: itself, or those it names."""
         return self.tasks[task].benchmarks or (task,)

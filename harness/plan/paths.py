@@ -26,7 +26,8 @@ class CellPath:
 
     `training` is its last training, `answers` what it answers to each benchmark, and `scores` the step that leaves each
     benchmark's item scores: the judge's where the benchmark is judged. `opinions` is what else judges are asked about
-    those, for the report to say how far their scores can be trusted.
+    those, for the report to say how far their scores can be trusted; `repeats` are the steps where the same items are
+    asked again, by benchmark and the time, from 1.
     """
 
     cell: Cell
@@ -34,12 +35,13 @@ class CellPath:
     answers: Mapping[str, AnswerStep]
     scores: Mapping[str, Step]
     opinions: Mapping[str, Mapping[Kind, JudgeStep]] = field(default_factory=dict)
+    repeats: Mapping[tuple[str, int], Step] = field(default_factory=dict)
 
     @property
     def last(self) -> list[Step]:
         """The steps that all the others are for."""
         further = (step for steps in self.opinions.values() for step in steps.values())
-        return [self.training, *self.scores.values(), *further]
+        return [self.training, *self.scores.values(), *further, *self.repeats.values()]
 
 
 @dataclass(frozen=True)
@@ -62,14 +64,23 @@ class Paths:
         training = self.training(cell)
         answers = {name: self._answers(cell, training, name) for name in self.matrix.benchmarks(cell)}
         rubrics = {name: self.matrix.tasks[name].rubric for name in answers}
-        scores = {
-            name: JudgeStep(step, rubric, self.judges[0]) if (rubric := rubrics[name]) else step
-            for name, step in answers.items()
-        }
         opinions = {
             name: dict(self._opinions(step, rubric)) for name, step in answers.items() if (rubric := rubrics[name])
         }
-        return CellPath(cell, training, answers, scores, opinions)
+        scores = {name: self._scored(step) for name, step in answers.items()}
+        asked = self.matrix.suite.evaluation.repeats
+        times = asked.times if asked and cell in self.matrix.repeated else 1
+        repeats = {
+            (name, time): self._scored(replace(step, repeat=time))
+            for time in range(1, times)
+            for name, step in answers.items()
+        }
+        return CellPath(cell, training, answers, scores, opinions, repeats)
+
+    def _scored(self, step: AnswerStep) -> Step:
+        """The step that leaves the item scores of answers."""
+        rubric = self.matrix.tasks[step.benchmark.name].rubric
+        return JudgeStep(step, rubric, self.judges[0]) if rubric else step
 
     def _opinions(self, answers: AnswerStep, rubric: Rubric) -> Iterator[tuple[Kind, JudgeStep]]:
         """What a second judge and the first one's probes are asked; a published prompt has one order alone."""

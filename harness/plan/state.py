@@ -14,4 +14,5 @@ def state_of(path: CellPath, graph: Graph) -> State:
         return "to do"
     if any(step not in graph.finished for step in path.answers.values()):
         return "trained"
-    return "done" if all(step in graph.finished for step in path.scores.values()) else "answered"
+    last = [*path.scores.values(), *path.repeats.values()]
+    return "done" if all(step in graph.finished for step in last) else "answered"

@@ -64,6 +64,10 @@ class _CellRecords:
                 yield self._score(benchmark, artifact)
             elif failed:
                 yield self._record(benchmark, state="failed", note=failed)
+        for (benchmark, time), step in self.path.repeats.items():
+            if (artifact := self.graph.artifacts.get(step)) is not None:
+                yield self._score(benchmark, artifact, time)
+        yield from self._test_seconds()
         yield from self._judge_costs()
         self._copy_lm_eval()
 
@@ -75,9 +79,10 @@ class _CellRecords:
             if artifact is not None:
                 _copy(artifact, LM_EVAL, target)
 
-    def _score(self, benchmark: str, artifact: Artifact) -> Record:
+    def _score(self, benchmark: str, artifact: Artifact, repeat: int = 0) -> Record:
         """The record of one benchmark; its item file is copied into the run folder."""
-        name = f"items/{self.path.cell.file_name}-{benchmark}.jsonl"
+        again = f"-again{repeat}" if repeat else ""
+        name = f"items/{self.path.cell.file_name}-{benchmark}{again}.jsonl"
         _copy(artifact, ITEMS, self.run_folder / name)
         scores = read_scores(artifact)
         value, scored = mean_score(scores)
@@ -85,6 +90,7 @@ class _CellRecords:
         states = {score.state for score in scores}
         return self._record(
             benchmark,
+            **({"role": "repeat", "repeat": repeat} if repeat else {}),
             value=value,
             n=len(scores),
             scored=scored,
@@ -116,6 +122,15 @@ class _CellRecords:
         for metric in sorted(MIXED & parts[-1].measured.keys()):
             value = float(parts[-1].measured[metric])
             yield self._record("", metric=metric, value=value, n=1, scored=1, source=parts[-1].name)
+
+    def _test_seconds(self) -> Iterator[Record]:
+        """How long the model took to be served and to answer; nothing where a part of it is missing or unmeasured."""
+        artifacts = [self.graph.artifacts.get(step) for step in self.path.answers.values()]
+        seconds = [found.measured.get("seconds") if found else None for found in artifacts]
+        if seconds and all(one is not None for one in seconds):
+            source = " ".join(found.name for found in artifacts if found)
+            total = float(sum(one for one in seconds if one is not None))
+            yield self._record("", metric="test_seconds", value=total, n=1, scored=1, source=source)
 
     def _judge_costs(self) -> Iterator[Record]:
         """What the replies behind the verdicts took, whichever run paid for them; nothing where no model judged."""

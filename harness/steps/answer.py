@@ -1,5 +1,6 @@
 """The answer step: what a trained model answers to the items of a benchmark, and how lm-eval scores it."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,8 @@ class Benchmark:
 class AnswerStep(Step):
     """Have a trained model answer a benchmark's items.
 
-    `name` is the cell's, `training` what made the model, `items` the benchmark's items.
+    `name` is the cell's, `training` what made the model, `items` the benchmark's items; `repeat` counts from 1 where
+    the same model is asked the same items again.
     """
 
     kind: ClassVar[str] = "answers"
@@ -46,11 +48,12 @@ class AnswerStep(Step):
     benchmark: Benchmark
     items: Content
     engine: EngineSettings
+    repeat: int = 0
 
     @property
     def label(self) -> str:
         """Cell and benchmark."""
-        return f"{self.name}: {self.benchmark.title}"
+        return f"{self.name}: {self.benchmark.title}{f', again ({self.repeat})' if self.repeat else ''}"
 
     @property
     def needs(self) -> Mapping[str, Step]:
@@ -64,9 +67,10 @@ class AnswerStep(Step):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The engine and the benchmark."""
+        """The engine and the benchmark; which time it is, but for the first, so that it is truly asked again."""
         task = self.benchmark
-        return {
+        again = {"repeat": self.repeat} if self.repeat else {}
+        return again | {
             "engine": self.engine.name,
             "precision": self.training.loading.precision,
             "max_length": self.engine.max_length,
@@ -92,8 +96,10 @@ class AnswerStep(Step):
         from esft_bench.harness.serving.requests import DECODING
 
         trained = list(job.inputs.values())
+        started = time.perf_counter()
         loaded = job.borrowed.serve(self.training.identity, self.training.backbone.path, trained, job.scratch)
         items = read_jsonl(self.items.path)
         scores = evaluate(job.borrowed.lm(), [(self.benchmark, items)], job.out, job.progress)
         write_jsonl(job.out / ITEMS, [score.model_dump() for score in scores[self.benchmark.name]])
-        return {"decoding": DECODING, "loaded": loaded.how, "load_seconds": loaded.seconds, "canary": loaded.difference}
+        about = {"loaded": loaded.how, "load_seconds": loaded.seconds, "canary": loaded.difference}
+        return {"decoding": DECODING, "seconds": time.perf_counter() - started, **about}

@@ -79,6 +79,7 @@ def _advice(backbone: BackboneReport) -> list[str]:
     told = [
         f"**{escaped(one.title)}.** {' '.join(sentence(each) for each in one.sentences)}" for one in backbone.advised
     ]
+    told += [sentence(backbone.hour)] if backbone.hour else []
     title = f"## Which method for this task?{escaped(backbone.suffix)}"
     return [title, escaped(ADVICE, 1000), bullets(told)] if told else []
 

@@ -128,16 +128,17 @@ def _single(ability: Table, column: Column) -> bool:
 def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequence[TableRow]) -> Sentence:
     """Who is highest and who cannot be told from it."""
     best = ranked[0]
-    marked = [row for row in ranked if ability.cell(row, column).mark == "best"]
-    others = [_name(row) for row in marked if row != best]
-    told = f"{_name(best)} scores highest, {number(ability.cell(best, column).value or 0.0)}"
+    marked = [row for row in ability.rows if ability.cell(row, column).mark == "best"]
+    highest = number(ability.cell(best, column).value or 0.0)
     if not marked:
-        told += ", but there are no items to compare it by."
-    elif not others:
-        sure = "this training differs from every other row's" if _single(ability, column) else SURE
-        told += f", and {sure}."
+        told = f"{_name(best)} scores highest, {highest}, but there are no items to compare it by."
+    elif len(marked) == 1:
+        sure = "this training differs from that of every other row" if _single(ability, column) else SURE
+        told = f"{_name(best)} scores highest, {highest}, and {sure}."
     else:
-        told += f"; not distinguishable from {listing(others)}."
+        lowest = number(min(ability.cell(row, column).value or 0.0 for row in marked))
+        names = listing([_name(row) for row in marked])
+        told = f"{names} score highest, {lowest} to {highest}, and are not distinguishable from the highest of them."
     if any(results.is_base(row) for row in marked):
         told += " The base model is among these: on these items no gain from training is significant."
     return Sentence(told)

@@ -9,10 +9,10 @@ from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 Array = NDArray[np.float64]
-NODES = 400
+NODES = 256
 """Points at which the mixture over the variance between runs is evaluated."""
 
 
@@ -35,7 +35,7 @@ class Error:
         if not self.variances.any():
             return 0.5 if distance == 0 else float(distance < 0)
         with np.errstate(divide="ignore"):
-            tails = stats.t.sf(distance / np.sqrt(self.variances), self.freedom)
+            tails = special.stdtr(self.freedom, -distance / np.sqrt(self.variances))
         return float(self.weights @ tails)
 
     def quantile(self, tail: float) -> float:
@@ -63,7 +63,7 @@ def error_of(run: float, item: float, residual: float, run_freedom: float, item_
 
 def _root(function: Callable[[float], float], most: float) -> float:
     """Where a falling function on [0, most] crosses zero."""
-    return float(optimize.brentq(function, 0.0, most, xtol=1e-6 * most))
+    return float(optimize.brentq(function, 0.0, most, xtol=1e-8))
 
 
 @cache

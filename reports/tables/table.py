@@ -57,7 +57,9 @@ class Table:
     """A table: cells by (row name, column name).
 
     `detectable` holds for each column the minimum detectable effect, in points; `outcomes` what became of its pairs of
-    rows, the same within `margin` points among them; `differences` what stands in the cells of a table of differences.
+    rows, the same within `margin` points among them; `differences` what stands in the cells of a table of
+    differences. `remark` is to be
+    said below it.
     """
 
     title: str
@@ -68,6 +70,7 @@ class Table:
     detectable: Mapping[str, float] = field(default_factory=dict)
     outcomes: Mapping[str, Outcome] = field(default_factory=dict)
     margin: float = 0.0
+    remark: str = ""
     differences: Mapping[Key, PairedDifference] = field(default_factory=dict)
 
     def cell(self, row: TableRow, column: Column) -> TableCell:

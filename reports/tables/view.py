@@ -81,7 +81,9 @@ def view(table: Table, write: Callable[[TableCell], Entry]) -> TableView:
     notes = [f"({letter}) {note}" for note, letter in letters.items()] + list(footnotes(table))
     heads = [_head(column, table) for column in table.columns]
     shown = [] if all(map(isnan, effects)) else foot
-    return TableView(table.title, table.caption, heads, rows, shown, notes, undecided(table))
+    return TableView(
+        table.title, table.caption, heads, rows, shown, notes, f"{undecided(table)} {table.remark}".strip()
+    )
 
 
 def _head(column: Column, table: Table) -> Head:

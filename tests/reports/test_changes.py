@@ -74,7 +74,7 @@ def test_questions_that_were_reworded_are_not_compared(tmp_path: Path) -> None:
     )
     found = changes(gather(tmp_path / "today"), gather(tmp_path / "yesterday"))
     assert any(sentence.startswith("30 answers were to another question") for sentence in found.remarks)
-    assert found.tables[0].differences["fft", "law"].precision.items == 70
+    assert found.tables[0].differences["fft", "law"].components.items == 70
 
 
 def test_scores_by_another_judge_are_not_compared(tmp_path: Path) -> None:

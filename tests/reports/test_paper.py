@@ -6,9 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.tables.paper import Beside, BesideTable, published
+from esft_bench.reports.statistics.family import Family
+from esft_bench.reports.tables.paper import Beside, BesideTable, judged, p_values, published
 from tests.reports.conftest import METHODS, MadeUpRun, manifest_of, report
 
 MATH = {"gsm": "GSM8K", "maths": "Math"}
@@ -61,13 +63,25 @@ def test_a_published_value_stands_beside_ours_with_the_difference(made_up: MadeU
     assert any("MATH" in note and "GSM8K" in note for note in first.notes)
 
 
-def test_a_difference_is_significant_beyond_both_uncertainties_and_unknown_without_ours() -> None:
-    near = Beside("FFT", "MMLU", 50.0, half_width=3.0, ours=54.0, low=50.5, high=57.5)
-    assert near.significant is False  # 4 < (3.5² + 3²)^½
-    assert Beside("FFT", "MMLU", 50.0, ours=54.0, low=50.5, high=57.5).significant is True
-    assert Beside("FFT", "MMLU", 56.0, ours=54.0, low=50.5, high=57.5).significant is False
-    assert Beside("FFT", "MMLU", 56.0, ours=54.0).significant is None
+def test_a_difference_is_judged_among_all_comparisons_and_unknown_without_our_interval() -> None:
+    cells = [Beside("FFT", "MMLU", 50.0, ours=54.0, p_value=p) for p in (1e-9, 0.04, 0.04, None)]
+    table, family = BesideTable("Table 1", "made up", 1, cells), Family()
+    family.join(lambda: p_values([table], "mini"))
+    (found,) = judged([table], family, "mini")
+    assert [cell.significant for cell in found.cells] == [True, False, False, None]
     assert Beside("FFT", "MMLU", 56.0).difference is None
+
+
+def test_the_papers_own_interval_counts_against_a_difference(made_up: MadeUpRun, tmp_path: Path) -> None:
+    made_up.seeds = (0, 1)
+    made_up.general = {"facts": "CLUEWSC"}
+    cell = by_cell(beside_of(made_up, tmp_path, "esft")[1])["FFT", "CLUEWSC"]
+    ours = gather(tmp_path).backbones[0].general.cells["fft", "facts"]
+    runs, half = ours.runs, (ours.high - ours.low) / 2
+    error = np.hypot(half / stats.t.ppf(0.975, runs - 1), 0.9 / 1.96)
+    assert (cell.half_width, cell.runs) == (0.9, runs)
+    assert cell.p_value == pytest.approx(2 * stats.t.sf(abs(cell.difference) / error, runs - 1), rel=1e-3)
+    assert (cell.low, cell.high) == (pytest.approx(ours.low), pytest.approx(ours.high))
 
 
 @pytest.mark.parametrize(("judge", "beside"), [("reference (chrF)", False), ("gpt-5.2", True)])

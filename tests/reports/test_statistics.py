@@ -9,36 +9,50 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
-from numpy.typing import NDArray
 from scipy import stats
 
-from esft_bench.reports.statistics.detectable import Deviations, minimum_detectable_effect
-from esft_bench.reports.statistics.paired import holm, mean_interval, paired_difference, standard_error
-from esft_bench.reports.statistics.ranking import rank
+from esft_bench.reports.statistics.detectable import Deviations, detectable_effect
+from esft_bench.reports.statistics.error import error_of
+from esft_bench.reports.statistics.family import Family
+from esft_bench.reports.statistics.moderation import moderated, prior_of
+from esft_bench.reports.statistics.paired import mean_interval, paired_difference, same_within, standard_error
 from esft_bench.reports.statistics.resampling import bootstrap, mcnemar, sign_flip
+from esft_bench.reports.statistics.variance import VarianceComponents, variance_components
 
 OFFICIAL = Path(__file__).parents[3] / "shared" / "data" / "esft_official" / "completions"
 P_VALUES = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 BINARY = arrays(float, st.tuples(st.integers(1, 4), st.integers(2, 30)), elements=st.sampled_from([0.0, 100.0]))
 
 
+def judged(p_values: Sequence[float]) -> Family:
+    family = Family()
+    family.join(lambda: dict(enumerate(p_values)))
+    return family
+
+
 @given(P_VALUES)
-def test_holm_never_lowers_a_p_value_and_stays_between_the_raw_and_the_bonferroni_value(p_values: list[float]) -> None:
-    for raw, adjusted in zip(p_values, holm(p_values), strict=True):
-        assert raw <= adjusted <= min(1.0, raw * len(p_values)) + 1e-12
+def test_a_family_of_one_keeps_its_p_value_and_larger_ones_raise_theirs(p_values: list[float]) -> None:
+    found = judged(p_values)
+    harmonic = sum(1 / rank for rank in range(1, len(p_values) + 1))
+    for key, raw in enumerate(p_values):
+        assert raw - 1e-12 <= found.adjusted[key] <= min(1.0, raw * len(p_values) * harmonic) + 1e-12
+    assert judged(p_values[:1]).adjusted[0] == pytest.approx(p_values[0])
 
 
-@given(P_VALUES, st.randoms(use_true_random=False))
-def test_holm_keeps_the_order_of_p_values_and_follows_a_permutation(p_values: list[float], random: object) -> None:
-    adjusted = holm(p_values)
-    order = sorted(range(len(p_values)), key=lambda k: p_values[k])
-    assert [adjusted[k] for k in order] == sorted(adjusted)
-    random.shuffle(order)  # type: ignore[attr-defined]
-    assert holm([p_values[k] for k in order]) == pytest.approx([adjusted[k] for k in order])
+@given(P_VALUES)
+def test_what_is_below_the_level_of_a_family_would_count_as_one_more(p_values: list[float]) -> None:
+    found = judged([*p_values, 1.0])
+    before = sum(found.holds(key) for key in range(len(p_values) + 1))
+    again = judged([*p_values, found.level * 0.999])
+    assert sum(again.holds(key) for key in range(len(p_values) + 1)) > before
 
 
-def test_holm_gives_the_textbook_values() -> None:
-    assert holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+def test_a_family_that_was_judged_takes_no_more_in() -> None:
+    found = judged([0.01])
+    assert found.holds(0)
+    assert not found.holds("never made")
+    with pytest.raises(RuntimeError, match="judged"):
+        found.join(dict)
 
 
 @settings(max_examples=30, deadline=None)
@@ -138,55 +152,72 @@ def test_with_three_runs_the_t_interval_covers_and_a_bootstrap_over_runs_would_n
     assert naive < covered - 20
 
 
-@pytest.mark.parametrize("runs", [1, 3])
-def test_an_equally_good_row_loses_its_bold_in_at_most_about_five_tables_of_a_hundred(runs: int) -> None:
-    rng = np.random.default_rng(4)
-    trials, lost = 200, 0
-    for _ in range(trials):
-        hardness = rng.random(100)
-        noise = rng.normal(0, 0.05, (5, runs, 1)) if runs > 1 else np.zeros((5, 1, 1))
-        scores = 100.0 * (rng.random((5, runs, 100)) < np.clip(hardness + noise, 0, 1))
-        found = rank({str(k): [scores[k]] for k in range(5)})
+def test_with_runs_alone_the_error_is_students_and_with_items_alone_too() -> None:
+    runs, items = error_of(4.0, 0.0, 0.0, 2, 1e9), error_of(0.0, 4.0, 0.0, 2, 9)
+    for error, freedom in ((runs, 2), (items, 9)):
+        assert error.quantile(0.025) == pytest.approx(2 * stats.t.isf(0.025, freedom), rel=1e-3)
+        assert error.beyond(7.0) == pytest.approx(stats.t.sf(3.5, freedom), rel=1e-3)
+
+
+@pytest.mark.parametrize(("runs", "between"), [(2, 4.0), (2, 8.0), (3, 4.0), (3, 8.0)])
+def test_few_runs_reject_a_true_null_no_more_often_than_they_say_far_out_in_the_tail_too(
+    runs: int, between: float
+) -> None:
+    rng, p_values = np.random.default_rng(8), []
+    for _ in range(1500):
+        differences = rng.normal(0, between, (runs, 1)) + rng.normal(0, 20, (1, 60)) + rng.normal(0, 20, (runs, 60))
+        found = paired_difference([differences])
         assert found is not None
-        lost += len(found.indistinguishable) < 4
-    assert lost / trials < 0.1
+        p_values.append(found.p_value)
+    for level in (0.05, 0.005):
+        rejected = sum(p < level for p in p_values)
+        assert rejected <= stats.binom.isf(0.001, len(p_values), level)
 
 
-def test_bold_tells_a_clearly_worse_row_from_the_best_and_names_the_second() -> None:
-    rng = np.random.default_rng(5)
-    hardness = rng.random(300)
-    rows: dict[str, Sequence[NDArray[np.float64]]] = {
-        name: [100.0 * (rng.random((1, 300)) < np.clip(hardness + gain, 0, 1)).astype(np.float64)]
-        for name, gain in (("worst", -0.4), ("good", 0.3), ("also", 0.3), ("middle", -0.1))
-    }
-    found = rank(rows)
-    assert found is not None
-    assert {found.best, *found.indistinguishable} == {"good", "also"}
-    assert found.second == "middle"
+def test_variances_that_are_alike_are_read_together_and_unlike_ones_are_not() -> None:
+    rng = np.random.default_rng(9)
+
+    def drawn(scales: Sequence[float]) -> list[VarianceComponents]:
+        return [VarianceComponents(s * rng.chisquare(2) / 2, 1.0, 0.1, 2, 59, 3, 60) for s in scales]
+
+    alike, unlike = moderated(drawn([1.0] * 200)), moderated(drawn([0.01, 100.0] * 100))
+    assert min(one.run_freedom for one in alike) > 10
+    assert max(one.run_freedom for one in unlike) < 4
+    before = drawn([1.0] * 40)
+    assert all(after.run >= one.run for one, after in zip(before, moderated(before), strict=True))
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.permutations(["a", "b", "c", "d"]))
-def test_the_order_of_rows_does_not_change_what_is_best(order: list[str]) -> None:
-    rng = np.random.default_rng(6)
-    rows = {name: [rng.normal(50 + 3 * k, 20, (2, 60))] for k, name in enumerate("abcd")}
-    whole, shuffled = rank(rows), rank({name: rows[name] for name in order})
-    assert whole is not None
-    assert shuffled is not None
-    assert shuffled.best == whole.best
-    assert shuffled.indistinguishable == whole.indistinguishable
+def test_the_prior_of_variances_is_found_again() -> None:
+    rng = np.random.default_rng(10)
+    true = 3.0 * 8 / rng.chisquare(8, 20_000)
+    found = prior_of(true * rng.chisquare(2, true.size) / 2, np.full(true.size, 2.0))
+    assert (found.variance, found.freedom) == (pytest.approx(3.0, rel=0.05), pytest.approx(8.0, rel=0.15))
+
+
+def test_rows_at_the_margin_are_called_the_same_no_more_often_than_they_should() -> None:
+    rng, called = np.random.default_rng(11), 0
+    for _ in range(400):
+        wins = 100.0 * (rng.random((1, 300)) < 0.02)  # every difference is to one side: 2 points in truth
+        called += same_within(2.0, [wins], variance_components([wins], False)) < 0.05
+    assert called / 400 < 0.08
+    ties = np.zeros((1, 300))
+    assert same_within(2.0, [ties], variance_components([ties], False)) == pytest.approx(0.98**300)
+    assert same_within(2.0, [ties + 2.0], variance_components([ties], False)) == 1.0
 
 
 @given(st.integers(10, 5000), st.integers(1, 10), st.integers(1, 30))
 def test_more_items_detect_smaller_effects_and_more_comparisons_larger_ones(n: int, runs: int, m: int) -> None:
-    delta = minimum_detectable_effect(n, runs, comparisons=m)
-    assert minimum_detectable_effect(4 * n, runs, comparisons=m) <= delta
-    assert minimum_detectable_effect(n, runs, comparisons=m + 1) >= delta
+    def effect(items: int, level: float) -> float:
+        return detectable_effect(Deviations().components(items, runs), level)
+
+    delta = effect(n, 0.05 / m)
+    assert effect(4 * n, 0.05 / m) <= delta + 1e-6
+    assert effect(n, 0.05 / (m + 1)) >= delta - 1e-6
     assert 0 < delta <= 100
 
 
 def test_the_minimum_detectable_effect_is_found_as_often_as_it_says() -> None:
     rng = np.random.default_rng(7)
-    delta = minimum_detectable_effect(200, deviations=Deviations(items=30.0))
+    delta = detectable_effect(Deviations(items=30.0).components(200, 1))
     found = sign_flip(rng.normal(delta, 30.0, (200, 600)), draws=999) < 0.05
     assert 0.75 < float(found.mean()) < 0.86

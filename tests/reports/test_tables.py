@@ -184,7 +184,7 @@ def test_the_order_of_the_records_changes_nothing(made_up: MadeUpRun, tmp_path: 
     shuffled = random.Random(3).sample(records, len(records))
     orders = [BackboneResults(each, tmp_path, manifest_of(tmp_path)) for each in (records, shuffled)]
     for make in (ability_table, general_table, ablation_table):
-        assert cells(make(orders[0])) == cells(make(orders[1]))
+        assert cells(make(Comparisons(orders[0]))) == cells(make(Comparisons(orders[1])))
 
 
 def test_costs_are_means_over_cells_and_the_base_has_none(made_up: MadeUpRun, tmp_path: Path) -> None:
@@ -219,7 +219,9 @@ def test_what_nothing_was_trained_for_is_no_column_and_takes_no_average_away(
     records = made_up.build(tmp_path)
     untold, told = (
         ability_table(
-            BackboneResults(records, tmp_path, manifest_of(tmp_path, tasks=["intent", "translation"], **more))
+            Comparisons(
+                BackboneResults(records, tmp_path, manifest_of(tmp_path, tasks=["intent", "translation"], **more))
+            )
         )
         for more in ({}, {"tested_only": ["law"]})
     )
