@@ -61,6 +61,10 @@ def plan(
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
     gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = DEFAULT,
     price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
+    detect: Annotated[
+        float | None, typer.Option(min=0.1, max=100.0, help="Say what finding a difference of so many points needs.")
+    ] = None,
+    hourly: Annotated[float | None, typer.Option(min=0.0, help="Dollars that an hour of the device costs.")] = None,
 ) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from esft_bench.harness.commands.plan import describe, foreseen
@@ -72,6 +76,11 @@ def plan(
     console.print(describe(prepared, graph))
     console.print()
     console.print(foreseen(prepared))
+    if detect is not None:
+        from esft_bench.harness.commands.detect import Rates, needed
+
+        console.print()
+        console.print(needed(prepared, graph, detect, Rates(device, micro_batch, hourly)))
     if price:
         from esft_bench.harness.plan.price.show import price_tables  # here: it brings torch along
 

@@ -19,7 +19,8 @@ from esft_bench.reports.tables.costs import efficiency_table, judging_table
 from esft_bench.reports.tables.glance import glance
 from esft_bench.reports.tables.judged import agreement_note, debiased_view
 from esft_bench.reports.tables.noise import decoding_remark, noise_view
-from esft_bench.reports.tables.paper import BesideTable, Kind, beside, judged, p_values
+from esft_bench.reports.tables.paper import BesideTable, beside, judged, p_values
+from esft_bench.reports.tables.published_values import Kind
 from esft_bench.reports.tables.retention import retention_table
 from esft_bench.reports.tables.scores import ability_table, general_table, table_of
 from esft_bench.reports.tables.table import Table

@@ -7,11 +7,13 @@ from esft_bench.spec.suite import Suite
 
 
 def quick_slice(suite: Suite) -> Suite:
-    """What the suite's `quick` section keeps, under a name of its own."""
+    """What the suite's `quick` section keeps, under a name of its own; nothing is asked twice."""
     if suite.quick is None:
         raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick, or choose with --only.")
     methods = {name: row for name, row in suite.methods.items() if name in suite.quick.methods}
-    return suite.model_copy(update={"name": f"{suite.name}-quick", "tasks": suite.quick.tasks, "methods": methods})
+    once = suite.evaluation.model_copy(update={"repeats": None})
+    kept = {"tasks": suite.quick.tasks, "methods": methods, "evaluation": once}
+    return suite.model_copy(update={"name": f"{suite.name}-quick", **kept})
 
 
 def selection(suite: Suite, only: str | None) -> dict[str, set[str]]:

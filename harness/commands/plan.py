@@ -31,7 +31,7 @@ def describe(prepared: Prepared, graph: Graph) -> Table:
 
 def foreseen(prepared: Prepared) -> Table:
     """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
-    from esft_bench.reports.power import ASSUMED, detectable_with, deviations_in
+    from esft_bench.reports.power import ASSUMED, ASSUMPTION, SHARE, Design, deviations_in
 
     plan = prepared.plan
     seen = deviations_in(prepared.folder)
@@ -43,14 +43,12 @@ def foreseen(prepared: Prepared) -> Table:
     for benchmark in dict.fromkeys([*own, *plan.suite.general]):
         runs = seeds if benchmark in own else seeds * tasks
         count, deviations = plan.data[benchmark].count, seen.get(benchmark)
-        points = f"{detectable_with(count, runs, rows, deviations):.1f}"
-        given = "deviations seen in the run before" if deviations else f"{ASSUMED.items:.0f} points over items"
+        points = f"{Design(rows, deviations or ASSUMED).detectable(count, runs):.1f}"
+        given = "deviations seen in the run before" if deviations else "assumed"
         table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
     table.caption = (
-        f"Found with 80% probability, 5% level, Holm's correction over the pairs of {rows} rows, given the standard "
-        f"deviation of paired differences. {ASSUMED.items:.0f} points: all-or-nothing scores of which a quarter differ "
-        "between two rows; how much a row varies from one training run to the next is known only from an earlier run "
-        "with several seeds."
+        f"Found with 80% probability among the pairs of {rows} rows, of which {SHARE:.0%} are taken to differ (5% of "
+        f"those called so by chance). {ASSUMPTION} With one run it is a difference between two trainings, not methods."
     )
     table.caption_justify = "left"
     return table

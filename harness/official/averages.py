@@ -1,7 +1,7 @@
 """The averages that the two papers print, recomputed from their columns as each paper weighs them. Needs no files."""
 
 from esft_bench.harness.official.verify import Row, Verdict
-from esft_bench.reports.tables.paper import PublishedTable, published
+from esft_bench.reports.tables.published_values import PublishedTable, published
 
 PAPERS = ("esft", "das")
 WEIGHED = {"tasks": "columns alike", "items": "by items", "unknown": "weights not told; columns alike"}

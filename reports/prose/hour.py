@@ -1,7 +1,7 @@
 """What one more hour would buy: further seeds or items, by what this run's own cells took, and "
 "how much they would tell."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -10,6 +10,7 @@ from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.formatting import Sentence, amount, number, quantity
 from esft_bench.reports.statistics.variance import VarianceComponents
 from esft_bench.reports.tables.table import Table
+from esft_bench.spec.record import Record
 
 HOUR = 3600.0
 LEAD = "One more hour"
@@ -36,7 +37,7 @@ def one_more_hour(comparisons: Comparisons, ability: Table) -> Sentence | None:
     Decisive is the comparison of the two highest averages that are not told apart; where all are, of the two highest.
     None before two rows have an average, or where nothing says what cells took.
     """
-    spent, pair = _spent(comparisons), _decisive(comparisons, ability)
+    spent, pair = spent_by(comparisons.results.records), _decisive(comparisons, ability)
     if spent is None or pair is None:
         return None
     components = comparisons.components(*pair, "ability", AVERAGE)
@@ -46,11 +47,11 @@ def one_more_hour(comparisons: Comparisons, ability: Table) -> Sentence | None:
     return Sentence(" ".join(told), LEAD)
 
 
-def _spent(comparisons: Comparisons) -> Spent | None:
-    """What all trained cells took."""
+def spent_by(records: Iterable[Record]) -> Spent | None:
+    """What all trained cells took; None where no training was measured."""
     seconds = {"train_seconds": 0.0, "test_seconds": 0.0}
     seeds = set()
-    for record in comparisons.results.records:
+    for record in records:
         if record.metric in seconds and record.role == "cost" and record.task and record.value is not None:
             seconds[record.metric] += record.value
             seeds.add(record.seed)

@@ -80,8 +80,8 @@ def _task_ability(comparisons: Comparisons, table: Table) -> list[str]:
         names = listing([row.title for row in top])
         sentences = [
             f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, "
-            f"and none of "
-            f"them is told from the highest, {best.title}."
+            f"and none "
+            f"is told apart from the highest, {best.title}."
         ]
     others = [row for row in ranked if row != best]
     sentences += _grouped(comparisons, others, best, "ability")

@@ -3,7 +3,7 @@
 import pytest
 
 from esft_bench.harness.official import averages
-from esft_bench.reports.tables.paper import published
+from esft_bench.reports.tables.published_values import published
 
 
 def test_without_a_checkout_the_averages_of_both_papers_are_checked_and_as_published() -> None:

@@ -68,7 +68,7 @@ def test_a_reference_judge_is_marked_on_every_column_it_scored(made_up: MadeUpRu
 def test_the_summary_tells_rows_apart_only_where_the_numbers_do(made_up: MadeUpRun, tmp_path: Path) -> None:
     made_up.build(tmp_path)
     task = next(row for row in section(report(tmp_path), "In short").splitlines() if "Task ability" in row)
-    same, lower = re.search(r"Not distinguishable: (.*?)\. Lower \(one training each.*?\): (.*)", task).groups()  # type: ignore[union-attr]
+    lower, same = re.search(r"Lower \(one training each.*?\): (.*?)\. Not distinguishable: (.*)", task).groups()  # type: ignore[union-attr]
     assert "ESFT-Gate" in same
     assert "Base" in lower
     assert "Random (Token)" in lower

@@ -10,7 +10,8 @@ from scipy import stats
 
 from esft_bench.reports.content import gather
 from esft_bench.reports.statistics.family import Family
-from esft_bench.reports.tables.paper import Beside, BesideTable, judged, p_values, published
+from esft_bench.reports.tables.paper import Beside, BesideTable, judged, p_values
+from esft_bench.reports.tables.published_values import published
 from tests.reports.conftest import METHODS, MadeUpRun, manifest_of, report
 
 MATH = {"gsm": "GSM8K", "maths": "Math"}
