@@ -7,9 +7,9 @@ from esft_bench.harness.cli import app
 SUITE = "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --run-dir"
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --unsafe-code",
-    "plan": f"{SUITE} --micro-batch --gpu --price",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
+    "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",
     "where": "method task --seed --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",
