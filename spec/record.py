@@ -46,8 +46,7 @@ class Record(BaseModel):
     benchmark_title: str
     """How tables print the benchmark."""
     role: Literal["ability", "general", "retained", "cost", "repeat"]
-    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`), `cost`, or `repeat`: a
-    model that was asked the same items again."""
+    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`), `cost` or `repeat`."""
     repeat: int = 0
     """The time, from 1, that a model was asked again; 0 for the score that counts."""
     metric: str
