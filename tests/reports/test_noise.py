@@ -11,7 +11,7 @@ from esft_bench.reports.statistics.variance import variance_components
 from esft_bench.reports.tables.noise import decoding_remark, noise
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import write
-from tests.reports.conftest import MadeUpRun, report
+from tests.reports.conftest import MadeUpRun, manifest_of, report
 
 
 def mean_squares(scores: np.ndarray) -> tuple[float, float, float]:
@@ -92,3 +92,21 @@ def test_one_seed_says_nothing_of_runs_and_several_do(made_up: MadeUpRun, tmp_pa
     made_up.seeds = (0, 1, 2)
     made_up.build(tmp_path / "three")
     assert all(one.runs is not None for one in noise(gather(tmp_path / "three").backbones[0].results))
+
+
+@pytest.mark.parametrize("margin", [2.0, 30.0])
+def test_rows_that_are_shown_to_be_the_same_are_said_so_in_table_and_sentence(
+    made_up: MadeUpRun, tmp_path: Path, margin: float
+) -> None:
+    made_up.items, made_up.seeds = 400, (0, 1, 2)
+    made_up.skill = {**made_up.skill, "random-gate": made_up.skill["esft-gate"]}
+    made_up.build(tmp_path)
+    manifest_of(tmp_path, same_within=margin)
+    text = report(tmp_path)
+    wide = margin == 30.0
+    assert ("Shown to be the same within 30 points" in text) == wide
+    assert ("None is shown to be the same within 2 points" in text) != wide
+    assert ("The same within 30 points: " in text) == wide
+    row = next(line for line in text.splitlines() if line.startswith("| Random (Gate) −"))
+    assert ("≈" in row) == wide
+    assert f"the same within {margin:g} points: a larger difference can be ruled out" in text
