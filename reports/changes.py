@@ -14,7 +14,7 @@ import numpy as np
 
 from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, Role, Run, TableRow
 from esft_bench.reports.content import Content
-from esft_bench.reports.formatting import interval, listing, number
+from esft_bench.reports.formatting import ONE_TRAINING, interval, listing, number
 from esft_bench.reports.manifest import mapping
 from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
@@ -235,8 +235,10 @@ def _in_short(table: Table) -> str:
         one = table.differences[row, column]
         where = titles[column] if column else "average"
         told.append(f"{titles[row]} on {where} {interval(one.estimate, one.low, one.high)}")
+    once = min(one.runs for one in table.differences.values()) == 1
+    about = f" ({ONE_TRAINING})" if once else ""
     shown = told if len(told) <= 6 else [*told[:6], f"{len(told) - 6} more"]
-    return f"{table.title}: {len(moved)} of {len(table.differences)} are significant: {listing(shown)}."
+    return f"{table.title}: {len(moved)} of {len(table.differences)} are significant: {listing(shown)}{about}."
 
 
 Place = tuple[str, str, str, int, str]

@@ -15,6 +15,7 @@ import numpy as np
 from scipy import stats
 
 from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, TableRow
+from esft_bench.reports.formatting import ONE_TRAINING
 from esft_bench.reports.statistics.error import Error
 from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.variance import SCALE
@@ -90,9 +91,16 @@ def judged(tables: Sequence[BesideTable], family: Family, name: str) -> list[Bes
                 cell if cell.p_value is None else replace(cell, significant=family.holds((name, table.title, place)))
                 for place, cell in enumerate(table.cells)
             ],
+            notes=[*table.notes, *_single(table.cells)],
         )
         for table in tables
     ]
+
+
+def _single(cells: Sequence[Beside]) -> Iterator[str]:
+    """What has to be said where values are those of single trainings."""
+    if any(cell.runs == 1 and cell.p_value is not None for cell in cells):
+        yield f"Significant means here: {ONE_TRAINING}."
 
 
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:

@@ -7,7 +7,18 @@ from math import floor, isnan
 import numpy as np
 
 from esft_bench.reports.backbone_results import Column
-from esft_bench.reports.formatting import JUDGED, MISSING, REFERENCE, SAME, SHORT, amount, bounds, number, points
+from esft_bench.reports.formatting import (
+    JUDGED,
+    MISSING,
+    ONE_TRAINING,
+    REFERENCE,
+    SAME,
+    SHORT,
+    amount,
+    bounds,
+    number,
+    points,
+)
 from esft_bench.reports.tables.costs import TRAINING
 from esft_bench.reports.tables.glance import Glance, Side
 from esft_bench.reports.tables.paper import Beside, BesideTable
@@ -182,6 +193,9 @@ def glance_view(seen: Glance) -> TableView:
         "A filled dot is a significant difference, a ring one that is not; "
         f"{SAME}: the same within {points(seen.margin)}."
     )
+    sides = [side.difference for line in seen.lines for side in (line.ability, line.general) if side.difference]
+    once = any(found.runs == 1 for found in sides)
+    caption += f" Of task ability: {ONE_TRAINING}." if once else ""
     return TableView("At a glance", caption, heads, rows)
 
 
