@@ -8,6 +8,8 @@ and its mean squares give the components by the method of moments (Searle, Casel
 
     σ_e² = MS_E,     σ_a² = (MS_R − MS_E) / N,     σ_b² = (MS_I − MS_E) / R,     none below 0
 
+Where none is 0 these are REML's: statsmodels' MixedLM gives the same to three digits on three drawn layouts of 5 × 30.
+
 Shown is what each does to the score of a cell with N items: σ_a between runs, ((σ_b² + σ_e²) / N)^½ for the choice of
 items, and, for a cell that was asked T times, the standard deviation of its T scores.
 """
