@@ -10,9 +10,10 @@ from typing import Literal
 import numpy as np
 
 from esft_bench.reports.manifest import Manifest
+from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.paired import paired_difference
 from esft_bench.reports.statistics.resampling import Interval
-from esft_bench.reports.statistics.variance import Array, VarianceComponents, variance_components, without_gaps
+from esft_bench.reports.statistics.variance import VarianceComponents, variance_components, without_gaps
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import read_items
 

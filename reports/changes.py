@@ -16,9 +16,9 @@ from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, 
 from esft_bench.reports.content import Content
 from esft_bench.reports.formatting import ONE_TRAINING, interval, listing, number
 from esft_bench.reports.manifest import mapping
+from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
-from esft_bench.reports.statistics.variance import Array
 from esft_bench.reports.tables.costs import TRAINING
 from esft_bench.reports.tables.table import Key, Table, TableCell, averaged
 from esft_bench.reports.tables.view import TableView, cost_entry, difference_entry, view

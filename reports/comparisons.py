@@ -11,12 +11,12 @@ from itertools import combinations
 import numpy as np
 
 from esft_bench.reports.backbone_results import AVERAGE, ROLES, BackboneResults, Column, Role, TableRow
+from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.moderation import moderated
 from esft_bench.reports.statistics.paired import PairedDifference, difference_of, p_value_of, same_within
 from esft_bench.reports.statistics.resampling import sign_flip
 from esft_bench.reports.statistics.variance import (
-    Array,
     VarianceComponents,
     is_binary,
     is_constant,

@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy import optimize, special
 
-from esft_bench.reports.statistics.variance import Array, VarianceComponents
+from esft_bench.reports.statistics.error import Array
+from esft_bench.reports.statistics.variance import VarianceComponents
 
 MOST = 1000.0
 """Degrees of freedom that count as any number."""

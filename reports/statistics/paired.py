@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.resampling import Interval, bootstrap, mcnemar, sign_flip
 from esft_bench.reports.statistics.variance import (
     SCALE,
-    Array,
     VarianceComponents,
     is_binary,
     is_constant,

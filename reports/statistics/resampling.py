@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
-from esft_bench.reports.statistics.variance import Array
+from esft_bench.reports.statistics.error import Array
 
 DRAWS = 9_999
 """Resamples of a bootstrap or a permutation test; p can't be below 1 / (1 + DRAWS)."""
