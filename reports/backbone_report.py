@@ -94,9 +94,12 @@ class BackboneReport:
         paper = self.results.suite.paper
         if not paper:
             return []
-        made = {"ability": ability_table, "general": general_table, "ablation": ablation_table}
-        tables: dict[Kind, Table] = {kind: make(self.comparisons, marked=False) for kind, make in made.items()}
-        tables["costs"] = self.efficiency
+        tables: dict[Kind, Table] = {
+            "ability": ability_table(self.comparisons, marked=False),
+            "general": general_table(self.comparisons, marked=False),
+            "ablation": ablation_table(self.comparisons, marked=False),
+            "costs": self.efficiency,
+        }
         if self.retained:
             tables["retained"] = self.retained
         return beside(paper, self.results, tables, self.backbone)

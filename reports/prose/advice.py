@@ -12,11 +12,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
+from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line, quantity
 from esft_bench.reports.statistics.paired import PairedDifference
-from esft_bench.reports.tables.table import AVERAGE, Table
+from esft_bench.reports.tables.table import Table
 
 COSTS = {
     "train_seconds": ("trains fastest", "train fastest"),

@@ -55,7 +55,7 @@ def spent_by(records: Iterable[Record]) -> Spent | None:
         if record.metric in seconds and record.role == "cost" and record.task and record.value is not None:
             seconds[record.metric] += record.value
             seeds.add(record.seed)
-    return Spent(*seconds.values(), len(seeds)) if seconds["train_seconds"] else None
+    return Spent(seconds["train_seconds"], seconds["test_seconds"], len(seeds)) if seconds["train_seconds"] else None
 
 
 def _decisive(comparisons: Comparisons, table: Table) -> tuple[TableRow, TableRow] | None:

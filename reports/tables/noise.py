@@ -48,7 +48,7 @@ def noise(results: BackboneResults) -> list[Noise]:
         for column in results.columns(role):
             parts = list(_components(results, column, role))
             if parts:
-                again = [np.var(_values(series), ddof=1) for key, series in repeated.items() if key[3] == column.name]
+                again = [_variance(series) for key, series in repeated.items() if key[3] == column.name]
                 items = _root(((one.items**2 + one.residual**2) / count for one, count, _ in parts))
                 runs = [one.runs**2 for one, _, many in parts if many > 1]
                 found.append(Noise(column, _root(runs) if runs else None, items, _root(again) if again else None))
@@ -60,9 +60,9 @@ def noise_view(results: BackboneResults) -> TableView | None:
     found = noise(results)
     if not found:
         return None
-    lines = {
+    lines: dict[str, list[float | None]] = {
         "Another training run": [one.runs for one in found],
-        "Another choice of items": [one.items for one in found],
+        "Another choice of items": [*(one.items for one in found)],
         "The same model asked again": [one.decoding for one in found],
     }
     caption = (
@@ -94,7 +94,7 @@ def decoding_remark(results: BackboneResults) -> str:
     times = max(len(records) for records in found.values())
     cells = len({key[:3] for key in found})
     widest = max(max(_values(records)) - min(_values(records)) for records in found.values())
-    deviation = _root(np.var(_values(records), ddof=1) for records in found.values())
+    deviation = _root(_variance(records) for records in found.values())
     changed, total = map(sum, zip(*(_changed(results, records) for records in found.values()), strict=True))
     return (
         f"Repeat noise: {cells} cell{'s' if cells > 1 else ''} asked {times} times; {changed} of {total} answers did "
@@ -123,6 +123,10 @@ def _components(results: BackboneResults, column: Column, role: Role) -> Iterato
 
 def _values(records: Iterable[Record]) -> list[float]:
     return [record.value for record in records if record.value is not None]
+
+
+def _variance(records: Iterable[Record]) -> float:
+    return float(np.var(_values(records), ddof=1))
 
 
 def _root(squares: Iterable[float]) -> float:

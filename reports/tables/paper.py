@@ -14,13 +14,13 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from scipy import stats
 
-from esft_bench.reports.backbone_results import ROLES, BackboneResults, Column, TableRow
+from esft_bench.reports.backbone_results import AVERAGE, ROLES, BackboneResults, Column, Role, TableRow
 from esft_bench.reports.formatting import ONE_TRAINING
 from esft_bench.reports.statistics.error import Error
 from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.statistics.variance import SCALE
 from esft_bench.reports.tables.published_values import Kind, Published, PublishedTable, published
-from esft_bench.reports.tables.table import AVERAGE, Table
+from esft_bench.reports.tables.table import Table
 
 
 @dataclass(frozen=True)
@@ -176,23 +176,25 @@ class _Pairing:
         if kind == "ablation":
             found = self.ours.differences.get((row.name, column.name))
             return found.components.error if found else None
-        if kind not in ROLES:
+        if kind != "ability" and kind != "general":
             return None
         cell = self.ours.cell(row, column)
         if cell.low is not None and cell.high is not None:  # Table 2: the t-interval over training runs
             half = float(stats.t.ppf(0.975, cell.runs - 1))
             variance = ((cell.high - cell.low) / 2 / half) ** 2
-            return Error(np.array([variance]), np.ones(1), cell.runs - 1).at_least(self._least(published, row, column))
+            return Error(np.array([variance]), np.ones(1), cell.runs - 1).at_least(
+                self._least(published, row, column, kind)
+            )
         over = [one for one in self.ours.columns if one.name] if column is AVERAGE else [column]
         components = self.results.own_components(row, kind, over)
-        return components.error.at_least(self._least(published, row, column)) if components else None
+        return components.error.at_least(self._least(published, row, column, kind)) if components else None
 
-    def _least(self, published: float, row: TableRow, column: Column) -> float:
+    def _least(self, published: float, row: TableRow, column: Column, kind: Role) -> float:
         """The least variance to believe: scores that were all alike could have been others, if the paper is right."""
         cell = self.ours.cell(row, column)
         if cell.value is None or 0.0 < cell.value < SCALE:
             return 0.0
-        items = sum(record.scored for record in self.results.of(row, column, self.theirs.kind).values())
+        items = sum(record.scored for record in self.results.of(row, column, kind).values())
         return published * (SCALE - published) / max(items, 1)
 
     def _notes(self, cells: Sequence[Beside], backbone: str) -> Iterator[str]:

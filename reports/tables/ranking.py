@@ -9,7 +9,7 @@ import numpy as np
 from esft_bench.reports.backbone_results import Column, Role, TableRow
 from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.statistics.detectable import detectable_effect
-from esft_bench.reports.tables.table import Outcome, Table
+from esft_bench.reports.tables.table import Mark, Outcome, Table
 
 
 def ranked(table: Table, comparisons: Comparisons, role: Role) -> Table:
@@ -37,12 +37,12 @@ def ranked(table: Table, comparisons: Comparisons, role: Role) -> Table:
 
 def _marks(
     table: Table, comparisons: Comparisons, role: Role, column: Column, rows: Sequence[TableRow]
-) -> dict[str, str]:
+) -> dict[str, Mark]:
     """Which rows are best or not told from it, and which is second."""
     order = sorted(rows, key=lambda row: (-(table.cell(row, column).value or 0.0), row.name))
     best, rest = order[0], order[1:]
     behind = [row for row in rest if comparisons.differ(row, best, role, column)]
-    marks = {row.name: "best" for row in order if row not in behind}
+    marks: dict[str, Mark] = {row.name: "best" for row in order if row not in behind}
     return marks | {row.name: "second" for row in behind[:1]}
 
 

@@ -8,8 +8,8 @@ Source: the expert-concentration paper, Table 3.
 
 import numpy as np
 
-from esft_bench.reports.backbone_results import BackboneResults, Column
-from esft_bench.reports.tables.table import AVERAGE, Table, TableCell, averaged
+from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column
+from esft_bench.reports.tables.table import Table, TableCell, averaged
 from esft_bench.spec.record import Record
 
 
