@@ -162,8 +162,9 @@ class Suite(Strict):
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
-    benchmarks of a task in place of those it has itself. Rows that differ by less than
-    `same_within` points, beyond chance, are called the same.
+    benchmarks of a task in place of those it has itself; `filters` names tests that a task's training rows must pass, in
+    the order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
+    the same.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -186,6 +187,7 @@ class Suite(Strict):
     average: Average = "tasks"
     same_within: PositiveFloat = 2.0
     tested_on: dict[str, list[str]] = Field({})
+    filters: dict[str, Names] = Field({})
     tables: list[TableOf] = Field([])
 
     @model_validator(mode="after")
@@ -236,6 +238,7 @@ def _check(suite: Suite) -> None:
     for name in suite.methods:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
+    _known("filters", suite.filters, [*suite.tasks, suite.alignment], "no task of this suite")
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:

@@ -5,11 +5,12 @@ configuration that turns items into requests. Its metric is lm-eval's own, or a 
 configuration, or, for free text, a judge that follows the task's rubric.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, TypedDict
 
+from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
@@ -66,6 +67,8 @@ class Task:
         metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
             `bypass`: lm-eval then only generates, and the judge scores the stored completions.
         training: yields the training conversations. None: nobody trains on it.
+        filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
+            reads its rows by `Source.training_rows` then.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
@@ -80,6 +83,7 @@ class Task:
     lm_eval: Path | None = None
     metric: str = "exact_match"
     training: Callable[[Source], Iterable[Conversation]] | None = None
+    filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)
     items: Callable[[Source], Iterable[Item]] | None = None
     rubric: Rubric | None = None
     paper_rubric: Rubric | None = None

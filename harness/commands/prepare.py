@@ -56,7 +56,9 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     store = Store(options.run_dir / STORE)
     engine = engine_of(suite)
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
-    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
+    filtered = (data.sentence(name) for name, data in plan.data.items())
+    remarks = (task.note for task in plan.tasks.values())
+    notes += [*_validated(suite), *(said for said in (*filtered, *remarks) if said)]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 

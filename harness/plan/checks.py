@@ -1,6 +1,6 @@
 """Checks of a suite against what is installed and against its backbone, before anything is computed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.registry import get as find_task
 from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.sieve import Keep
+from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
 
@@ -69,10 +71,21 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
             task = find_task(name, known)
             if part == "tasks" and name in suite.tested_on:
                 task = replace(task, benchmarks=tuple(suite.tested_on[name]))
+            if task.filters or name in suite.filters:
+                task = replace(task, filters=_filters(task, suite.filters.get(name, [])))
             chosen |= _as_used(part, task, known)
     if suite.judge.rubric == "paper":
         return {name: replace(task, rubric=task.paper_rubric or task.rubric) for name, task in chosen.items()}
     return chosen
+
+
+def _filters(task: Task, names: Iterable[str]) -> dict[str, Callable[[Source], Keep]]:
+    """The filters of a task that a suite asks for, in its order. Raises UserError for one that there is not."""
+    for name in names:
+        if name not in task.filters:
+            there_are = f"there are {', '.join(task.filters)}" if task.filters else "it has none"
+            raise UserError(f"filters.{task.name}: task '{task.name}' has no filter '{name}'; {there_are}.")
+    return {name: task.filters[name] for name in names}
 
 
 def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task]:
