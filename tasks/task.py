@@ -41,6 +41,9 @@ class Rubric:
     `instructions` says what to look at. `language` is the language they are written in: the judge's own frame around
     them (what is material, how to reply) is in the same one. Scores run from 0 to `best`.
 
+    `question_starts` is what questions begin with, where a prompt holds solved ones before the last: the judge sees the
+    last alone.
+
     With `verbatim` the instructions are all that the judge is sent, with the texts in place of `{prediction}` and
     `{ground_truth}`: a published prompt, word for word, whose reply names the total score in words.
     With `answer_first` the judge reads the answer before the reference (a probe; a published prompt has one order).
@@ -51,6 +54,12 @@ class Rubric:
     language: Literal["en", "zh"] = "en"
     verbatim: bool = False
     answer_first: bool = False
+    question_starts: str = ""
+
+    def question(self, prompt: str) -> str:
+        """What the judge sees of a prompt."""
+        starts = self.question_starts
+        return starts + prompt.rpartition(starts)[2] if starts and starts in prompt else prompt
 
 
 @dataclass(frozen=True)
