@@ -1,7 +1,7 @@
 """Figure 4 of the ESFT paper: what training costs, in time, memory and storage."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -9,20 +9,25 @@ from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.figures.canvas import FAINT, INK, Look, Missing, Picture, looks
 from esft_bench.reports.formatting import amount
 from esft_bench.reports.tables.costs import costs_of
+from esft_bench.reports.tables.paper import published_costs
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 PANELS = {
-    "train_seconds": "Minutes of training",
+    "train_seconds": "Minutes",
     "peak_memory_bytes": "Peak memory, MB",
     "stored_bytes": "Stored, MB",
 }
+PAPERS: dict[str, Any] = {"marker": "D", "color": "white", "markeredgecolor": INK, "linestyle": "none", "zorder": 5}
+"""How a paper's value is drawn."""
 
 
-def costs(results: BackboneResults) -> Picture | Missing:
-    """Bars for each trained row: mean over its cells, with the lowest and highest cell."""
+def costs(results: BackboneResults, backbone: str = "") -> Picture | Missing:
+    """Bars for each trained row: mean over its cells, with the lowest and highest cell, and the paper's own values."""
     title = "Time, memory and storage (ESFT Figure 4)"
+    paper = results.suite.paper
+    told = published_costs(paper, results.rows, backbone) if paper else {}
     values = {
         (row.name, metric): costs_of(results, row, metric)
         for row in results.rows
@@ -33,7 +38,10 @@ def costs(results: BackboneResults) -> Picture | Missing:
     if not rows:
         return Missing(title, "no cell has been trained yet")
     data = [
-        (row.name, row.title, metric, float(np.mean(found)), min(found), max(found), len(found))
+        (
+            *(row.name, row.title, metric, float(np.mean(found)), min(found), max(found), len(found)),
+            *told.get((row.name, PANELS[metric]), ("", "")),
+        )
         for row in rows
         for metric in PANELS
         if (found := values[row.name, metric])
@@ -45,6 +53,9 @@ def costs(results: BackboneResults) -> Picture | Missing:
             for place, row in enumerate(rows):
                 if found := values[row.name, metric]:
                     _bar(panel, place, found, style[row.name])
+                if range_told := told.get((row.name, label)):
+                    panel.plot(range_told, [place, place], color=INK, linewidth=2.5)
+                    panel.plot(range_told, [place, place], **PAPERS)
             panel.set_title(label)
             panel.set_yticks(range(len(rows)), [row.title for row in rows])
             panel.invert_yaxis()
@@ -57,8 +68,8 @@ def costs(results: BackboneResults) -> Picture | Missing:
         "esft-4-costs",
         title,
         "Training a cell: mean over the cells of a row; the line goes from the cheapest to the dearest cell. "
-        "1 MB = 10⁶ bytes.",
-        ("method", "title", "metric", "mean", "min", "max", "cells"),
+        "1 MB = 10⁶ bytes." + (" Diamonds: as published, on other machines; two where a range is." if told else ""),
+        ("method", "title", "metric", "mean", "min", "max", "cells", "published_min", "published_max"),
         data,
         paint,
         height=3 * (0.75 + 0.3 * len(rows)),

@@ -39,7 +39,7 @@ def _of_a_backbone(
     ablations = frozenset(row.name for row in results.rows if row.ablates)
     return [
         trade.pareto(report),
-        costs.costs(results),
+        costs.costs(results, report.backbone),
         *sweep.swept(report, known),
         experts.concentration(known),
         experts.overlap(known),
