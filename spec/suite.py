@@ -12,6 +12,7 @@ from esft_bench.spec.strict import Strict
 Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
 Mixing = Literal["conversations", "tokens"]
+Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
 
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -40,6 +41,7 @@ class Training(Strict):
     `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
     conversations or in tokens: the paper does not say which. `truncation` says what becomes of
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
+    `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
     memory, more time, the same steps.
     """
@@ -49,6 +51,7 @@ class Training(Strict):
     sequence_length: Count = 4096
     alignment_share: float = Field(0.5, ge=0, lt=1)
     mix_by: Mixing = "conversations"
+    optimizer: Optimizer = "adamw"
     learning_rate: PositiveFloat = 1e-5
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)

@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("harness", "methods", "reports", "spec", "tasks")
 FOLDERS = (*PACKAGES, "benchmarks", "tests")
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm", "torchao")
 DOCUMENTED = (
     "torch.distributed",
     "torch.distributed.fsdp",
@@ -26,6 +26,7 @@ DOCUMENTED = (
     "lm_eval.api.model",
     "lm_eval.api.task",
     "lm_eval.tasks",
+    "torchao.optim",
 )
 """Modules below a library's own that its documentation describes."""
 
@@ -77,6 +78,7 @@ NAMES = (
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu", _STEP),
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu_backward", _STEP),
     PrivateName("torch._ops", "_overloadpacket", _STEP, sign="self._overloadpacket ="),
+    PrivateName("torchao.optim", "_AdamW", "AdamW with weights in bfloat16, rounded at random"),
     PrivateName("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_grouped_linear", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_apply_gate", _EXPERTS, sign="experts_class._apply_gate ="),

@@ -9,8 +9,9 @@ from pydantic import ValidationError
 
 from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.steps.train import OPTIMIZERS
 from esft_bench.harness.store.artifacts import Store
-from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.keys import Code, modules_of, version
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.cell import Cell
@@ -22,6 +23,9 @@ from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
+
+EXTRA = "optimizers"
+"""The extra of this package that brings what optimizers other than AdamW need."""
 
 
 def methods_of(suite: Suite) -> dict[str, Method]:
@@ -54,6 +58,18 @@ def _check_row(suite: Suite, row: str, method: Method) -> None:
     steps = suite.steps(row)
     if method.first_stage and steps < 2:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")
+
+
+def check_optimizer(suite: Suite) -> None:
+    """Refuse an optimizer that is not installed, or one that rounds what is to stay float32."""
+    name = suite.training.optimizer
+    for library in OPTIMIZERS[name]:
+        if not version(library):
+            raise UserError(
+                f"training.optimizer {name} needs {library}, which is not installed: pip install 'esft-bench[{EXTRA}]'."
+            )
+    if name == "adamw-bf16-stochastic" and suite.backbone.precision != "bf16":
+        raise UserError(f"training.optimizer {name} rounds to bfloat16: set backbone.precision to bf16.")
 
 
 def tasks_of(suite: Suite) -> dict[str, Task]:

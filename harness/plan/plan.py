@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.backbone import files as backbones
-from esft_bench.harness.plan.checks import check_backbone, check_file_names, check_served_from, methods_of, tasks_of
+from esft_bench.harness.plan.checks import (
+    check_backbone,
+    check_file_names,
+    check_optimizer,
+    check_served_from,
+    methods_of,
+    tasks_of,
+)
 from esft_bench.harness.plan.data import TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
@@ -98,6 +105,7 @@ def make_plan(
     """
     matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
     check_file_names(matrix)
+    check_optimizer(suite)
     folder = backbones.locate(suite.backbone, weights)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])

@@ -114,7 +114,7 @@ def _step(
         seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    how = Execution(plan.suite.backbone.precision, training.gradient_checkpointing)
+    how = Execution(plan.suite.backbone.precision, training)
     return stage, simulate(config, stage.method, context, batch, how)
 
 
