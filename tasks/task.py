@@ -76,14 +76,14 @@ class Task:
         metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
             `bypass`: lm-eval then only generates, and the judge scores the stored completions.
         training: yields the training conversations. None: nobody trains on it.
-        filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
-            reads its rows by `Source.training_rows` then.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
         note: what a report must say about the task's data, if anything.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
+        filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
+            reads its rows by `Source.training_rows` then.
     """
 
     name: str
@@ -92,7 +92,6 @@ class Task:
     lm_eval: Path | None = None
     metric: str = "exact_match"
     training: Callable[[Source], Iterable[Conversation]] | None = None
-    filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)
     items: Callable[[Source], Iterable[Item]] | None = None
     rubric: Rubric | None = None
     paper_rubric: Rubric | None = None
@@ -100,3 +99,4 @@ class Task:
     runs_code: bool = False
     note: str = ""
     version: int = 1
+    filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)

@@ -17,7 +17,7 @@ def asked(rubric, prompt):
 @pytest.mark.parametrize(("name", "shots"), [(name, shots) for name, shots in SHOTS.items() if name != "summary-bdci"])
 def test_of_the_official_prompts_the_judge_sees_the_last_question(shared_data, name, shots):
     tasks = load_tasks()
-    alone, whole = (list(tasks[each].items(Source(shared_data)))[0] for each in (name, f"{name}-fewshot"))
+    alone, whole = (next(iter(tasks[each].items(Source(shared_data)))) for each in (name, f"{name}-fewshot"))
     starts = tasks[name].rubric.question_starts
     assert whole["prompt"].count(starts) == shots + 1
     sent = asked(tasks[f"{name}-fewshot"].rubric, whole["prompt"])

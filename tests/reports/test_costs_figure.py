@@ -2,6 +2,7 @@
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,13 +13,15 @@ from tests.reports.conftest import MadeUpRun, manifest_of
 PAPERS = {"path": "deepseek-ai/ESFT-vanilla-lite", "revision": "main"}
 
 
-def drawn(made: MadeUpRun, folder: Path, **suite: object) -> dict[tuple[str, str], dict[str, str]]:
+def drawn(made: MadeUpRun, folder: Path, **suite: Any) -> dict[tuple[str, str], dict[str, str]]:
     """The figure's data by row and metric."""
     made.items = made.general_items = 10
+    backbone = suite.get("backbone", {}).get("path", "mini")
+    made.change = lambda record: record.model_copy(update={"backbone": backbone})
     made.build(folder)
     manifest_of(folder, **suite)
     found = next(one for one in gallery(gather(folder)).drawn if one.name == "esft-4-costs")
-    assert ("Diamonds" in found.caption) == (suite.get("paper") == "esft" and "path" in suite.get("backbone", {}))
+    assert ("Diamonds" in found.caption) == (suite.get("paper") == "esft" and backbone != "mini")
     with found.csv.open(encoding="utf-8") as file:
         return {(row["title"], row["metric"]): row for row in csv.DictReader(file)}
 
@@ -38,6 +41,6 @@ def test_the_papers_minutes_gigabytes_and_megabytes_stand_beside_ours(made_up: M
 
 @pytest.mark.parametrize("suite", [{"paper": "das", "backbone": {}}, {"paper": "esft", "backbone": {}}, {}])
 def test_of_another_backbone_or_paper_nothing_is_drawn_beside(
-    made_up: MadeUpRun, tmp_path: Path, suite: dict[str, object]
+    made_up: MadeUpRun, tmp_path: Path, suite: dict[str, Any]
 ) -> None:
     assert {told(row) for row in drawn(made_up, tmp_path, **suite).values()} == {("", "")}
