@@ -1,11 +1,11 @@
 """Figure 4 of the ESFT paper: what training costs, in time, memory and storage."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.backbone_results import BackboneResults, TableRow
 from esft_bench.reports.figures.canvas import FAINT, INK, Look, Missing, Picture, looks
 from esft_bench.reports.formatting import amount
 from esft_bench.reports.tables.costs import costs_of
@@ -21,6 +21,8 @@ PANELS = {
 }
 PAPERS: dict[str, Any] = {"marker": "D", "color": "white", "markeredgecolor": INK, "linestyle": "none", "zorder": 5}
 """How a paper's value is drawn."""
+Told = Mapping[tuple[str, str], tuple[float, float]]
+"""What a paper says, lowest and highest, by row and column header."""
 
 
 def costs(results: BackboneResults, backbone: str = "") -> Picture | Missing:
@@ -37,15 +39,7 @@ def costs(results: BackboneResults, backbone: str = "") -> Picture | Missing:
     rows = [row for row in results.rows if any(values.get((row.name, metric)) for metric in PANELS)]
     if not rows:
         return Missing(title, "no cell has been trained yet")
-    data = [
-        (
-            *(row.name, row.title, metric, float(np.mean(found)), min(found), max(found), len(found)),
-            *told.get((row.name, PANELS[metric]), ("", "")),
-        )
-        for row in rows
-        for metric in PANELS
-        if (found := values[row.name, metric])
-    ]
+    data = [_datum(row, metric, values[row.name, metric], told) for row in rows for metric in PANELS]
     style = looks([row.name for row in results.rows])
 
     def paint(axes: Sequence["Axes"]) -> None:
@@ -70,11 +64,19 @@ def costs(results: BackboneResults, backbone: str = "") -> Picture | Missing:
         "Training a cell: mean over the cells of a row; the line goes from the cheapest to the dearest cell. "
         "1 MB = 10⁶ bytes." + (" Diamonds: as published, on other machines; two where a range is." if told else ""),
         ("method", "title", "metric", "mean", "min", "max", "cells", "published_min", "published_max"),
-        data,
+        [one for one in data if one],
         paint,
         height=3 * (0.75 + 0.3 * len(rows)),
         panels=3,
     )
+
+
+def _datum(row: TableRow, metric: str, found: Sequence[float], told: Told) -> tuple[object, ...]:
+    """A line of the figure's data; empty where nothing was measured."""
+    if not found:
+        return ()
+    ours = (float(np.mean(found)), min(found), max(found), len(found))
+    return (row.name, row.title, metric, *ours, *told.get((row.name, PANELS[metric]), ("", "")))
 
 
 def _bar(panel: "Axes", place: int, values: Sequence[float], look: Look) -> None:

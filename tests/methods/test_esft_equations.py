@@ -86,7 +86,9 @@ def test_equation_6_averages_gates_in_each_sample_and_then_over_samples(
     expected = torch.zeros(len(e), dtype=torch.float64)
     for sample in inputs:
         for u in sample:
-            expected += torch.tensor(gates(affinities(u, e), found.top_k)).double() / len(sample) / len(inputs)
+            expected += (
+                torch.tensor(gates(affinities(u, e), found.top_k), dtype=torch.float64) / len(sample) / len(inputs)
+            )
     torch.testing.assert_close(expert_scores(found, "gate", "paper").values[0], expected, atol=1e-6, rtol=0)
 
 
@@ -99,7 +101,7 @@ def test_equation_7_averages_choices_in_each_sample_and_then_over_samples(
     for sample in inputs:
         for u in sample:
             chosen = [float(g > 0) / found.top_k for g in gates(affinities(u, e), found.top_k)]
-            expected += torch.tensor(chosen).double() / len(sample) / len(inputs)
+            expected += torch.tensor(chosen, dtype=torch.float64) / len(sample) / len(inputs)
     torch.testing.assert_close(expert_scores(found, "token", "paper").values[0], expected, atol=1e-9, rtol=0)
 
 
