@@ -58,7 +58,7 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
     remarks = (task.note for task in plan.tasks.values())
-    notes += [*_validated(suite), *(said for said in (*filtered, *remarks) if said)]
+    notes += [*_optimizer(suite), *_validated(suite), *(said for said in (*filtered, *remarks) if said)]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
@@ -94,6 +94,12 @@ def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     """The cells that --only leaves to compute."""
     chosen = selection(plan.suite, only)
     return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
+
+
+def _optimizer(suite: Suite) -> list[str]:
+    """The optimizer, where it is not AdamW in float32."""
+    name = suite.training.optimizer
+    return [] if name == "adamw" else [f"Every row was trained by {name}, which needs less memory than AdamW."]
 
 
 def _validated(suite: Suite) -> list[str]:

@@ -121,5 +121,8 @@ def test_an_optimizer_that_is_not_installed_is_refused_in_a_sentence(tmp_path, m
     with pytest.raises(UserError, match=r"training.optimizer adamw-8bit needs torchao.*pip install 'esft-bench\[opt"):
         prepared(tmp_path, suite + "training: {optimizer: adamw-8bit}\n")
     monkeypatch.undo()
+    assert any(
+        "by adamw-8bit" in note for note in prepared(tmp_path, suite + "training: {optimizer: adamw-8bit}\n").notes
+    )
     with pytest.raises(UserError, match=r"adamw-bf16-stochastic rounds to bfloat16: set backbone\.precision to bf16"):
         prepared(tmp_path, suite + "training: {optimizer: adamw-bf16-stochastic}\n")
