@@ -241,7 +241,7 @@ def _check(suite: Suite) -> None:
     for name in suite.methods:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
-    _known("filters", suite.filters, [*suite.tasks, suite.alignment], "no task of this suite")
+    _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:

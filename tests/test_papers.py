@@ -36,7 +36,7 @@ def is_setting(name: str) -> bool:
 
 def is_there(name: str) -> bool:
     if name.startswith("esft-bench "):
-        return name.split()[1] in get_command(app).commands
+        return name.split()[1] in vars(get_command(app))["commands"]
     if "/" in name:
         return (REPOSITORY / name).is_file()
     if ": " in name:

@@ -28,7 +28,8 @@ def make(
         groups.setdefault((factors or {}).get(id(parameter), 1.0), []).append(parameter)
     by_rate = [{"params": group, "lr": factor * settings.learning_rate} for factor, group in groups.items()]
     told: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas}
-    return _kind(settings.optimizer)(by_rate, **told, weight_decay=settings.weight_decay)
+    made: torch.optim.Optimizer = _kind(settings.optimizer)(by_rate, **told, weight_decay=settings.weight_decay)
+    return made
 
 
 def _kind(name: Optimizer) -> Any:

@@ -37,8 +37,8 @@ def gates(s: list[float], k: int) -> list[float]:
 
 def ffn(layer: torch.nn.Module, i: int, u: Tensor) -> Tensor:
     """FFN_i: the gated network of expert i."""
-    gate, up = (layer.gate_up_proj[i].double() @ u).chunk(2)
-    return layer.down_proj[i].double() @ (torch.nn.functional.silu(gate) * up)
+    gate, up = (layer.get_parameter("gate_up_proj")[i].double() @ u).chunk(2)
+    return layer.get_parameter("down_proj")[i].double() @ (torch.nn.functional.silu(gate) * up)
 
 
 def seen_by(model: PreTrainedModel, samples: list[Tensor]) -> tuple[Profile, list[Tensor], Tensor]:

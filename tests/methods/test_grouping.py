@@ -88,7 +88,7 @@ def appendix_c(pairs: Tensor, size: int) -> list[list[int]]:
     left, groups = list(range(len(rows))), []
 
     def cosine(i: int, j: int) -> float:
-        return sum(a * b for a, b in zip(rows[i], rows[j], strict=True)) / (norms[i] * norms[j])
+        return math.fsum(a * b for a, b in zip(rows[i], rows[j], strict=True)) / (norms[i] * norms[j])
 
     while left:
         every = itertools.combinations(left, size)
