@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 import transformers
+from peft.tuners.lora.layer import ParamWrapper
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.experts import use_selective_experts
+from esft_bench.methods.moe.experts import UPDATES, use_selective_experts
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
@@ -81,6 +82,21 @@ def lora(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
 
 def lora_experts(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
     return Lora(rank=2, experts=True).prepare(model, Context(seed=0))
+
+
+def lora_experts_by_peft(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
+    """The same on our experts kernel, with peft's own forward, which makes the product of each expert's factors."""
+    parameters = lora_experts(model, seen)
+    peft_form(model)
+    return parameters
+
+
+def peft_form(model: PreTrainedModel) -> None:
+    """Have peft's own forward compute its updates of parameters again."""
+    for module in model.modules():
+        if isinstance(module, ParamWrapper):
+            vars(module).pop("forward", None)
+            vars(module.get_base_layer()).pop(UPDATES, None)
 
 
 def esft_token(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
@@ -176,6 +192,7 @@ METHODS: dict[str, Prepare] = {
     "FFT": fft,
     "LoRA on attention, rank 2": lora,
     "LoRA on attention and experts, rank 2": lora_experts,
+    "LoRA on attention and experts, rank 2, peft's form": lora_experts_by_peft,
     "ESFT-Token": esft_token,
     "ESFT-Token as gradient mask": gradient_mask,
     "ESFT-Token as the official loop over modules": module_loop,

@@ -72,6 +72,10 @@ class Lora(Method):
                 model.add_adapter(config)
             except ValueError as error:
                 raise MethodError(f"lora cannot adapt this model: {error}") from error
+        if self.experts:
+            from esft_bench.methods.moe.split_lora import use_split_form
+
+            use_split_form(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:

@@ -30,14 +30,14 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.experts import run_experts, selected_experts, sort_rows
+from esft_bench.methods.moe.experts import register, run_experts, selected_experts
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.rows import sort_rows
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.suite import Training
@@ -217,7 +217,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     """Causal attention needs none."""
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _shapes_only_forward)
+register(IMPLEMENTATION, _shapes_only_forward)
 AttentionInterface.register(FUSED, _fused_attention)
 AttentionMaskInterface.register(FUSED, _no_mask)
 
