@@ -66,7 +66,7 @@ OWN: dict[str, Row] = {
 
 
 def _peers(title: str, row: Callable[[str], Row], names: Sequence[str]) -> dict[str, Row]:
-    return {f"{title}, {name.removesuffix('-package')}": row(name) for name in names}
+    return {f"{title}, {name.replace('-package', ', default tiles')}": row(name) for name in names}
 
 
 PEERS: dict[str, Row] = {
