@@ -150,3 +150,31 @@ def test_a_lora_adapters_configuration_is_the_same_text_in_every_process(tiny_mo
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert len(config["target_modules"]) > 1
     assert config["target_modules"] == sorted(config["target_modules"])
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_a_divided_rank_is_that_of_the_experts_a_token_meets_together(
+    tiny_checkpoint: Checkpoints, architecture: str
+) -> None:
+    method = Lora(rank=7, alpha=4, experts=True, divide_rank=True)
+    outcome = Outcome(method, tiny_checkpoint(architecture))
+    layers = moe_layers(outcome.model)
+    for layer in layers.values():
+        share = round(7 / layer.top_k)
+        wrapper = outcome.model.get_submodule(layer.name.removesuffix(".base_layer.base_layer"))
+        while hasattr(wrapper, "base_layer"):
+            assert wrapper.r == {"default": share}
+            assert wrapper.scaling == {"default": 4 / share}
+            assert len(wrapper.lora_A["default"].weight) == share * layer.num_experts
+            wrapper = wrapper.base_layer
+    attention = [module for name, module in outcome.model.named_modules() if "attn" in name and hasattr(module, "r")]
+    assert attention
+    assert all(module.r == {"default": 7} for module in attention)
+    plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
+    torch.testing.assert_close(logits(plain), outcome.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(load(outcome.out)), outcome.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rank_is_divided_among_experts_alone() -> None:
+    with pytest.raises(ValueError, match="set experts"):
+        Lora(divide_rank=True)
