@@ -55,7 +55,9 @@ def _sum_rows(head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Ten
         summed = head.new_zeros(len(inverse), head.shape[1])
         return summed.index_add_(0, token[: len(head)], head).index_add_(0, token[len(head) :], tail)
     # Elsewhere that would round after each addition, or add in no fixed order.
-    summed = F.embedding_bag(inverse, torch.cat([head, tail]), mode="sum")
+    parts = [part for part in (head, tail) if len(part)]
+    rows = torch.cat(parts) if len(parts) > 1 else parts[0]
+    summed = F.embedding_bag(inverse, rows, mode="sum")
     return summed
 
 
