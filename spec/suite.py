@@ -165,8 +165,8 @@ class Suite(Strict):
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
-    benchmarks of a task in place of those it has itself; `filters` names tests that a task's training rows must pass, in
-    the order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
+    benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
+    order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
     the same.
     """
 

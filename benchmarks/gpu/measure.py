@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.shapes import Shape, assumed_context, draw_routing
 from esft_bench.harness.training.loss import AnswerLoss
-from esft_bench.harness.training.precision import in_float32
+from esft_bench.harness.training.precision import held
 from esft_bench.methods.moe.experts import selected_experts
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
@@ -92,7 +92,7 @@ def measure(shape: Shape, row: Row, device: torch.device, profile: Path | None =
     marks = Marks(device)
     with ExitStack() as stack:
         if row.mixed:
-            stack.enter_context(in_float32(parameters))
+            stack.enter_context(held(parameters))
         step = _stepper(model, parameters, row, ids.to(device), marks)
         for _ in range(WARM_UP):
             step()

@@ -210,7 +210,7 @@ def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
     return _Part(up_weights, down_weights, up_bias, down_bias, ends, ids)
 
 
-def _updates(experts: Any) -> dict[str, Factors]:
+def _updates(experts: Any) -> dict[str, Any]:
     """The low-rank updates of the fused tensors, where there are any."""
     updates = getattr(experts, UPDATES, {})
     return {("down_updates" if name == DOWN else "up_updates"): factors() for name, factors in updates.items()}

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as benchmark
+from benchmarks.gpu.measure import measure
 from benchmarks.gpu.page import page
 from benchmarks.gpu.records import ESTIMATES, STEPS, add, estimate_all, read
 from benchmarks.gpu.rows import ROWS
@@ -50,10 +51,9 @@ def test_a_row_that_does_not_fit_says_so_and_the_next_one_is_measured(tmp_path, 
     def tight(shape, row, device, profile):
         if not row.checkpointing:
             raise torch.OutOfMemoryError
-        return measured(shape, row, device, profile)
+        return measure(shape, row, device, profile)
 
-    measured = benchmark.measure
-    monkeypatch.setattr(benchmark, "measure", tight)
+    monkeypatch.setattr("benchmarks.gpu.__main__.measure", tight)
     benchmark.run_here([TINY[2], ("tiny", "ESFT-Token, gradient checkpointing")], tmp_path, limit=300)
     *_, first, second = read(tmp_path / STEPS)
     assert first["why_not"] == "does not fit"
