@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.strict import Strict
@@ -167,7 +168,8 @@ class Suite(Strict):
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
-    the same.
+    the same. `drift` names the measures of how far a model has moved that have no ceiling; `curve` trains every row at
+    several multiples of its learning rate.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -177,9 +179,11 @@ class Suite(Strict):
     tasks: Names = Field(min_length=1)
     tested_only: Names = Field([])
     general: Names = Field([])
+    drift: Names = Field([])
     alignment: str | None = None
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
+    curve: Curve = Curve()
     training: Training = Training()
     profiling: Profiling = Profiling()
     evaluation: Evaluation = Evaluation()
@@ -258,8 +262,8 @@ def _known(field: str, names: Iterable[str], known: Iterable[str], otherwise: st
 def _check_roles(suite: Suite) -> None:
     """Refuse a task under two of the sections that say what it is for."""
     place: dict[str, str] = {}
-    for section, names in (("tasks", suite.tasks), ("tested_only", suite.tested_only), ("general", suite.general)):
-        for name in names:
+    for section in ("tasks", "tested_only", "general", "drift"):
+        for name in getattr(suite, section):
             if name in place:
                 raise ValueError(f"'{name}' is under {place[name]} and under {section}: leave it out of one")
             place[name] = section

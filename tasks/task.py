@@ -19,6 +19,11 @@ as the model sees it, without the chat format) and `answer` (the reference: str)
 also has `choices` (list[str]) and `gold` (index into it). More keys are the task's own business."""
 
 
+DIVERGENCE = "kl"
+"""The metric of a task whose items are prompts: the base model answers them, and it is measured how likely a trained
+model finds these answers. No configuration of lm-eval's asks that."""
+
+
 class Message(TypedDict):
     """One turn of a conversation."""
 
@@ -69,12 +74,13 @@ class Task:
     Attributes:
         name: what a suite calls it, e.g. `mini-law`. Lower case, digits and hyphens.
         title: the column header in tables, e.g. `Law`.
-        role: `ability` (a column of Table 1), `general` (a column of Table 2) or `alignment` (training data only,
-            mixed into every fine-tuning run).
+        role: `ability` (a column of Table 1), `general` (a column of Table 2), `drift` (how far a model has moved, in
+            bits) or `alignment` (training data only, mixed into every fine-tuning run).
         lm_eval: the YAML file that lm-eval reads (`dataset_path: json`; the harness fills in `dataset_kwargs` with
             the items file it wrote, and the split is called `test`). None for alignment data.
         metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
-            `bypass`: lm-eval then only generates, and the judge scores the stored completions.
+            `bypass`: lm-eval then only generates, and the judge scores the stored completions. For drift it is
+            `bits_per_byte`, of lm-eval's (log-likelihood, bytes) for each item, or DIVERGENCE.
         training: yields the training conversations. None: nobody trains on it.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
@@ -88,7 +94,7 @@ class Task:
 
     name: str
     title: str
-    role: Literal["ability", "general", "alignment"]
+    role: Literal["ability", "general", "drift", "alignment"]
     lm_eval: Path | None = None
     metric: str = "exact_match"
     training: Callable[[Source], Iterable[Conversation]] | None = None

@@ -93,7 +93,11 @@ def _source(options: SuiteOptions, suite: Suite) -> Source:
 def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     """The cells that --only leaves to compute."""
     chosen = selection(plan.suite, only)
-    return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
+    return [
+        cell
+        for cell in plan.cells
+        if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"] and f"{cell.rate:g}" in chosen["rate"]
+    ]
 
 
 def _optimizer(suite: Suite) -> list[str]:
