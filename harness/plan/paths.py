@@ -70,12 +70,14 @@ class Paths:
             name: dict(self._opinions(step, rubric)) for name, step in answers.items() if (rubric := rubrics[name])
         }
         scores = {name: self._scored(step) for name, step in answers.items()}
+        scores |= {name: self._divergence(cell, training, name) for name in names if name not in answers}
         asked = self.matrix.suite.evaluation.repeats
         times = asked.times if asked and cell in self.matrix.repeated else 1
         repeats = {
             (name, time): self._scored(replace(step, repeat=time))
             for time in range(1, times)
             for name, step in answers.items()
+            if tasks[name].role != "drift"
         }
         return CellPath(cell, training, answers, scores, opinions, repeats)
 
