@@ -45,6 +45,11 @@ class Training(Strict):
     `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
     memory, more time, the same steps.
+
+    `evaluate_every` looks at a training every so many steps and at its end, at the task's own metric (`evaluate_by`;
+    or at the loss alone) on `validation_items` rows held out of its training data (`evaluate_on`; or on the task's
+    benchmarks, which is a look at the test). `choose: best` keeps the weights that did best. `profile_every` measures
+    the routing every so many steps. None of it changes how the weights move.
     """
 
     steps: Count = 500
@@ -58,8 +63,11 @@ class Training(Strict):
     weight_decay: float = Field(0.1, ge=0)
     max_grad_norm: PositiveFloat = 1.0
     evaluate_every: Count | None = None
+    evaluate_by: Literal["metric", "loss"] = "metric"
+    evaluate_on: Literal["held-out", "benchmark"] = "held-out"
     validation_items: Count = 64
     choose: Literal["last", "best"] = "last"
+    profile_every: Count | None = None
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
 
@@ -67,6 +75,8 @@ class Training(Strict):
     def _choice_needs_a_measure(self) -> "Training":
         if self.choose == "best" and self.evaluate_every is None:
             raise ValueError("`choose: best` needs `evaluate_every`, the number of steps between two looks")
+        if (self.evaluate_by, self.evaluate_on) == ("loss", "benchmark"):
+            raise ValueError("`evaluate_by: loss` is measured on held-out rows: leave `evaluate_on: benchmark` out")
         return self
 
 
@@ -87,8 +97,8 @@ class Row(BaseModel):
     """One row of the matrix: a method with its hyperparameters, as the suite names it.
 
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
-    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` are in
-    place of the suite's.
+    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` and
+    `profile_every` are in place of those under `training`.
 
     `together` trains all tasks of the suite on their mixture, one cell a seed (a method may ask for that by itself).
     `continues` names another row and `after` tasks: each cell then goes on from what that row's training on those
@@ -100,6 +110,7 @@ class Row(BaseModel):
     title: Title = ""
     learning_rate: PositiveFloat | None = None
     steps: Count | None = None
+    profile_every: Count | None = None
     ablates: str = ""
     together: bool | None = None
     continues: str = ""
@@ -220,6 +231,10 @@ class Suite(Strict):
         row = self.methods[name]
         before = row.continues or row.ablates
         return row.steps or (self.steps(before) if before else self.training.steps)
+
+    def profile_every(self, name: str) -> int | None:
+        """A row's steps from one look at its routing to the next: its own, or the suite's; None for no looks."""
+        return self.methods[name].profile_every or self.training.profile_every
 
     def together(self, name: str) -> bool | None:
         """Whether a row trains all tasks together; None where its method decides."""

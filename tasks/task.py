@@ -86,6 +86,9 @@ class Task:
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
+        held_out: yields, by their question (`prompt`), what rows of the training data are as items, where these need
+            more than question and answer as they stand; for looking at a training while it goes on, by `metric`. A task
+            that names `benchmarks` gives `lm_eval` and `metric` for that alone.
         note: what a report must say about the task's data, if anything.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
         filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
@@ -103,6 +106,7 @@ class Task:
     paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
+    held_out: Callable[[Source], Iterable[Item]] | None = None
     note: str = ""
     version: int = 1
     filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)

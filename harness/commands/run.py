@@ -100,8 +100,13 @@ class _Run:
             from esft_bench.harness.serving.server import choose_port
 
             choose_port(evaluation.port)
-        if any(self.plan.tasks[name].runs_code for name in missing):
+        if any(self.plan.tasks[name].runs_code for name in missing | self._scored_on_the_way()):
             require()
+
+    def _scored_on_the_way(self) -> set[str]:
+        """What trainings that are still to be done are scored on while they go on."""
+        trainings = {step for cell in self.prepared.chosen for step in self.plan.paths[cell].training.whole}
+        return {benchmark.name for step in trainings - self.graph.finished for benchmark, _ in step.looks.benchmarks}
 
     def _states(self) -> dict[Cell, str]:
         return {cell: state_of(path, self.graph) for cell, path in self.plan.paths.items()}

@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from esft_bench.harness.backbone.model import question_ids, text_ids
+from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.suite import Mixing, Training, Truncation
@@ -82,13 +83,8 @@ def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> 
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `count` held-out ones, the same for every method and seed.
-
-    Raises UserError where less than half of them would be left.
-    """
-    if 2 * count > len(samples):
-        raise UserError(f"{path} has {len(samples)} rows: training.validation_items {count} leaves too few, lower it.")
-    held = set(random.Random("validation").sample(range(len(samples)), count))
+    """Samples to train on and `count` held-out ones; see `held_out_rows`."""
+    held = held_out_rows(len(samples), count, path)
     parts: tuple[list[Sample], list[Sample]] = [], []
     for number, sample in enumerate(samples):
         parts[number in held].append(sample)

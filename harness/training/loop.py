@@ -7,7 +7,7 @@ states of the random generators.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,6 +23,7 @@ from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLo
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.optimizer import make as make_optimizer
+from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
@@ -41,7 +42,8 @@ class Options:
         micro_batch: how many sequences a process takes at a time; None for its whole share of a batch.
         checkpoint_every: steps from one checkpoint to the next.
         learning_rate_factors: what the learning rate is multiplied by, by parameter name.
-        held_out: what `evaluate_every` measures the loss on.
+        held_out: what `evaluate_every` measures the loss on; `score`: what it measures besides, higher being better.
+        measure: what `profile_every` measures.
         name: what is trained, for what is said of a training that diverges.
         progress: called with the steps done and of how many.
     """
@@ -51,6 +53,8 @@ class Options:
     checkpoint_every: int = 50
     learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
     held_out: Sequence[Sample] = ()
+    score: Callable[[], float] | None = None
+    measure: Measure | None = None
     name: str = ""
     progress: Progress = lambda step, steps: None
 
@@ -85,7 +89,10 @@ def train(
     state = State(model, names, optimizer, TrainingLog(), scratch.name)
     done = checkpoint.load(scratch, state)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
-    validation = Validation(options.held_out, settings, scratch)
+    validation = Validation(options.held_out, settings, scratch, options.score)
+    tracking = Tracking(options.measure, settings)
+    if done == 0:
+        tracking.after(0, accelerator, loss_module, state)
 
     for step in range(done + 1, settings.steps + 1):
         loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
@@ -95,6 +102,7 @@ def train(
         core.update()
         state.log.losses.append(loss)
         state.log.gradient_norms.append(norm)
+        tracking.after(step, accelerator, loss_module, state)
         validation.after(step, accelerator, loss_module, state)
         last = step == settings.steps
         if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
