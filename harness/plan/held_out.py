@@ -1,7 +1,6 @@
 """Rows held out of a task's training data, as items by which its own metric scores a model while it trains."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence, Set
 
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.tasks.source import Source
@@ -21,21 +20,18 @@ def held_out_items(
     places = sorted(held_out_rows(len(conversations), count, f"Task '{task.name}'"))
     if task.lm_eval is None or (not task.held_out and any(item.keys() - USUAL for item in questions[:1])):
         return
-    asked = {conversations[place][0]["content"]: place for place in reversed(places)}
-    known = _known(task, source, asked)
-    for prompt, place in sorted(asked.items(), key=lambda pair: pair[1]):
-        answer = conversations[place][1]["content"]
-        item = known.get(prompt, {}) if known is not None else {"prompt": prompt, "answer": answer}
-        if item:
+    asked = [conversations[place][0]["content"] for place in places]
+    known = _known(task.held_out(source), set(asked)) if task.held_out else None
+    for place, prompt in zip(places, asked, strict=True):
+        item = {"prompt": prompt, "answer": conversations[place][1]["content"]} if known is None else known.get(prompt)
+        if item is not None:
             yield {**item, "id": f"{task.name}-training-{place + 1}"}
 
 
-def _known(task: Task, source: Source, asked: Mapping[str, Any]) -> dict[str, Item] | None:
-    """The task's own items of some questions of its training data; None where it has no others than the rows are."""
-    if task.held_out is None:
-        return None
+def _known(items: Iterable[Item], asked: Set[str]) -> dict[str, Item]:
+    """The first item of each question that is asked."""
     found: dict[str, Item] = {}
-    for item in task.held_out(source):
+    for item in items:
         if item["prompt"] in asked:
             found.setdefault(item["prompt"], item)
     return found

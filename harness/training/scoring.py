@@ -7,6 +7,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,20 +37,23 @@ class Scorer:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, on: Sequence[Scored], length: int
     ) -> None:
-        self.model, self.tokenizer, self.length = model, tokenizer, length
-        self.on = [(each, read_jsonl(each.items)) for each in on]
+        self.model, self.on = model, [(each, read_jsonl(each.items)) for each in on]
+        self.decoding = generation_config(tokenizer)
+        with quiet():
+            self.lm = LocalLM.of(model, tokenizer, length, BATCH)
 
     def __call__(self) -> float:
         """The mean score, 0 to 100; each of `on` counts alike. The model must be in evaluation mode.
 
         Raises UserError where none of the items of one can be scored.
         """
-        own, self.model.generation_config = self.model.generation_config, generation_config(self.tokenizer)
+        device = self.model.device.type
+        # lm-eval ends a surrounding autocast, unless it is told the same.
+        self.lm.mixed_precision_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        own, self.model.generation_config = self.model.generation_config, self.decoding
         try:
             with tempfile.TemporaryDirectory() as folder:
-                with quiet():
-                    lm = LocalLM.of(self.model, self.tokenizer, self.length, BATCH)
-                found = evaluate(lm, self.on, Path(folder))
+                found = evaluate(self.lm, self.on, Path(folder))
         finally:
             self.model.generation_config = own
         return sum(_mean(name, scores) for name, scores in found.items()) / len(found)

@@ -55,8 +55,8 @@ class Validation:
                 log.validation.append((step, self._loss(accelerator, loss_module)))
             if self.score:
                 log.scores.append((step, broadcast_object_list([self.score()])[0]))
-        *earlier, now = [score for _, score in log.scores] or [-loss for _, loss in log.validation]
-        if self.settings.choose == "best" and all(now > value for value in earlier):
+        values = [score for _, score in log.scores] or [-loss for _, loss in log.validation]
+        if self.settings.choose == "best" and all(values[-1] > earlier for earlier in values[:-1]):
             made_folder(self.best)
             checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
 
