@@ -117,6 +117,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
             Tracked(trained.log.routing, next((layer.top_k for layer in layers.values()), 0)).save(cell.out)
     _count_shares(measured, shares)
     history.add_to(measured)
+    if method.trains:
+        _without_looks(measured, trained.log.looks, cell.processes)
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
@@ -165,6 +167,14 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
     if shares:  # this process only gathers what came out
         measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in shares)
         measured["processes"] = len(shares)
+
+
+def _without_looks(measured: dict[str, Any], looks: Sequence[float], processes: int) -> None:
+    """Take the time of looks, which every process takes, out of that of training."""
+    seconds, cpu_seconds = looks
+    measured["look_seconds"] = seconds
+    measured["seconds"] = max(0.0, measured["seconds"] - seconds)
+    measured["cpu_seconds"] = max(0.0, measured["cpu_seconds"] - processes * cpu_seconds)
 
 
 @dataclass(frozen=True)

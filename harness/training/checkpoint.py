@@ -36,7 +36,8 @@ class TrainingLog:
     """What a training run leaves behind besides weights: loss and gradient norm of each step.
 
     Pairs with a step are the loss on held-out rows (`validation`), the score (`scores`) and the routers' average scores
-    [K, L, E] (`routing`); `chosen` is the step whose weights stayed, None for the last.
+    [K, L, E] (`routing`); `chosen` is the step whose weights stayed, None for the last. `looks` are the wall and the
+    processor seconds that went into looking, not into training.
     """
 
     losses: list[float] = field(default_factory=list)
@@ -45,6 +46,7 @@ class TrainingLog:
     scores: list[tuple[int, float]] = field(default_factory=list)
     routing: list[tuple[int, Tensor]] = field(default_factory=list)
     chosen: int | None = None
+    looks: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
     @property
     def told(self) -> dict[str, Any]:
@@ -112,13 +114,14 @@ def load(scratch: Path, state: State) -> int:
         return int(file.metadata()["step"])
 
 
-LOGGED = {"losses", "gradient_norms", "validation", "scores", "routing_steps", "routing"}
+LOGGED = {"losses", "gradient_norms", "validation", "scores", "looks", "routing_steps", "routing"}
 """Tensors of the log."""
 
 
 def _logged(log: TrainingLog) -> dict[str, Tensor]:
     """The log as tensors."""
-    tensors = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in ("losses", "gradient_norms")}
+    lists = ("losses", "gradient_norms", "looks")
+    tensors = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in lists}
     pairs = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in ("validation", "scores")}
     tensors |= {name: pair.reshape(-1, 2) for name, pair in pairs.items()}
     if log.routing:
@@ -133,6 +136,7 @@ def _read_log(tensors: Mapping[str, Tensor], log: TrainingLog) -> None:
     log.gradient_norms += tensors["gradient_norms"].tolist()
     log.validation += [(int(step), loss) for step, loss in tensors["validation"].tolist()]
     log.scores += [(int(step), score) for step, score in tensors["scores"].tolist()]
+    log.looks = [sum(pair) for pair in zip(log.looks, tensors["looks"].tolist(), strict=True)]
     if "routing" in tensors:
         log.routing += zip(tensors["routing_steps"].tolist(), tensors["routing"], strict=True)
 

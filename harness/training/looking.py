@@ -1,5 +1,6 @@
 """Looking at a model in the middle of its training, so that the training does not notice."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -8,7 +9,17 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
+from esft_bench.harness.training.checkpoint import TrainingLog
 from esft_bench.harness.training.data import IGNORED
+
+
+@contextmanager
+def apart(log: TrainingLog) -> Iterator[None]:
+    """Count the time of the block as that of looks."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    yield
+    log.looks[0] += time.perf_counter() - wall
+    log.looks[1] += time.process_time() - cpu
 
 
 @contextmanager

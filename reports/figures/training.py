@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
+from esft_bench.reports.tables.table import TableRow
 from esft_bench.reports.training_curves import Series, series
 from esft_bench.spec.curves import CONCENTRATION, CONSISTENCY, LOSS, SCORE, Point
 from esft_bench.spec.routing import Routing, Shift
@@ -12,6 +13,9 @@ from esft_bench.spec.routing import Routing, Shift
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+LOWEST = "lowest"
+"""A hyperparameter of rows that train the experts which are least the domain's own."""
+SCORED = "Score while training, mean over tasks"
 NO_CURVES = "the run has no curves.jsonl"
 
 
@@ -22,7 +26,7 @@ def learning_curves(results: BackboneResults, points: Sequence[Point]) -> list[P
     if not losses:
         return [Missing(title, NO_CURVES if not points else "curves.jsonl holds no training loss")]
     figures: list[Picture | Missing] = [
-        _by_task(results, losses, "learning-curves", (f"{title}: training loss", _LOSS_CAPTION))
+        _by_task(results, losses, "learning-curves", (f"{title}: training loss", _loss_caption(results)))
     ]
     measured = [point for point in points if point.metric == SCORE]
     if measured:
@@ -31,10 +35,13 @@ def learning_curves(results: BackboneResults, points: Sequence[Point]) -> list[P
     return figures
 
 
-_LOSS_CAPTION = (
-    "Mean loss over the supervised tokens of the batches so far in each twentieth of training, task and alignment data "
-    "mixed: mean over seeds, band from the lowest to the highest. A lower loss is not a higher score: see Table 1."
-)
+def _loss_caption(results: BackboneResults) -> str:
+    training, alignment = results.suite.training, results.suite.alignment
+    mixed = ", task and alignment data mixed" if alignment and training.alignment_share else ""
+    return (
+        f"Mean loss over the supervised tokens of the batches so far in each twentieth of training{mixed}: mean over "
+        "seeds, band from the lowest to the highest. A lower loss is not a higher score: see Table 1."
+    )
 
 
 def _scored_on(results: BackboneResults) -> str:
@@ -95,6 +102,8 @@ def advantage(results: BackboneResults, points: Sequence[Point], known: Routing 
         for panel, (label, lines) in zip(axes, panels, strict=True):
             _lines(panel, lines, style, titles)
             panel.set_title(label)
+            if label == SCORED:
+                _from_zero(panel)
         axes[-1].set_xlabel("step")
 
     drawn = {name for _, lines in panels for name in lines}
@@ -156,7 +165,7 @@ def _against_others(results: BackboneResults, points: Sequence[Point]) -> list[P
     scored = [point for point in trained if point.metric == SCORE]
     lost = [point for point in trained if point.metric == LOSS]
     if scored:
-        return [("Score while training, mean over tasks", series(scored, smooth=False))]
+        return [(SCORED, series(scored, smooth=False))]
     return [("Training loss, mean over tasks", series(lost, smooth=True))] if lost else []
 
 
@@ -182,6 +191,8 @@ def _by_task(results: BackboneResults, points: Sequence[Point], name: str, words
             _lines(panel, panels[task], style, titles)
             panel.set_title(columns.get(task, task))
             panel.set_ylabel("loss" if loss else "score")
+            if not loss:
+                _from_zero(panel)
         axes[-1].set_xlabel("step")
 
     drawn = {name for lines in panels.values() for name in lines}
@@ -196,7 +207,15 @@ def _by_task(results: BackboneResults, points: Sequence[Point], name: str, words
     )
 
 
+def _from_zero(panel: "Axes") -> None:
+    """A score's axis: it begins at 0, and ends above it where no score does."""
+    panel.set_ylim(0, max(1.0, panel.get_ylim()[1]))
+
+
 def _lines(panel: "Axes", lines: Series, style: Mapping[str, Look], titles: Mapping[str, str]) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    panel.xaxis.set_major_locator(MaxNLocator(integer=True))
     for name in [name for name in style if name in lines]:
         values, look = lines[name], style[name]
         steps, mean, low, high = ([value[k] for value in values] for k in range(4))
@@ -209,10 +228,18 @@ def _lines(panel: "Axes", lines: Series, style: Mapping[str, Look], titles: Mapp
 
 
 def _families(results: BackboneResults) -> list[list[str]]:
-    """A row that is ablated, with its ablations."""
-    names = [row.name for row in results.rows]
-    return [
-        [name, *(row.name for row in results.rows if row.ablates == name)]
-        for name in names
-        if any(row.ablates == name for row in results.rows)
-    ]
+    """A row with its ablations, and with the row that takes the experts it would take last."""
+    rows = results.rows
+    others = {row.name: [other.name for other in rows if _other_experts(results, row, other)] for row in rows}
+    return [[name, *found] for name, found in others.items() if found]
+
+
+def _other_experts(results: BackboneResults, row: TableRow, other: TableRow) -> bool:
+    """Whether a row is another one but for the experts it trains: drawn at random, or those of the lowest scores."""
+    if other.ablates:
+        return other.ablates == row.name
+    known = results.suite.methods
+    if row.name not in known or other.name not in known:
+        return False
+    method, own, rate = results.suite.row(row.name)
+    return not own.get(LOWEST) and results.suite.row(other.name) == (method, {**own, LOWEST: True}, rate)

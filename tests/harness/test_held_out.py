@@ -98,9 +98,9 @@ def test_held_out_items_are_noted_beside_the_rows_and_found_again(tmp_path, monk
     store = Store(tmp_path)
     data = materialise(TASKS["mini-code"], Source(), 4, store, held_out=6)
     assert len(read_jsonl(data.held_out.path)) == 6
+    assert materialise(TASKS["mini-code"], Source(), 4, store).held_out is None
     monkeypatch.setattr("esft_bench.harness.plan.data.rows.items", None)  # nothing is made again
     assert materialise(TASKS["mini-code"], Source(), 4, store, held_out=6) == data
-    assert materialise(TASKS["mini-code"], Source(), 4, store).held_out is None
 
 
 SUITE = """\

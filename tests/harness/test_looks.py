@@ -1,6 +1,8 @@
 """Looking at a model in the middle of its training: the training does not notice, and what is seen is what is there."""
 
 import itertools
+import json
+import time
 
 import pytest
 import torch
@@ -29,6 +31,11 @@ from tests.methods.helpers import ADMITTED, TRAINING, seen_by, tokens
 SETTINGS = Training(
     steps=6, batch_size=4, sequence_length=12, learning_rate=1e-2, evaluate_every=2, choose="best", profile_every=3
 )
+
+
+def stop(step, _steps):
+    if step == 5:
+        raise StoppedError
 
 
 def scored(name, folder, count=4):
@@ -167,5 +174,15 @@ def test_what_was_tracked_is_read_back(tmp_path):
 
 def test_a_log_is_told_without_its_routing():
     log = TrainingLog([1.0], [2.0], scores=[(1, 50.0)], routing=[(0, torch.ones(1))])
-    told = {"losses": [1.0], "gradient_norms": [2.0], "validation": [], "scores": [(1, 50.0)], "chosen": None}
-    assert log.told == told
+    assert log.told["scores"] == [(1, 50.0)]
+    assert "routing" not in log.told
+    json.dumps(log.told)
+
+
+def test_looks_take_no_time_of_training(tiny_model, tmp_path):
+    log = looked_at(tiny_model("olmoe"), tmp_path, score=lambda: time.sleep(0.1) or 1.0)
+    assert 0.3 < log.looks[0] < 30
+    with pytest.raises(StoppedError):
+        looked_at(tiny_model("olmoe"), tmp_path / "stopped", checkpoint_every=3, progress=stop)
+    again = looked_at(tiny_model("olmoe"), tmp_path / "stopped", score=lambda: time.sleep(0.1) or 1.0)
+    assert again.looks[0] > 0.2  # those at steps 4 and 6, and what the ones before them took
