@@ -77,7 +77,7 @@ def _trial(steps: int | None) -> dict[str, int | None]:
     """What training is held to in a trial of so many steps."""
     steps = steps or SMOKE_TEST["steps"]
     between = max(1, steps // LOOKS)
-    return SMOKE_TEST | {"steps": steps, "evaluate_every": between, "profile_every": between}
+    return {**SMOKE_TEST, "steps": steps, "evaluate_every": between, "profile_every": between}
 
 
 def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:

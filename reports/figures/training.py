@@ -3,9 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.backbone_results import BackboneResults, TableRow
 from esft_bench.reports.figures.canvas import Look, Missing, Picture, looks
-from esft_bench.reports.tables.table import TableRow
 from esft_bench.reports.training_curves import Series, series
 from esft_bench.spec.curves import CONCENTRATION, CONSISTENCY, LOSS, SCORE, Point
 from esft_bench.spec.routing import Routing, Shift

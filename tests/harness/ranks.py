@@ -95,7 +95,7 @@ def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel,
     """Train a model this method's way, with its learning rates."""
     layers: dict[int, MoeLayer] = {}
     model, parameters = prepared(method, layers)
-    looks = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
+    looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
     asked = Options(learning_rate_factors=method.learning_rate_factors(model), **looks, **options)
     return model, train(model, parameters, sequences(), SETTINGS, scratch, asked)
 

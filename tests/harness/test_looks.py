@@ -179,10 +179,15 @@ def test_a_log_is_told_without_its_routing():
     json.dumps(log.told)
 
 
+def slow():
+    time.sleep(0.1)
+    return 1.0
+
+
 def test_looks_take_no_time_of_training(tiny_model, tmp_path):
-    log = looked_at(tiny_model("olmoe"), tmp_path, score=lambda: time.sleep(0.1) or 1.0)
+    log = looked_at(tiny_model("olmoe"), tmp_path, score=slow)
     assert 0.3 < log.looks[0] < 30
     with pytest.raises(StoppedError):
         looked_at(tiny_model("olmoe"), tmp_path / "stopped", checkpoint_every=3, progress=stop)
-    again = looked_at(tiny_model("olmoe"), tmp_path / "stopped", score=lambda: time.sleep(0.1) or 1.0)
+    again = looked_at(tiny_model("olmoe"), tmp_path / "stopped", score=slow)
     assert again.looks[0] > 0.2  # those at steps 4 and 6, and what the ones before them took
