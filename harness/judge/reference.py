@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from esft_bench.harness.judge.base import JudgeItem, Verdict
-from esft_bench.harness.likeness import likeness
+from esft_bench.tasks.likeness import likeness
 from esft_bench.tasks.task import Rubric
 
 

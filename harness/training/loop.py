@@ -21,7 +21,6 @@ from transformers import PreTrainedModel
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
-from esft_bench.harness.training.looking import apart
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.optimizer import make as make_optimizer
 from esft_bench.harness.training.tracking import Measure, Tracking
@@ -93,8 +92,7 @@ def train(
     validation = Validation(options.held_out, settings, scratch, options.score)
     tracking = Tracking(options.measure, settings)
     if done == 0:
-        with apart(state.log):
-            tracking.after(0, accelerator, loss_module, state)
+        tracking.after(0, accelerator, loss_module, state)
 
     for step in range(done + 1, settings.steps + 1):
         loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
@@ -104,9 +102,8 @@ def train(
         core.update()
         state.log.losses.append(loss)
         state.log.gradient_norms.append(norm)
-        with apart(state.log):
-            tracking.after(step, accelerator, loss_module, state)
-            validation.after(step, accelerator, loss_module, state)
+        tracking.after(step, accelerator, loss_module, state)
+        validation.after(step, accelerator, loss_module, state)
         last = step == settings.steps
         if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
             checkpoint.save(scratch, state, step, resumable=not last)

@@ -12,13 +12,13 @@ from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from esft_bench.harness.evaluate import evaluate, quiet
-from esft_bench.harness.likeness import likeness
 from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.serving.requests import generation_config
 from esft_bench.harness.training.validation import BATCH
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.record import ItemScore
+from esft_bench.tasks.likeness import likeness
 
 
 class Scored(BaseModel):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from esft_bench.harness.store.names import ROUTING_STEPS
 from esft_bench.harness.training.checkpoint import State
-from esft_bench.harness.training.looking import at_rest
+from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.suite import Training
 
@@ -30,7 +30,7 @@ class Tracking:
         every = self.settings.profile_every
         if every is None or self.measure is None or (step % every and step != self.settings.steps):
             return
-        with at_rest(accelerator, loss_module):
+        with apart(state.log), at_rest(accelerator, loss_module):
             scores = self.measure()
         if scores is not None:
             state.log.routing.append((step, scores))

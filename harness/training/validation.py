@@ -15,7 +15,7 @@ from torch import nn
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
-from esft_bench.harness.training.looking import at_rest
+from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.spec.files import made_folder
 from esft_bench.spec.suite import Training
 
@@ -50,15 +50,16 @@ class Validation:
         if every is None or (step % every and step != self.settings.steps):
             return
         log = state.log
-        with at_rest(accelerator, loss_module):
+        with apart(log), at_rest(accelerator, loss_module):
             if self.samples:
                 log.validation.append((step, self._loss(accelerator, loss_module)))
             if self.score:
                 log.scores.append((step, broadcast_object_list([self.score()])[0]))
         values = [score for _, score in log.scores] or [-loss for _, loss in log.validation]
         if self.settings.choose == "best" and all(values[-1] > earlier for earlier in values[:-1]):
-            made_folder(self.best)
-            checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
+            with apart(log):
+                made_folder(self.best)
+                checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
 
     def restore(self, state: State) -> None:
         """Put the best weights in place of the last ones, where the settings ask for it."""

@@ -4,7 +4,6 @@ import pytest
 from lm_eval.api.model import LM
 
 from esft_bench.harness.evaluate import evaluate
-from esft_bench.harness.likeness import likeness
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.plan.data import materialise
 from esft_bench.harness.plan.held_out import held_out_items
@@ -12,6 +11,7 @@ from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl, write_jsonl
+from esft_bench.tasks.likeness import likeness
 from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import turn
