@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
-from torch import Tensor
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -68,7 +68,8 @@ def looks_at(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> dict[str
     ids = tokens()
 
     def score() -> float:
-        answers = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0)
+        together = distributed.is_initialized()  # as the harness asks a model that processes share
+        answers = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, synced_gpus=together)
         assert answers.shape == (len(ids), ids.shape[1] + 3)
         return float(model(input_ids=ids).logits.float().logsumexp(-1).mean())
 
