@@ -9,7 +9,8 @@ from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
-from esft_bench.spec.suite import Backbone, Optimizer, Profiling, Training
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.training import Optimizer, Training
 
 if TYPE_CHECKING:
     from esft_bench.harness.training.cell import CellTraining

@@ -43,7 +43,8 @@ from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
-from esft_bench.spec.suite import Backbone, Profiling, Training
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.training import Training
 
 SCORING = "esft_bench.harness.training.scoring"
 """By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""

@@ -16,7 +16,7 @@ from esft_bench.harness.backbone.model import question_ids, text_ids
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Mixing, Training, Truncation
+from esft_bench.spec.training import Mixing, Training, Truncation
 from esft_bench.tasks.prompt import segments
 from esft_bench.tasks.task import Conversation
 

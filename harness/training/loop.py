@@ -28,7 +28,7 @@ from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 __all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
 

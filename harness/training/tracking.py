@@ -13,7 +13,7 @@ from esft_bench.harness.store.names import ROUTING_STEPS
 from esft_bench.harness.training.checkpoint import State
 from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.methods.atomic import write_tensors
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 Measure = Callable[[], Tensor | None]
 """Measures the average routing scores of K data sets, [K, L, E] float64; None where the routers do not tell them."""

@@ -17,7 +17,7 @@ from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLo
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.spec.files import made_folder
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 BATCH = 8
 BEST = "best"

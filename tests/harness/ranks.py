@@ -33,7 +33,7 @@ from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import profile
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.methods.helpers import profiled, tokens
 

@@ -23,7 +23,7 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Mixing, Training
+from esft_bench.spec.training import Mixing, Training
 
 
 class Letters:

@@ -12,7 +12,7 @@ from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.training.checkpoint import TrainingLog
 from esft_bench.harness.training.loop import Options, train
-from esft_bench.harness.training.precision import in_float32
+from esft_bench.harness.training.precision import held
 from esft_bench.harness.training.scoring import Scored, Scorer
 from esft_bench.harness.training.tracking import Tracked
 from esft_bench.methods.attention_router import AttentionRouter
@@ -21,7 +21,7 @@ from esft_bench.methods.method import Context
 from esft_bench.methods.moe.profile import profile
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from esft_bench.tasks.mini import BACKBONE
 from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.source import Source
@@ -145,7 +145,7 @@ def test_half_precision_is_no_hindrance_to_a_look(tiny_model, tmp_path, mixed):
     layers = moe_layers(model)
     parameters = AttentionRouter().prepare(model, Context(seed=0))
     options = Options(mixed_precision=mixed, score=scorer, measure=lambda: routing(model, layers))
-    with in_float32(parameters):
+    with held(parameters):
         log = train(model, parameters, sequences(), SETTINGS, tmp_path / "scratch", options)
     assert len(log.scores) == 3
     sums = torch.stack([scores for _, scores in log.routing]).sum(-1)

@@ -17,7 +17,7 @@ from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.harness import plans as harness_plans
 

@@ -40,7 +40,7 @@ from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.rows import sort_rows
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
