@@ -48,6 +48,11 @@ class TrainingLog:
     chosen: int | None = None
     looks: list[float] = field(default_factory=lambda: [0.0, 0.0])
 
+    def add(self, loss: float, norm: float) -> None:
+        """Note a step's loss and gradient norm."""
+        self.losses.append(loss)
+        self.gradient_norms.append(norm)
+
     @property
     def told(self) -> dict[str, Any]:
         """All but the routing, as JSON has it."""

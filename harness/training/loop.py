@@ -76,9 +76,7 @@ def train(
 
     Raises UserError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
-    accelerator = _accelerator(options.mixed_precision, parameters)
-    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
-        raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
+    accelerator = _accelerator(options.mixed_precision, parameters, settings)
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
@@ -100,8 +98,7 @@ def train(
             checkpoint.forget(scratch, validation.best)
             raise UserError(_diverged(step, loss, norm, settings, options))
         core.update()
-        state.log.losses.append(loss)
-        state.log.gradient_norms.append(norm)
+        state.log.add(loss, norm)
         tracking.after(step, accelerator, loss_module, state)
         validation.after(step, accelerator, loss_module, state)
         last = step == settings.steps
@@ -114,9 +111,11 @@ def train(
     return state.log
 
 
-def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:
+def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter], settings: Training) -> Accelerator:
     """Processes, device and precision. Raises UserError for what FSDP2 cannot shard."""
     accelerator = Accelerator(mixed_precision=mixed_precision)
+    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
+        raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
     if accelerator.is_fsdp2:
         kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
         if len(kinds) > 1 and mixed_precision == "no":
