@@ -1,5 +1,6 @@
 """The train step: a method on the data of one or several tasks, from the backbone or from what a training made."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -171,4 +172,6 @@ class TrainStep(Step):
             scratch=job.scratch,
             micro_batch=job.parallelism.micro_batch,
             processes=job.parallelism.processes,
+            trackers=job.parallelism.trackers,
+            name=re.sub(r"[^\w.-]+", "-", self.name),
         )

@@ -17,7 +17,6 @@ from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
-from esft_bench.harness.training.checkpoint import fault, forget
 from esft_bench.harness.training.data import (
     Sample,
     encode_file,
@@ -37,13 +36,14 @@ from esft_bench.harness.training.profiling import Start, measuring, profile_mode
 from esft_bench.harness.training.readings import ROWS, check_reading
 from esft_bench.harness.training.spent import Spent
 from esft_bench.harness.training.tracking import Measure, Tracked
-from esft_bench.harness.training.validation import BEST, best_of
+from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.trackers import Trackers
 from esft_bench.spec.training import Training
 
 SCORING = "esft_bench.harness.training.scoring"
@@ -65,7 +65,7 @@ class CellTraining(BaseModel):
         profile_after: whether the trained model is profiled on the task's data too.
         scored, longest: what it is scored on while it trains, and how many tokens question and answer may have.
         out, scratch: the artifact's folder, and the one that outlives a kill.
-        micro_batch, processes: how it is carried out.
+        micro_batch, processes, trackers, name: how it is carried out, who is told of it, and what they call it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -88,6 +88,8 @@ class CellTraining(BaseModel):
     scratch: Path
     micro_batch: int | None = None
     processes: int = 1
+    trackers: Trackers | None = None
+    name: str = ""
 
     @property
     def start(self) -> Start:
@@ -103,7 +105,7 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
     tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    measured: dict[str, Any] = {"damaged": _drop_damaged(cell.scratch)}
+    measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch)}
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
@@ -130,15 +132,6 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         (cell.out / AFTER).mkdir()
         profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
     return measured
-
-
-def _drop_damaged(scratch: Path) -> list[str]:
-    """Drop what an earlier attempt left to go on from, where any of it is damaged; returns what is to be said of it."""
-    kept = {scratch: scratch.name, scratch / BEST: best_of(scratch.name)}
-    faults = [what for folder, training in kept.items() if (what := fault(folder, training))]
-    if faults:
-        forget(*kept)
-    return [f"Damaged: {what}; the training began anew." for what in faults]
 
 
 def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
@@ -213,6 +206,8 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
                 score=looks.score(),
                 measure=looks.measure(),
                 name=cell.method,
+                trackers=cell.trackers,
+                cell=cell.name,
                 progress=progress,
             ),
         )

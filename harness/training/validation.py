@@ -29,6 +29,15 @@ def best_of(training: str) -> str:
     return f"{training}/{BEST}"
 
 
+def drop_damaged(scratch: Path) -> list[str]:
+    """Drop what an earlier attempt left to go on from, where any of it is damaged; returns what is to be said of it."""
+    kept = {scratch: scratch.name, scratch / BEST: best_of(scratch.name)}
+    faults = [what for folder, training in kept.items() if (what := checkpoint.fault(folder, training))]
+    if faults:
+        checkpoint.forget(*kept)
+    return [f"Damaged: {what}; the training began anew." for what in faults]
+
+
 class Validation:
     """Looks every `settings.evaluate_every` steps and at the end: at the loss on `samples`, and at what `score` gives.
 

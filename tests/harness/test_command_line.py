@@ -6,7 +6,7 @@ from esft_bench.harness.cli import app
 
 SUITE = "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --run-dir"
 COMMANDS = {
-    "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --unsafe-code",
+    "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --track --unsafe-code",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
     "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",
