@@ -46,7 +46,7 @@ class TrainingLog:
     scores: list[tuple[int, float]] = field(default_factory=list)
     routing: list[tuple[int, Tensor]] = field(default_factory=list)
     chosen: int | None = None
-    looks: list[float] = field(default_factory=lambda: [0.0, 0.0])
+    looks: list[float] = field(default_factory=lambda: [0.0, 0.0], compare=False)
 
     def add(self, loss: float, norm: float) -> None:
         """Note a step's loss and gradient norm."""
