@@ -7,6 +7,8 @@ import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -15,7 +17,7 @@ from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
-from lm_eval.utils import handle_non_serializable
+from lm_eval.utils import env, handle_non_serializable
 
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
@@ -29,6 +31,8 @@ ABOUT_THEIR_DATA = (
     *("fewshot_split", "fewshot_config", "num_fewshot", "tag"),
 )
 """What a configuration of lm-eval's says about where its data lie; ours come with their examples."""
+
+env.from_string = lru_cache(1024)(env.from_string)  # else compiled for each item again
 
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 BITS = "bits_per_byte"
@@ -53,37 +57,77 @@ class Benchmark(Protocol):
         """lm-eval's configuration of it."""
 
 
-def evaluate(
-    lm: LM,
-    benchmarks: Sequence[tuple[Benchmark, Sequence[Item]]],
-    folder: Path,
-    progress: Progress | None = None,
-) -> dict[str, list[ItemScore]]:
-    """Evaluate `lm` on the items of one or several tasks, all in one go; returns each task's item scores by its name.
+@dataclass(frozen=True)
+class Asked:
+    """A benchmark that is to be asked: its items, lm-eval's task of them, and the token ids of texts, if known."""
 
-    Scores are in the order of the items. Those of judged tasks come back `unscored`, with the completion. lm-eval's own
-    results are written to `folder`/lm_eval.json. Generated code is run by the tasks themselves, in their sandbox: tasks
-    that lm-eval marks unsafe are refused.
+    task: Benchmark
+    items: Sequence[Item]
+    prepared: ConfigurableTask
+    ids: Mapping[str, list[int]]
+
+    @property
+    def requests(self) -> int:
+        """How many requests it makes."""
+        if self.prepared.OUTPUT_TYPE == "multiple_choice":
+            return sum(len(item["choices"]) for item in self.items)
+        return len(self.items)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """A benchmark's item scores, in the order of the items, and lm-eval's own results of it."""
+
+    scores: list[ItemScore]
+    results: dict[str, Any]
+
+
+def asked(task: Benchmark, items: Sequence[Item]) -> Asked:
+    """A benchmark whose requests are yet to be built."""
+    with quiet():
+        return Asked(task, items, lm_eval_task(task, items), {})
+
+
+def evaluate(lm: LM, benchmarks: Sequence[Asked], progress: Progress | None = None) -> dict[str, Answered]:
+    """Evaluate `lm` on one or several benchmarks, all in one go; returns what came of each, by its task's name.
+
+    Scores of judged tasks come back `unscored`, with the completion. Generated code is run by the tasks themselves, in
+    their sandbox: tasks that lm-eval marks unsafe are refused.
 
     Raises UserError where a task's lm-eval configuration and its metric do not fit.
     """
-    with quiet():
-        prepared = {task.name: lm_eval_task(task, items) for task, items in benchmarks}
-        with _reporting(lm, progress, sum(_requests(prepared[task.name], items) for task, items in benchmarks)):
-            results = lm_eval.evaluate(
-                lm=lm,
-                task_dict={"tasks": prepared, "groups": {}, "group_map": {}},
-                bootstrap_iters=0,
-                log_samples=True,
-            )
+    tasks = {each.task.name: each.prepared for each in benchmarks}
+    with quiet(), _knowing(lm, benchmarks), _reporting(lm, progress, sum(each.requests for each in benchmarks)):
+        results = lm_eval.evaluate(
+            lm=lm,
+            task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
+            bootstrap_iters=0,
+            log_samples=True,
+        )
     samples: Mapping[str, list[dict[str, Any]]] = results.pop("samples")
-    (folder / "lm_eval.json").write_text(
-        json.dumps(results, indent=2, ensure_ascii=False, default=handle_non_serializable)
-    )
-    return {task.name: _scores(task, items, samples[task.name]) for task, items in benchmarks}
+    return {
+        each.task.name: Answered(
+            _scores(each.task, each.items, samples[each.task.name]), _results_of(each.task.name, results, tasks)
+        )
+        for each in benchmarks
+    }
 
 
-def lm_eval_task(task: Benchmark, items: Sequence[Item]) -> ConfigurableTask:
+def _results_of(name: str, results: Mapping[str, Any], tasks: Mapping[str, Any]) -> dict[str, Any]:
+    """What lm-eval's results say of one task, and of all, as JSON has it: without what they say of the others."""
+    own = {
+        key: {part: said for part, said in value.items() if part == name or part not in tasks}
+        if isinstance(value, dict)
+        else value
+        for key, value in results.items()
+    }
+    said: dict[str, Any] = json.loads(json.dumps(own, default=handle_non_serializable))
+    return said
+
+
+def lm_eval_task(
+    task: Benchmark, items: Sequence[Item], kind: type[ConfigurableTask] = ConfigurableTask
+) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
@@ -91,7 +135,7 @@ def lm_eval_task(task: Benchmark, items: Sequence[Item]) -> ConfigurableTask:
     split = config.get("test_split") or "test"
     # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
     dataset = {split: Dataset.from_list(list(items))}
-    prepared = ConfigurableTask(config=config | {"task": task.name, "custom_dataset": lambda **_: dataset})
+    prepared = kind(config=config | {"task": task.name, "custom_dataset": lambda **_: dataset})
     prepared.set_fewshot_seed(seed=FEWSHOT_SEED)
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
@@ -112,12 +156,6 @@ def _without_trivial_templates(config: dict[str, Any]) -> dict[str, Any]:
     """`{{field}}` as `field`, which means the same to lm-eval, without compiling a template for every item."""
     fields = {key: re.fullmatch(r"{{\s*(\w+)\s*}}", str(config.get(key))) for key in TEMPLATES}
     return config | {key: match[1] for key, match in fields.items() if match}
-
-
-def _requests(prepared: ConfigurableTask, items: Sequence[Item]) -> int:
-    if prepared.OUTPUT_TYPE == "multiple_choice":
-        return sum(len(item["choices"]) for item in items)
-    return len(items)
 
 
 def _scores(task: Benchmark, items: Sequence[Item], samples: Sequence[dict[str, Any]]) -> list[ItemScore]:
@@ -183,6 +221,14 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _knowing(lm: LM, benchmarks: Sequence[Asked]) -> Iterator[None]:
+    """Let a model that can use them (`known`) have the token ids of texts."""
+    if hasattr(lm, "known"):
+        lm.known = {text: ids for each in benchmarks for text, ids in each.ids.items()}
+    yield
 
 
 @contextlib.contextmanager

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
 
@@ -33,6 +34,11 @@ class TensorFiles:
     folder: Path
     files: dict[str, Path]
 
+    @cached_property
+    def _open(self) -> dict[Path, Any]:
+        """Each file, mapped once: opening one reads the header with all its names."""
+        return {path: safe_open(path, "pt") for path in set(self.files.values())}
+
     def find(self, name: str) -> tuple[str, int | None]:
         """The name of the tensor that has what is asked for, and the row of it, None for all. Raises KeyError."""
         if name in self.files:
@@ -53,21 +59,19 @@ class TensorFiles:
     def shape(self, name: str) -> list[int]:
         """Shape of a tensor, from the header."""
         tensor, row = self.find(name)
-        with safe_open(self.files[tensor], "pt") as file:
-            shape = list(file.get_slice(tensor).get_shape())
+        shape = list(self._open[self.files[tensor]].get_slice(tensor).get_shape())
         return shape if row is None else shape[1:]
 
     def dtype(self, name: str) -> str:
         """Type of a tensor's numbers as safetensors calls it, e.g. `BF16`, from the header."""
         tensor, _ = self.find(name)
-        with safe_open(self.files[tensor], "pt") as file:
-            return str(file.get_slice(tensor).get_dtype())
+        return str(self._open[self.files[tensor]].get_slice(tensor).get_dtype())
 
     def read(self, name: str) -> Tensor:
         """Read a tensor."""
         tensor, row = self.find(name)
-        with safe_open(self.files[tensor], "pt") as file:
-            read: Tensor = file.get_tensor(tensor) if row is None else file.get_slice(tensor)[row]
+        file = self._open[self.files[tensor]]
+        read: Tensor = file.get_tensor(tensor) if row is None else file.get_slice(tensor)[row]
         return read
 
 

@@ -66,6 +66,7 @@ _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
 _TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
 _REQUESTS = "options of one question share the queries for their common beginning"
+_ONCE = "requests are built once and asked of many models"
 _TASKS = "benchmarks are lm-eval configurations that lie beside our tasks"
 
 NAMES = (
@@ -124,6 +125,9 @@ NAMES = (
     PrivateName("lm_eval.utils", "handle_non_serializable", _TASKS),
     PrivateName("lm_eval.utils", "get_rolling_token_windows", _TEXTS),
     PrivateName("lm_eval.utils", "make_disjoint_window", _TEXTS),
+    PrivateName("lm_eval.utils", "env", "a template is compiled once, and not for every item"),
+    PrivateName("lm_eval.api.task", "build_all_requests", _ONCE, sign="def build_all_requests("),
+    PrivateName("lm_eval.api.task", "eval_docs", _ONCE, sign="def eval_docs("),
     PrivateName("lm_eval.tasks.ifeval.utils", "process_results", "IFEval is scored by lm-eval's own rules"),
     PrivateName("lm_eval.api.task", "_instances", "a test scores answers without a model", sign="self._instances:"),
     PrivateName("lm_eval.models.openai_completions", "LocalCompletionsAPI", _REQUESTS),

@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.execute.local import warm_up
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import with_backbone, with_steps
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
+from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
@@ -55,6 +57,8 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     judges, unseated = seat(suite.judge, account=str((options.run_dir / suite.name).resolve()))
     store = Store(options.run_dir / STORE)
     engine = engine_of(suite)
+    if weights and not (store.root / TrainStep.kind).exists():  # there is something to do, for sure
+        warm_up()
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
     remarks = (task.note for task in plan.tasks.values())

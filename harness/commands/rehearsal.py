@@ -57,10 +57,11 @@ def _rows(prepared: Prepared, graph: Graph, place: Path) -> Iterator[tuple[str, 
     for row in rows:
         path = next(path for cell, path in plan.paths.items() if cell.method == row)
         for answers in list(path.answers.values())[:1]:
-            items = place / f"{answers.items.digest}.jsonl"
-            write_jsonl(items, read_jsonl(answers.items.path)[:1])
-            one = Content(items, f"the first of {answers.items.digest}")
-            yield row, replace(answers, name=row, training=rehearsed(answers.training), items=one)
+            whole = answers.questions.items
+            items = place / f"{whole.digest}.jsonl"
+            write_jsonl(items, read_jsonl(whole.path)[:1])
+            one = replace(answers.questions, items=Content(items, f"the first of {whole.digest}"))
+            yield row, replace(answers, name=row, training=rehearsed(answers.training), questions=one)
 
 
 def _name(step: AnswerStep) -> str:

@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -28,8 +28,9 @@ PAUSE = 0.2
 
 @dataclass(frozen=True)
 class Message:
-    """What a child says of its step; see `executor.Ended`."""
+    """What a child says of its step, by its place where it runs several; see `executor.Ended`."""
 
+    place: int = 0
     done: int = 0
     total: int = 0
     ended: bool = False
@@ -39,19 +40,63 @@ class Message:
     no_space: bool = False
 
 
-def run(step: Step, job: Job, send: Send, fatal: Callable[[], bool] = lambda: False) -> None:
-    """Run a step and say how it goes and ends. `fatal` says whether a user's error would meet all other steps too."""
+Fatal = Callable[[], bool]
+"""Whether a user's error would meet all other steps too."""
+
+
+def never() -> bool:
+    """No error would."""
+    return False
+
+
+def run(step: Step, job: Job, send: Send, fatal: Fatal = never, place: int = 0) -> None:
+    """Run a step and say how it goes and ends."""
     try:
         with full_disk_is_a_sentence(job.out / "x"):
-            measured = step.run(replace(job, progress=_now_and_then(send)))
-        send(Message(ended=True, measured=measured))
+            measured = step.run(_telling(job, send, place))
+        send(Message(place, ended=True, measured=measured))
     except NoSpaceError as error:
-        send(Message(ended=True, error=str(error), fatal=True, no_space=True))
+        send(Message(place, ended=True, error=str(error), fatal=True, no_space=True))
     except UserError as error:
-        send(Message(ended=True, error=str(error), fatal=fatal()))
+        send(Message(place, ended=True, error=str(error), fatal=fatal()))
     except BaseException as error:
         print(f"--- {step.label}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        send(Message(ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
+        send(Message(place, ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
+
+
+Placed = Sequence[tuple[int, tuple[Step, Job]]]
+"""Work with the places by which is told of it."""
+
+
+def run_together(work: Sequence[tuple[Step, Job]], send: Send, fatal: Fatal = never) -> None:
+    """Run steps that ask for the very same, kind by kind, together where the kind wants it.
+
+    Where that fails, each is run by itself, so that only those fail that have to.
+    """
+    for kind in dict.fromkeys(type(step) for step, _ in work):
+        own = [(place, each) for place, each in enumerate(work) if type(each[0]) is kind]
+        if kind.together and len(own) > 1 and _ran_together(own, send):
+            continue
+        for place, (step, job) in own:
+            run(step, job, send, fatal, place)
+
+
+def _ran_together(work: Placed, send: Send) -> bool:
+    """Run steps of one kind together, and say how they end; False, with a word in the log, where that fails."""
+    first = work[0][1][0]
+    try:
+        measured = type(first).run_together([(step, _telling(job, send, place)) for place, (step, job) in work])
+    except Exception:
+        print(f"--- {first.label} and others\n{traceback.format_exc()}", file=sys.stderr, flush=True)
+        return False
+    for (place, _), each in zip(work, measured, strict=True):
+        send(Message(place, ended=True, measured=each))
+    return True
+
+
+def _telling(job: Job, send: Send, place: int) -> Job:
+    """A job whose progress is passed on."""
+    return replace(job, progress=_now_and_then(send, place))
 
 
 def _first_line(error: BaseException) -> str:
@@ -59,7 +104,7 @@ def _first_line(error: BaseException) -> str:
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 
 
-def _now_and_then(send: Send) -> Progress:
+def _now_and_then(send: Send, place: int) -> Progress:
     """Progress that is passed on, but not more often than anyone looks."""
     last = 0.0
 
@@ -67,7 +112,7 @@ def _now_and_then(send: Send) -> Progress:
         nonlocal last
         if done == total or time.monotonic() - last > PAUSE:
             last = time.monotonic()
-            send(Message(done, total))
+            send(Message(place, done, total))
 
     return progress
 

@@ -1,10 +1,11 @@
-"""A child that holds a serving engine and runs, one after another, the steps that borrow it."""
+"""A child that holds a serving engine and runs the steps that borrow it, those for one model together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 
-from esft_bench.harness.execute.child import run, settle
+from esft_bench.harness.execute.child import run_together, settle
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Step
 
@@ -27,14 +28,14 @@ def host_engine(host: Host, pipe: connection.Connection) -> None:
     served = Served(lambda: make_engine(host.engine, host.logs), host.engine.trust_remote_code)
     try:
         while True:
-            step, job = _next(pipe)
-            run(step, replace(job, borrowed=served), pipe.send, fatal=lambda: not served.has_served)
+            work = [(step, replace(job, borrowed=served)) for step, job in _next(pipe)]
+            run_together(work, pipe.send, fatal=lambda: not served.has_served)
     except EOFError:
         pass
     finally:
         served.close()
 
 
-def _next(pipe: connection.Connection) -> tuple[Step, Job]:
-    step, job = pipe.recv()
-    return step, job
+def _next(pipe: connection.Connection) -> Sequence[tuple[Step, Job]]:
+    work: Sequence[tuple[Step, Job]] = pipe.recv()
+    return work

@@ -7,8 +7,8 @@ so that what is measured is the step's own.
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
-from multiprocessing import connection, get_context
+from dataclasses import dataclass, replace
+from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,8 +19,29 @@ from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 
+TOGETHER = 64
+"""So many steps may ask an engine for one model at a time."""
 BATCHES = 64
 """So many steps may wait for a judge's batches at a time; a judge that answers at once takes one after another."""
+
+
+@dataclass
+class _Work:
+    """The steps behind a pipe that are not over, by their places, and what runs them."""
+
+    steps: dict[int, Step]
+    runner: Any
+
+
+PRELOADED = ["esft_bench.harness.training.cell", "esft_bench.harness.serving.questions"]
+"""What the process that children are forked from imports once."""
+
+
+def warm_up() -> None:
+    """Let the process that children are forked from begin its imports, beside what else is to be done before them."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    forkserver.ensure_running()
 
 
 class LocalExecutor:
@@ -29,10 +50,10 @@ class LocalExecutor:
     def __init__(self, parallelism: Parallelism, folder: Path, judges: Panel, batches: bool) -> None:
         self._parallelism, self._folder, self._judges = parallelism, folder, judges
         self._context = get_context("forkserver")
-        self._context.set_forkserver_preload(["esft_bench.harness.training.cell"])
-        self._running: dict[connection.Connection, tuple[Step, Any]] = {}
+        self._context.set_forkserver_preload(PRELOADED)
+        self._running: dict[connection.Connection, _Work] = {}
         self._held: Counter[str] = Counter()
-        self._slots = {"process": parallelism.workers, "engine": 1, "network": BATCHES if batches else 1}
+        self._slots = {"process": parallelism.workers, "engine": TOGETHER, "network": BATCHES if batches else 1}
         self._engine: _Engine | None = None
 
     @property
@@ -48,6 +69,8 @@ class LocalExecutor:
             return None if self._held["engine"] else 0 if self._engine is None else 1
         if asked.holds == "engine":
             as_is = self._engine is not None and self._engine.serves(asked)
+            if self._held["engine"]:  # what is asked for the same model is asked together
+                return 0 if as_is and self._engine and self._engine.collects else None
             return None if self._held["process"] else 0 if as_is else 1
         return 0
 
@@ -63,13 +86,13 @@ class LocalExecutor:
             job = replace(job, borrowed=self._judges)
             thread = threading.Thread(target=run, args=(step, job, theirs.send), daemon=True)
             thread.start()
-            self._running[ours] = (step, theirs)  # kept open: the thread ends by what it says
+            self._running[ours] = _Work({0: step}, theirs)  # kept open: the thread ends by what it says
             return
         self._close_engine()
         process = self._context.Process(target=one_step, args=(step, job, theirs, self.log), daemon=True)
         process.start()
         theirs.close()
-        self._running[ours] = (step, process)
+        self._running[ours] = _Work({0: step}, process)
 
     def _borrow(self, step: Step, job: Job) -> None:
         """Give a step to the engine it asks for, which is started where there is none, or another one."""
@@ -79,8 +102,8 @@ class LocalExecutor:
         if self._engine is None:
             host = Host(settings, self._folder / "server", self.log, self._parallelism.threads)
             self._engine = _Engine(self._context, host)
-        self._engine.give(step, job)
-        self._running[self._engine.pipe] = (step, self._engine.process)
+        place = self._engine.add(step, job)
+        self._running.setdefault(self._engine.pipe, _Work({}, self._engine.process)).steps[place] = step
 
     def _close_engine(self) -> None:
         if self._engine is not None:
@@ -89,36 +112,39 @@ class LocalExecutor:
 
     def wait(self) -> Sequence[Progressed | Ended]:
         """What children, engine and threads had to say; waits a fifth of a second where they had nothing."""
+        if self._engine is not None:
+            self._engine.give()
         events: list[Progressed | Ended] = []
         for ready in connection.wait(list(self._running), timeout=0.2):
             pipe = cast("connection.Connection", ready)
-            step, runner = self._running[pipe]
-            said = _hear(pipe, runner)
-            if not said.ended:
-                events.append(Progressed(step, said.done, said.total))
-                continue
-            del self._running[pipe]
-            self._held[step.resources.holds] -= 1
-            self._release(pipe, step, runner)
-            events.append(Ended(step, said.measured or {}, said.error, said.fatal, said.no_space))
+            work = self._running[pipe]
+            for said in _hear(pipe, work):
+                events.append(_event(work, said))
+                if said.ended:
+                    self._ended(pipe, work, said.place)
         return events
 
-    def _release(self, pipe: connection.Connection, step: Step, runner: Any) -> None:
-        """Let go of what ran a step; an engine stays, unless its process ended."""
-        if step.resources.holds == "engine":
-            if not runner.is_alive():
+    def _ended(self, pipe: connection.Connection, work: "_Work", place: int) -> None:
+        """A step is over; the last one behind a pipe lets go of what ran it. An engine stays, unless it ended."""
+        holds = work.steps.pop(place).resources.holds
+        self._held[holds] -= 1
+        if work.steps:
+            return
+        del self._running[pipe]
+        if holds == "engine":
+            if not work.runner.is_alive():
                 self._close_engine()
             return
         pipe.close()
-        runner.close() if step.resources.holds == "network" else runner.join()
+        work.runner.close() if holds == "network" else work.runner.join()
 
     def close(self) -> None:
         """End every child, the engine and the judging at once; scratch folders stay for the next run."""
         self._judges.close()
-        for pipe, (step, runner) in self._running.items():
-            if step.resources.holds == "process":
-                runner.kill()
-                runner.join()
+        for pipe, work in self._running.items():
+            if any(step.resources.holds == "process" for step in work.steps.values()):
+                work.runner.kill()
+                work.runner.join()
                 pipe.close()
         self._running.clear()
         self._close_engine()
@@ -131,6 +157,7 @@ class _Engine:
         self.pipe, theirs = context.Pipe()
         self._settings = host.engine
         self._state = ""
+        self._collected: list[tuple[Step, Job]] = []
         self.process = context.Process(target=host_engine, args=(host, theirs), daemon=True)
         self.process.start()
         theirs.close()
@@ -143,10 +170,22 @@ class _Engine:
         """Whether it is, and serves the model that is asked for."""
         return self._settings == asked.engine and self._state == asked.state
 
-    def give(self, step: Step, job: Job) -> None:
-        """Have it run a step; it serves that step's model then."""
+    def add(self, step: Step, job: Job) -> int:
+        """Collect a step, whose model is the one that is served then; returns its place among those given together."""
         self._state = step.resources.state
-        self.pipe.send((step, job))
+        self._collected.append((step, job))
+        return len(self._collected) - 1
+
+    @property
+    def collects(self) -> bool:
+        """Whether steps have been collected and not been given yet."""
+        return bool(self._collected)
+
+    def give(self) -> None:
+        """Have it run what was collected."""
+        if self._collected:
+            self.pipe.send(self._collected)
+        self._collected = []
 
     def close(self) -> None:
         """Let the engine close itself; a process that does not end is killed, and its server dies with it."""
@@ -157,10 +196,18 @@ class _Engine:
             self.process.join()
 
 
-def _hear(pipe: connection.Connection, runner: Any) -> Message:
-    """The next word from a running step; a process that ended without one is an error."""
+def _hear(pipe: connection.Connection, work: _Work) -> list[Message]:
+    """The next word from running steps; a process that ended without one is an error of all of them."""
     try:
-        return cast(Message, pipe.recv())
+        return [cast(Message, pipe.recv())]
     except (EOFError, ConnectionResetError):
-        runner.join()
-        return Message(ended=True, error=f"its process ended with code {runner.exitcode}")
+        work.runner.join()
+        why = f"its process ended with code {work.runner.exitcode}"
+        return [Message(place, ended=True, error=why) for place in work.steps]
+
+
+def _event(work: _Work, said: Message) -> Progressed | Ended:
+    step = work.steps[said.place]
+    if not said.ended:
+        return Progressed(step, said.done, said.total)
+    return Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)

@@ -14,6 +14,7 @@ from esft_bench.harness.steps.benchmark import UNSCORED, Looks
 from esft_bench.harness.steps.diverge import DivergeStep, SampleStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Content, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.methods.method import FirstStage
@@ -157,7 +158,10 @@ class Paths:
     def _answers(self, cell: Cell, training: TrainStep, benchmark: str) -> AnswerStep:
         items = self.data[benchmark].items
         assert items is not None
-        return AnswerStep(cell.label, training, benchmark_of(self.matrix.tasks[benchmark]), items, self.engine)
+        questions = QuestionStep(
+            benchmark_of(self.matrix.tasks[benchmark]), items, self.backbone, self.matrix.suite.backbone
+        )
+        return AnswerStep(cell.label, training, questions, self.engine)
 
     def _divergence(self, cell: Cell, training: TrainStep, measure: str) -> DivergeStep:
         suite, items = self.matrix.suite, self.data[measure].items

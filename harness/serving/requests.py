@@ -1,6 +1,7 @@
 """What both engines share: texts become ids as in training, and decoding is ours, whatever lies beside the weights."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from lm_eval.api.model import LM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import question_ids, text_ids
+from esft_bench.harness.backbone.model import beginning, parted, text_ids
 from esft_bench.harness.serving.canary import Canary
 from esft_bench.spec.errors import UserError
 
@@ -34,13 +35,15 @@ DECODING: dict[str, Any] = {
 class TrainingIds:
     """For a model of lm-eval's, before it among the bases: requests as the ids that training made of such texts.
 
-    BOS first where the tokenizer has one, EOS never, and a continuation encoded by itself, as answers are.
+    BOS first where the tokenizer has one, EOS never, and a continuation encoded by itself, as answers are. `known` has
+    the ids of texts, without BOS, that need not be encoded again.
     """
 
     tokenizer: Any
     max_length: Any
     prefix_token_id: Any
     _loglikelihood_tokens: Callable[..., list[tuple[float, bool]]]
+    known: Mapping[str, list[int]] = MappingProxyType({})
 
     def tok_encode(
         self,
@@ -52,7 +55,9 @@ class TrainingIds:
         """The ids of a text, or of each of several; without BOS where `add_special_tokens` is False."""
         if not isinstance(string, str):
             return [self.tok_encode(each, left_truncate_len, add_special_tokens) for each in string]
-        ids = (text_ids if add_special_tokens is False else question_ids)(self.tokenizer, string)
+        found = self.known.get(string)
+        ids = text_ids(self.tokenizer, string) if found is None else found
+        ids = ids if add_special_tokens is False else [*beginning(self.tokenizer), *ids]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_batch_encode(
@@ -64,9 +69,9 @@ class TrainingIds:
         return padded["input_ids"], padded["attention_mask"]
 
     def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
-        """The ids of a question and of what may follow it; spaces between them belong to the latter."""
-        kept = context.rstrip()
-        return self.tok_encode(kept), self.tok_encode(context[len(kept) :] + continuation, add_special_tokens=False)
+        """The ids of a question and of what may follow it."""
+        question, answer = parted(context, continuation)
+        return self.tok_encode(question), self.tok_encode(answer, add_special_tokens=False)
 
     def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
         """The log-likelihood of whole texts, windows after windows where they are longer than what the model reads.

@@ -39,6 +39,10 @@ PASSED_ON = re.compile(
 SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 """Not even if it stands among those."""
 
+ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
+"""Computes in the engine's own process. The CPU build's worker in a second one spins while it waits, and so does the
+engine while it computes: half of a test's processor time went there."""
+
 MLA_KERNEL_WIDTH = 576
 """kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
 
@@ -105,6 +109,7 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         flags.append("--trust-remote-code")
     if on_cpu:
         flags.append("--enforce-eager")
+        options["--distributed-executor-backend"] = ONE_PROCESS
         if _has_mla(config):
             # The CPU build's rotary operator is silently wrong for multi-head latent attention.
             options["--compilation-config"] = json.dumps({"custom_ops": ["all", "-rotary_embedding"]})

@@ -6,11 +6,11 @@ machine. The scheduler knows none of the kinds by name; what runs where only the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code, key_of
@@ -82,6 +82,8 @@ class Step(ABC):
     """A node of the graph. Two steps are equal where they would do the same with the same."""
 
     kind: ClassVar[str]
+    together: ClassVar[bool] = False
+    """Whether steps of this kind that ask for the very same are best run together."""
 
     @property
     @abstractmethod
@@ -116,6 +118,11 @@ class Step(ABC):
     @abstractmethod
     def run(self, job: Job) -> dict[str, Any]:
         """Fill `job.out`; returns what that took (seconds, bytes and the like). Raises UserError, one sentence."""
+
+    @classmethod
+    def run_together(cls, work: Sequence[tuple[Self, Job]]) -> list[dict[str, Any]]:
+        """Run steps of this kind that ask for the very same resources, and for the same state; see `run`."""
+        return [step.run(job) for step, job in work]
 
     def is_complete(self, artifact: Artifact) -> bool:
         """Whether nothing is left to do about a finished artifact; one that is not is made again."""

@@ -1,5 +1,7 @@
 """What files and folders are called inside artifacts."""
 
+TEXTS, REQUESTS = "texts.jsonl", "requests.jsonl"
+"""Questions: the texts of a benchmark's requests with their token ids, and the requests."""
 ITEMS = "items.jsonl"
 """Answers, verdicts: a line for each item."""
 SAMPLES = "samples.jsonl"

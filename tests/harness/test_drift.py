@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer, text_ids
-from esft_bench.harness.evaluate import evaluate
+from esft_bench.harness.evaluate import asked, evaluate
 from esft_bench.harness.serving import canary
 from esft_bench.harness.serving.divergence import divergence, draw
 from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
@@ -93,13 +93,13 @@ def test_windows_of_a_text_hold_each_token_once_after_the_tokens_before_it(text:
 
 
 @pytest.mark.parametrize("name", ["mini-text", "general-text"])
-def test_the_mean_of_the_items_is_lm_evals_own_bits_per_byte(lm: LocalLM, tmp_path: Path, name: str) -> None:
+def test_the_mean_of_the_items_is_lm_evals_own_bits_per_byte(lm: LocalLM, name: str) -> None:
     task = load_tasks()[name]
     texts = ["Short.", "A longer text than that, with é and 速度.", "x"]
     items = [{"id": str(n), "prompt": "Say:", "answer": text} for n, text in enumerate(texts)]
-    scores = evaluate(lm, [(task, items)], tmp_path)[name]
-    told = json.loads((tmp_path / "lm_eval.json").read_text())["results"][name]
-    values = [score.score for score in scores if score.score is not None]
+    found = evaluate(lm, [asked(task, items)])[name]
+    told = found.results["results"][name]
+    values = [score.score for score in found.scores if score.score is not None]
     assert np.mean(values) == pytest.approx(told["bits_per_byte,none"])
     assert values[1] > values[0] > 0
 

@@ -7,7 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from esft_bench.harness.backbone.model import load_tokenizer
-from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
+from esft_bench.harness.evaluate import asked, evaluate, lm_eval_task, quiet
 from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.training.data import encode
 from esft_bench.tasks.errors import MissingDataError
@@ -107,15 +107,17 @@ def test_an_answer_gets_the_score_it_deserves(shared_data: Path, tmp_path, lm, n
     parrot = Parrot.__new__(Parrot)
     parrot.__dict__ = {**lm.__dict__, "said": said}
     items = some(REAL[name], shared_data, 1)
-    (scored,) = evaluate(parrot, [(REAL[name], items)], tmp_path)[name]
+    (scored,) = evaluate(parrot, [asked(REAL[name], items)])[name].scores
     assert scored.score == score
     assert scored.completion == said
 
 
 @pytest.mark.slow
 def test_every_task_is_answered_and_scored_by_the_backbone_that_ships(shared_data: Path, tmp_path: Path, lm) -> None:
-    cut = [(task, [shortened(item) for item in some(task, shared_data, 2)]) for task in map(REAL.get, TESTED) if task]
-    scores = evaluate(lm, cut, tmp_path)
+    cut = [
+        asked(task, [shortened(item) for item in some(task, shared_data, 2)]) for task in map(REAL.get, TESTED) if task
+    ]
+    scores = {name: found.scores for name, found in evaluate(lm, cut).items()}
     assert set(scores) == set(TESTED)
     for name, items in scores.items():
         states = {item.state for item in items}

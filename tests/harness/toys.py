@@ -4,18 +4,20 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Content, Job, Parallelism, Resources, Step
 from esft_bench.harness.store.keys import Code
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
+from esft_bench.spec.suite import Evaluation
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +29,7 @@ class Toy(Step):
     after: tuple[Step, ...] = ()
     told: str = ""
     holds: str = "process"
+    model: str = ""
 
     @property
     def label(self) -> str:
@@ -50,7 +53,8 @@ class Toy(Step):
 
     @property
     def resources(self) -> Resources:
-        return Resources(self.holds)  # type: ignore[arg-type]
+        engine = EngineSettings("none", "float32", 128, Evaluation()) if self.holds == "engine" else None
+        return Resources(self.holds, engine, self.model)  # type: ignore[arg-type]
 
     def run(self, job: Job) -> dict[str, Any]:
         earlier = [(folder / "text").read_text() for folder in job.inputs.values()]
@@ -79,6 +83,18 @@ class Toy(Step):
     def _sleeps(self, job: Job) -> None:
         Path(self.told).write_text(str(os.getpid()))
         time.sleep(120)
+
+
+class Sociable(Toy):
+    """A toy that notes how many were run with it, and does not run with those that break."""
+
+    together: ClassVar[bool] = True
+
+    @classmethod
+    def run_together(cls, work: Sequence[tuple[Self, Job]]) -> list[dict[str, Any]]:
+        if any(step.does == "breaks" for step, _ in work):
+            raise RuntimeError("one of us breaks")
+        return [step.run(job) | {"together": len(work)} for step, job in work]
 
 
 def executor(folder: Path, workers: int = 1) -> LocalExecutor:
