@@ -3,7 +3,6 @@
 Choices are compared by likelihood. Answers that a judge would read are held against their reference (chrF).
 """
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import torch
 from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from esft_bench.harness.evaluate import evaluate, quiet
+from esft_bench.harness.evaluate import asked, evaluate, quiet
 from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.serving.requests import generation_config
 from esft_bench.harness.training.validation import BATCH
@@ -37,7 +36,7 @@ class Scorer:
     def __init__(
         self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, on: Sequence[Scored], length: int
     ) -> None:
-        self.model, self.on = model, [(each, read_jsonl(each.items)) for each in on]
+        self.model, self.on = model, [asked(each, read_jsonl(each.items)) for each in on]
         self.decoding = generation_config(tokenizer)
         with quiet():
             self.lm = LocalLM.of(model, tokenizer, length, BATCH)
@@ -52,11 +51,10 @@ class Scorer:
         self.lm.mixed_precision_dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
         own, self.model.generation_config = self.model.generation_config, self.decoding
         try:
-            with tempfile.TemporaryDirectory() as folder:
-                found = evaluate(self.lm, self.on, Path(folder))
+            found = evaluate(self.lm, self.on)
         finally:
             self.model.generation_config = own
-        return sum(_mean(name, scores) for name, scores in found.items()) / len(found)
+        return sum(_mean(name, answered.scores) for name, answered in found.items()) / len(found)
 
 
 def _mean(name: str, scores: Sequence[ItemScore]) -> float:

@@ -3,7 +3,7 @@
 import pytest
 from lm_eval.api.model import LM
 
-from esft_bench.harness.evaluate import evaluate
+from esft_bench.harness.evaluate import asked, evaluate
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.plan.data import materialise
 from esft_bench.harness.plan.held_out import held_out_items
@@ -49,7 +49,7 @@ def held(name, source, count):
 
 def scores(name, items, answers, folder):
     """What answers get by the task's own metric, or by likeness where a judge would read them."""
-    found = evaluate(Pupil(answers), [(benchmark_of(TASKS[name]), items)], folder)[name]
+    found = evaluate(Pupil(answers), [asked(benchmark_of(TASKS[name]), items)])[name].scores
     return [likeness(one.completion, one.answer) if one.state == "unscored" else one.score for one in found]
 
 
