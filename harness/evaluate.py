@@ -14,11 +14,14 @@ from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
-from lm_eval.utils import handle_non_serializable
+from lm_eval.utils import apply_template, handle_non_serializable
 
+from esft_bench.harness.backbone.prompts import Form, form_of
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
+from esft_bench.spec.suite import Prompt
+from esft_bench.tasks.prompt import question
 from esft_bench.tasks.task import Item
 
 FEWSHOT_SEED = 1234
@@ -29,6 +32,8 @@ ABOUT_THEIR_DATA = (
 )
 """What a configuration of lm-eval's says about where its data lie; ours come with their examples."""
 
+ASKED = question("{{prompt}}")
+"""How a task says that it asks in the form that models are trained in: the beginning of its `doc_to_text`."""
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
@@ -55,8 +60,11 @@ def evaluate(
     benchmarks: Sequence[tuple[Benchmark, Sequence[Item]]],
     folder: Path,
     progress: Progress | None = None,
+    prompt: Prompt = "auto",
 ) -> dict[str, list[ItemScore]]:
     """Evaluate `lm` on the items of one or several tasks, all in one go; returns each task's item scores by its name.
+
+    `prompt` is the format in which questions are put that are asked in the form that models are trained in.
 
     Scores are in the order of the items. Those of judged tasks come back `unscored`, with the completion. lm-eval's own
     results are written to `folder`/lm_eval.json. Generated code is run by the tasks themselves, in their sandbox: tasks
@@ -65,7 +73,9 @@ def evaluate(
     Raises UserError where a task's lm-eval configuration and its metric do not fit.
     """
     with quiet():
-        prepared = {task.name: lm_eval_task(task, items) for task, items in benchmarks}
+        tokenizer = getattr(lm, "tokenizer", None)
+        form = form_of(prompt, tokenizer) if tokenizer else None
+        prepared = {task.name: lm_eval_task(task, items, form) for task, items in benchmarks}
         with _reporting(lm, progress, sum(_requests(prepared[task.name], items) for task, items in benchmarks)):
             results = lm_eval.evaluate(
                 lm=lm,
@@ -80,19 +90,40 @@ def evaluate(
     return {task.name: _scores(task, items, samples[task.name]) for task, items in benchmarks}
 
 
-def lm_eval_task(task: Benchmark, items: Sequence[Item]) -> ConfigurableTask:
+def lm_eval_task(task: Benchmark, items: Sequence[Item], form: Form | None = None) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
     config = _without_trivial_templates(_configuration(task.lm_eval))
+    asked: dict[str, Any] = {}
+    if form is not None and str(config.get("doc_to_text")).startswith(ASKED):
+        items, asked = _in_form(items, config["doc_to_text"], form)
     split = config.get("test_split") or "test"
     # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
     dataset = {split: Dataset.from_list(list(items))}
-    prepared = ConfigurableTask(config=config | {"task": task.name, "custom_dataset": lambda **_: dataset})
+    prepared = ConfigurableTask(config=config | asked | {"task": task.name, "custom_dataset": lambda **_: dataset})
     prepared.set_fewshot_seed(seed=FEWSHOT_SEED)
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
     return prepared
+
+
+def _in_form(items: Sequence[Item], doc_to_text: str, form: Form) -> tuple[Sequence[Item], dict[str, Any]]:
+    """Items in a prompt format, and what of their task's configuration that changes."""
+    if form.name == "release" and not any("messages" in item for item in items):
+        return items, {}  # as the configuration has it
+    begun = doc_to_text.removeprefix(ASKED).strip()
+    texts = {
+        item["id"]: form.question(item.get("messages") or [{"role": "user", "content": item["prompt"]}])
+        for item in items
+    }
+
+    def asked(doc: dict[str, Any]) -> str:
+        start = apply_template(begun, doc) if begun else ""
+        return texts[doc["id"]] + (form.lead + start if start else "")
+
+    kept = [{field: value for field, value in item.items() if field != "messages"} for item in items]
+    return kept, {"doc_to_text": asked, "target_delimiter": form.lead}
 
 
 def _configuration(path: Path) -> dict[str, Any]:

@@ -8,24 +8,42 @@ configuration, or, for free text, a judge that follows the task's rubric.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
 """An evaluation item, JSON-able. Keys every item has: `id` (str, unique in the task), `prompt` (the user's text
 as the model sees it, without the chat format) and `answer` (the reference: str). A multiple-choice item
-also has `choices` (list[str]) and `gold` (index into it). More keys are the task's own business."""
+also has `choices` (list[str]) and `gold` (index into it). Where more was said before than the prompt, `messages` holds
+all of it, the prompt last. More keys are the task's own business."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation.
 
-    role: Literal["user", "assistant"]
+    `tool_calls` are those of an assistant's message, `tool_call_id` and `name` say what a tool's message answers.
+    `tools`, in the first message, are the definitions of the tools that there are. All three as OpenAI's API has them.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]
 
 
 Conversation = list[Message]
+
+
+class Located(list[Message]):
+    """A conversation that knows where it stands, for what is said of it."""
+
+    def __init__(self, messages: Iterable[Message], place: str) -> None:
+        super().__init__(messages)
+        self.place = place
+
 
 
 def turn(question: str, answer: str) -> Conversation:

@@ -125,18 +125,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer  # type: ignore[no-any-return]
 
 
-def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a question, in training as in testing: BOS if there is one, the text, and nothing after it."""
-    bos = [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-    return [*bos, *text_ids(tokenizer, text)]
-
-
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text that goes on from another one, whatever the tokenizer likes to put around texts."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
-
-
 def load_model(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
     """The checkpoint's model, on the accelerator if there is one, in evaluation mode.
 

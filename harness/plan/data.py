@@ -6,7 +6,7 @@ may read anything, so theirs are always read anew.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -38,18 +38,31 @@ class TaskData:
     count: int
 
 
-def materialise(task: Task, source: Source, limit: int | None, store: Store) -> TaskData:
-    """Write a task's rows to files in the store; files that are there stay. `limit` is for test items.
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: where they come from, how many test items are kept, and what they must be fit for.
+
+    `refusal` says why the prompt format cannot take a conversation, `form` is what makes it another format.
+    """
+
+    source: Source
+    limit: int | None = None
+    refusal: rows.Refusal = rows.release_refusal
+    form: Sequence[str] = ("release",)
+
+
+def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
+    """Write a task's rows to files in the store; files that are there stay.
 
     Raises TaskError for a row that is not sound, UserError where there is none.
     """
-    folder, notes = store.root / DATA, store.notes(NOTED)
-    noted = _note(task, source, limit)
+    folder, notes, source = store.root / DATA, store.notes(NOTED), reading.source
+    noted = _note(task, reading)
     if noted is not None and (found := _noted(noted, folder, notes)) is not None:
         return found
     with _named(task):
-        conversations = list(rows.conversations(task.training(source))) if task.training else None
-        questions = list(rows.items(islice(task.items(source), limit))) if task.items else None
+        conversations = list(rows.conversations(task.training(source), reading.refusal)) if task.training else None
+        questions = list(rows.items(islice(task.items(source), reading.limit), reading.refusal)) if task.items else None
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
@@ -97,12 +110,13 @@ def _path(digest: str, folder: Path) -> Path:
     return folder / f"{digest[:20]}.jsonl"
 
 
-def _note(task: Task, source: Source, limit: int | None) -> str | None:
+def _note(task: Task, reading: Reading) -> str | None:
     """The name under which it is noted what a task's rows are; None where that must not be relied on."""
     modules = [module_of(yields) for yields in (task.training, task.items) if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
-    told = [task.name, task.version, limit, sources((*modules, rows.__name__)), _origin(source), bool(task.training)]
+    read = sources((*modules, rows.__name__))
+    told = [task.name, task.version, reading.limit, read, _origin(reading.source), bool(task.training), *reading.form]
     return digest_of_text(canonical(told))[:20]
 
 

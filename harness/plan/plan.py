@@ -7,9 +7,10 @@ from typing import Any
 
 from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.checks import check_backbone, check_file_names, check_served_from, methods_of, tasks_of
-from esft_bench.harness.plan.data import TaskData, materialise
+from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
+from esft_bench.harness.plan.prompting import Prompting, with_prompt
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
@@ -96,15 +97,18 @@ def make_plan(
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
-    matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
-    check_file_names(matrix)
+    methods, tasks = methods_of(suite), tasks_of(suite)
+    check_file_names(Matrix(suite, methods, tasks))
     folder = backbones.locate(suite.backbone, weights)
+    suite = suite.model_copy(update={"backbone": with_prompt(suite.backbone, folder)})
+    matrix = Matrix(suite, methods, tasks)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
     backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
-    limit = suite.evaluation.limit
-    data = {name: materialise(task, source, limit, store) for name, task in matrix.tasks.items()}
+    form = Prompting(suite.backbone, folder)
+    reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
+    data = {name: materialise(task, reading, store) for name, task in matrix.tasks.items()}
     sources = _sources(matrix, matrix.cells, folder, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]

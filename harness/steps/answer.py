@@ -73,6 +73,7 @@ class AnswerStep(Step):
         return again | {
             "engine": self.engine.name,
             "precision": self.training.loading.precision,
+            "prompt": self.training.loading.prompt,
             "max_length": self.engine.max_length,
             "benchmark": {"name": task.name, "version": task.version, "metric": task.metric, "files": task.files},
         }
@@ -99,7 +100,8 @@ class AnswerStep(Step):
         started = time.perf_counter()
         loaded = job.borrowed.serve(self.training.identity, self.training.backbone.path, trained, job.scratch)
         items = read_jsonl(self.items.path)
-        scores = evaluate(job.borrowed.lm(), [(self.benchmark, items)], job.out, job.progress)
+        prompt = self.training.loading.prompt
+        scores = evaluate(job.borrowed.lm(), [(self.benchmark, items)], job.out, job.progress, prompt)
         write_jsonl(job.out / ITEMS, [score.model_dump() for score in scores[self.benchmark.name]])
         about = {"loaded": loaded.how, "load_seconds": loaded.seconds, "canary": loaded.difference}
         return {"decoding": DECODING, "seconds": time.perf_counter() - started, **about}

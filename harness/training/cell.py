@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from esft_bench.harness.backbone.model import experts_of, load_tokenizer
+from esft_bench.harness.backbone.model import experts_of
+from esft_bench.harness.backbone.prompts import Form
 from esft_bench.harness.merging import Merger, merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
@@ -96,7 +97,7 @@ class CellTraining(BaseModel):
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
-    tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
+    form = start.form()
     measured: dict[str, Any] = {"damaged": _drop_damaged(cell.scratch)}
     history = _Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
@@ -114,12 +115,12 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
-        rows = encode_file(tokenizer, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
+        rows = encode_file(form, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
         measured["notes"] = check_reading(method, model, start, cell.out, rows)
-    _canary(model, tokenizer, cell).save(cell.out / CANARY)
+    _canary(model, form, cell).save(cell.out / CANARY)
     if cell.profile_after and cell.profiling and layers and method.trains:
         (cell.out / AFTER).mkdir()
-        profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
+        profile_model(model, form, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
     return measured
 
 
@@ -173,11 +174,11 @@ class _Trained:
 def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _Trained:
     """Make a model ready and train it, in place."""
     torch.manual_seed(cell.seed)
-    method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    context = _context(tokenizer, cell)
+    method, form = cell.make_method(), cell.start.form()
+    context = _context(form, cell)
     parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
-    own, other, held_out = _data(tokenizer, cell)
+    own, other, held_out = _data(form, cell)
     training = cell.training
     stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
     with in_float32(parameters):
@@ -201,11 +202,11 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))
 
 
-def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
+def _context(form: Form, cell: CellTraining) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
-    again = partial(profile_model, tokenizer=tokenizer, task=cell.tasks[0], wanted=wanted) if wanted else None
+    again = partial(profile_model, form=form, task=cell.tasks[0], wanted=wanted) if wanted else None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,
@@ -215,14 +216,12 @@ def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
     )
 
 
-def _data(
-    tokenizer: PreTrainedTokenizerBase, cell: CellTraining
-) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
+def _data(form: Form, cell: CellTraining) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
     """The samples of a cell's tasks, of its alignment data, and those held out of the tasks where it is validated."""
     training = cell.training
     told = training.sequence_length, training.truncation
-    own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
-    other = encode_file(tokenizer, cell.alignment, *told) if cell.alignment else []
+    own = [encode_file(form, task, *told) for task in cell.tasks]
+    other = encode_file(form, cell.alignment, *told) if cell.alignment else []
     held: list[Sample] = []
     if training.evaluate_every is not None:
         parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
@@ -245,10 +244,10 @@ def _as_merged(cell: CellTraining) -> PreTrainedModel:
         return cell.start.load(checkpoint)
 
 
-def _canary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> canary.Canary:
+def _canary(model: PreTrainedModel, form: Form, cell: CellTraining) -> canary.Canary:
     """The canary on a few questions and answers the cell was trained on: where its weights speak most clearly."""
-    turns = first_turns(cell.tasks[0], CANARY_PROMPTS)
-    prompts = [turn_ids(tokenizer, *turn)[:CANARY_TOKENS] for turn in turns]
+    turns = first_turns(form, cell.tasks[0], CANARY_PROMPTS)
+    prompts = [turn_ids(form, *turn)[:CANARY_TOKENS] for turn in turns]
     return canary.measure(model, prompts, turns)
 
 

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import question_ids, text_ids
+from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.suite import Mixing, Training, Truncation
-from esft_bench.tasks.prompt import segments
+from esft_bench.tasks.prompt import SEAM
 from esft_bench.tasks.task import Conversation
 
 IGNORED = -100
@@ -31,24 +30,32 @@ class Sample:
     labels: list[int]
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sample:
-    """Encode a conversation: BOS before each question, EOS after each answer, loss on answers and their EOS."""
-    ids: list[int] = []
-    labels: list[int] = []
-    for text, supervised in segments(conversation):
-        if supervised:
-            piece = [*text_ids(tokenizer, text), tokenizer.eos_token_id]
-            labels += piece
-        else:
-            piece = question_ids(tokenizer, text)
-            labels += [IGNORED] * len(piece)
-        ids += piece
-    return Sample(ids, labels)
+def encode(form: Form, conversation: Conversation) -> list[Sample]:
+    """Encode a conversation, the loss on the assistant's messages and their ends alone.
+
+    A turn whose question goes on from the turn before is in one sample with it. Raises UserError where the format
+    cannot take the conversation.
+    """
+    samples: list[Sample] = []
+    seen = ""
+    for question, answer in form.turns(conversation):
+        goes_on = bool(samples) and question.startswith(seen)
+        asked = _asked(form, question, seen if goes_on else "")
+        answered = text_ids(form.tokenizer, answer)
+        if not goes_on:
+            samples.append(Sample([], []))
+        samples[-1].ids.extend([*asked, *answered])
+        samples[-1].labels.extend([*[IGNORED] * len(asked), *answered])
+        seen = question + SEAM + answer + SEAM
+    return samples
 
 
-def encode_file(
-    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, truncation: Truncation = "refuse"
-) -> list[Sample]:
+def _asked(form: Form, question: str, seen: str) -> list[int]:
+    """The ids of a question after what was seen of it already."""
+    return text_ids(form.tokenizer, question[len(seen) :]) if seen else question_ids(form.tokenizer, question)
+
+
+def encode_file(form: Form, path: Path, sequence_length: int, truncation: Truncation = "refuse") -> list[Sample]:
     """Encode a JSONL file of conversations.
 
     Where a question alone fills the sequence its answer would never be seen: with `truncation` "left" it loses its
@@ -56,29 +63,27 @@ def encode_file(
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
-        sample = encode(tokenizer, conversation)
-        if all(label == IGNORED for label in sample.labels[:sequence_length]):
-            if truncation == "left":
-                samples.append(_without_beginning(sample, sequence_length))
-                continue
-            raise UserError(
-                f"{path}, line {number}: the question alone is longer than training.sequence_length "
-                f"({sequence_length} tokens): raise it or drop the row."
-            )
-        samples.append(sample)
+        for sample in encode(form, conversation):
+            if all(label == IGNORED for label in sample.labels[:sequence_length]):
+                if truncation == "left":
+                    samples.append(_without_beginning(sample, sequence_length))
+                    continue
+                raise UserError(
+                    f"{path}, line {number}: the question alone is longer than training.sequence_length "
+                    f"({sequence_length} tokens): raise it or drop the row."
+                )
+            samples.append(sample)
     return samples
 
 
-def first_turns(path: Path, count: int) -> list[tuple[str, str]]:
+def first_turns(form: Form, path: Path, count: int) -> list[Turn]:
     """The first question and answer, as texts that a model sees, of the first conversations in a JSONL file."""
-    conversations = itertools.islice(read_jsonl(path), count)
-    texts = [[text for text, _ in segments(conversation)] for conversation in conversations]
-    return [(question, answer) for question, answer, *_ in texts]
+    return [form.turns(conversation)[0] for conversation in itertools.islice(read_jsonl(path), count)]
 
 
-def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
+def turn_ids(form: Form, question: str, answer: str) -> list[int]:
     """The ids of a question and its answer, as `encode` makes them."""
-    return [*question_ids(tokenizer, question), *text_ids(tokenizer, answer), tokenizer.eos_token_id]
+    return [*question_ids(form.tokenizer, question), *text_ids(form.tokenizer, answer)]
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:

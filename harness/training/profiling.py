@@ -5,9 +5,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
+from esft_bench.harness.backbone.prompts import Form, form_of
 from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.store.names import SECOND
@@ -33,14 +34,17 @@ class Start:
         """The model of its merged checkpoint."""
         return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code)
 
+    def form(self) -> Form:
+        """How the model is spoken to: a prompt format with its tokenizer."""
+        return form_of(self.loading.prompt, load_tokenizer(self.backbone, self.loading.trust_remote_code))
+
 
 def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch: Path) -> dict[str, Any]:
     """Profile a model's experts on a task's conversations into `out`; returns what it cost.
 
     A second sample's profile goes into the folder `second`, where the data suffice for one.
     """
-    tokenizer = load_tokenizer(start.backbone, start.loading.trust_remote_code)
-    first, second = _samples(tokenizer, task, wanted)
+    first, second = _samples(start.form(), task, wanted)
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
         model = start.load(checkpoint)
@@ -53,17 +57,17 @@ def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch
 
 def profile_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
     task: Path,
     wanted: Profiling,
     layers: Mapping[int, MoeLayer] | None = None,
 ) -> Profile:
     """A profile of a model in memory on the sequences that a task is profiled on."""
-    first, _ = _samples(tokenizer, task, wanted)
+    first, _ = _samples(form, task, wanted)
     return profile(model, profiling_batches(first), layers)
 
 
-def _samples(tokenizer: PreTrainedTokenizerBase, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
+def _samples(form: Form, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """The two samples of a task's data that are profiled."""
-    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.truncation)
+    samples = encode_file(form, task, wanted.sequence_length, wanted.truncation)
     return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)

@@ -2,6 +2,7 @@
 
 import itertools
 import random
+import re
 import string
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.training.data import (
     IGNORED,
     Sample,
@@ -29,12 +31,24 @@ from esft_bench.spec.suite import Mixing, Training
 class Letters:
     """A tokenizer of one token a character."""
 
-    bos_token_id = 1
-    eos_token_id = 2
+    bos_token, eos_token = CONTROL = ("<s>", "</s>")
+    bos_token_id, eos_token_id = 1, 2
+    all_special_tokens, added_tokens_decoder = CONTROL, {}
 
-    def encode(self, text, add_special_tokens):
+    def convert_tokens_to_ids(self, token):
+        return 1 + self.CONTROL.index(token)
+
+    def encode(self, text, add_special_tokens, split_special_tokens=False):
         assert not add_special_tokens
-        return [ord(character) for character in text]
+        pieces = [text] if split_special_tokens else re.split("(</?s>)", text)
+        return [
+            token
+            for piece in pieces
+            for token in ([self.convert_tokens_to_ids(piece)] if piece in self.CONTROL else map(ord, piece))
+        ]
+
+
+FORM = Release(Letters())
 
 
 def talk(question, answer):
@@ -43,14 +57,14 @@ def talk(question, answer):
 
 @given(st.text(string.ascii_letters, min_size=1), st.text(string.ascii_letters, min_size=1))
 def test_loss_counts_on_the_answer_and_its_end_alone(question, answer):
-    sample = encode(Letters(), talk(question, answer))
+    (sample,) = encode(FORM, talk(question, answer))
     counted = [token for token, label in zip(sample.ids, sample.labels, strict=True) if label != IGNORED]
     assert counted == [*map(ord, " " + answer), 2]
     assert sample.ids[: -len(counted)] == [1, *map(ord, f"User: {question}\n\nAssistant:")]
 
 
 def test_a_second_turn_starts_anew_with_bos_and_is_counted_like_the_first():
-    sample = encode(Letters(), talk("a", "b") + talk("c", "d"))
+    (sample,) = encode(FORM, talk("a", "b") + talk("c", "d"))
     assert sample.ids.count(1) == sample.ids.count(2) == 2
     assert [chr(label) for label in sample.labels if label > 2] == list(" b d")
 
@@ -107,15 +121,15 @@ def test_a_question_longer_than_the_sequence_is_refused_with_file_and_line(tmp_p
     path = tmp_path / "train.jsonl"
     write_jsonl(path, [talk("a", "b"), talk("".join(random.Random(0).choices("abc", k=99)), "b")])
     with pytest.raises(UserError, match=r"train\.jsonl, line 2"):
-        encode_file(Letters(), path, 64)
+        encode_file(FORM, path, 64)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 24))
 def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_path_factory, asked, answered, length):
     path = tmp_path_factory.getbasetemp() / "cut.jsonl"
     write_jsonl(path, [talk("a" * asked, "b" * answered)])
-    (whole,) = encode_file(Letters(), path, 10_000)
-    (cut,) = encode_file(Letters(), path, length, "left")
+    (whole,) = encode_file(FORM, path, 10_000)
+    (cut,) = encode_file(FORM, path, length, "left")
     assert cut.ids[0] == whole.ids[0]
     assert cut.ids[1:] == whole.ids[len(whole.ids) - len(cut.ids) + 1 :]
     seen = sum(label != IGNORED for label in cut.labels[:length])
