@@ -12,6 +12,7 @@ from esft_bench.spec.strict import Strict
 Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
 Mixing = Literal["conversations", "tokens"]
+PackedAttention = Literal["within", "across"]
 Prompt = Literal["auto", "release", "chat_template"]
 
 
@@ -46,7 +47,8 @@ class Training(Strict):
     conversations or in tokens: the paper does not say which. `truncation` says what becomes of
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps.
+    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" a sample attends
+    to itself alone, with "across" to those before it in its sequence too, as in the official code.
     """
 
     steps: Count = 500
@@ -63,6 +65,7 @@ class Training(Strict):
     choose: Literal["last", "best"] = "last"
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
+    packed_attention: PackedAttention = "within"
 
     @model_validator(mode="after")
     def _choice_needs_a_measure(self) -> "Training":
@@ -75,13 +78,15 @@ class Profiling(Strict):
     """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences).
 
     With `after_training` every trained cell is profiled on its task's data too, so that the report can say how far
-    training moved the routing; it costs a forward pass over those sequences for each cell.
+    training moved the routing; it costs a forward pass over those sequences for each cell. `packed_attention` is as in
+    training.
     """
 
     sequences: Count = 32
     sequence_length: Count = 4096
     after_training: bool = False
     truncation: Truncation = "refuse"
+    packed_attention: PackedAttention = "within"
 
 
 class Row(BaseModel):

@@ -94,7 +94,6 @@ class ChatTemplate(Form):
     """The tokenizer's own chat template, without thinking where it can be left out."""
 
     name = "chat_template"
-    lead = ""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         super().__init__(tokenizer)
@@ -109,8 +108,15 @@ class ChatTemplate(Form):
         whole = self._render([*history, message])
         if not (whole.startswith(before) and whole.endswith(after)):
             raise UserError("the chat template begins or ends this answer otherwise than answers of plain text.")
-        content = whole[len(before) : len(whole) - len(after)]
-        return WHOLE + before, content + _end(after, self.tokenizer)
+        asked = before.rstrip(" ")  # a space before an answer is its first token's, as it is in answers of models
+        content = whole[len(asked) : len(whole) - len(after)]
+        return WHOLE + asked, content + _end(after, self.tokenizer)
+
+    @cached_property
+    def lead(self) -> str:
+        """See `Form.lead`: the space, if any, that the template puts before answers."""
+        _, answer = self.rendered([{"role": "user", "content": "x"}], {"role": "assistant", "content": "x"})
+        return answer[: len(answer) - len(answer.lstrip(" "))]
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The messages as the template has them, its control tokens marked. Raises UserError with what it says."""

@@ -33,6 +33,7 @@ from esft_bench.harness.training.data import (
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.precision import in_float32, products
+from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.harness.training.readings import ROWS, check_reading
@@ -176,6 +177,8 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     torch.manual_seed(cell.seed)
     method, form = cell.make_method(), cell.start.form()
     context = _context(form, cell)
+    if cell.training.packed_attention == "within":
+        check_isolation(model)
     parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
     own, other, held_out = _data(form, cell)
@@ -185,7 +188,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
         log = train(
             model,
             parameters,
-            packed(stream, training.sequence_length),
+            packed(stream, training.sequence_length, training.packed_attention),
             training,
             cell.scratch,
             Options(

@@ -14,7 +14,7 @@ import torch
 from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Mixing, Training, Truncation
+from esft_bench.spec.suite import Mixing, PackedAttention, Profiling, Training, Truncation
 from esft_bench.tasks.prompt import SEAM
 from esft_bench.tasks.task import Conversation
 
@@ -24,10 +24,14 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere."""
+    """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere.
+
+    A sequence of several has `positions` that begin anew with each, where they do not attend to each other.
+    """
 
     ids: list[int]
     labels: list[int]
+    positions: list[int] | None = None
 
 
 def encode(form: Form, conversation: Conversation) -> list[Sample]:
@@ -170,36 +174,39 @@ def mixture(
     return Mixture(*(100.0 * counts[1] / counts.sum(0).clamp(min=1)).tolist())
 
 
-def packed(samples: Iterator[Sample], length: int) -> Iterator[Sample]:
+def packed(samples: Iterator[Sample], length: int, attention: PackedAttention = "across") -> Iterator[Sample]:
     """Concatenate samples to sequences of `length` tokens; the last one of a sequence is cut.
 
-    Attention crosses the seams, as in the official training code.
+    With `across` attention crosses the seams, as in the official training code; with `within` it does not.
     """
     while True:
         ids: list[int] = []
         labels: list[int] = []
+        positions: list[int] = []
         while len(ids) < length:
             sample = next(samples)
             ids += sample.ids
             labels += sample.labels
-        yield Sample(ids[:length], labels[:length])
+            positions += range(len(sample.ids))
+        yield Sample(ids[:length], labels[:length], positions[:length] if attention == "within" else None)
 
 
 def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """A batch: `input_ids` and `labels`, each LongTensor (B, T)."""
-    return {
-        "input_ids": torch.tensor([sequence.ids for sequence in sequences]),
-        "labels": torch.tensor([sequence.labels for sequence in sequences]),
-    }
+    """A batch: `input_ids`, `labels` and, where samples are kept apart, `position_ids`, each LongTensor (B, T)."""
+    batch = {"input_ids": [each.ids for each in sequences], "labels": [each.labels for each in sequences]}
+    positions = [each.positions for each in sequences if each.positions is not None]
+    if positions:
+        batch["position_ids"] = positions
+    return {name: torch.tensor(rows) for name, rows in batch.items()}
 
 
-def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) -> tuple[list[Sample], list[Sample]]:
+def profiling_sequences(samples: Sequence[Sample], wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """Two draws of packed sequences of a task's own data: what expert scores are taken from, and a second one.
 
     The draws are fixed: every seed and method reads the same profile. No sample is in both, so the second is shorter,
     or empty, where the data do not suffice for it.
     """
-    used = 0
+    used, sequences = 0, wanted.sequences
 
     def noted() -> Iterator[Sample]:
         nonlocal used
@@ -207,7 +214,7 @@ def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) 
             used += 1
             yield sample
 
-    stream = packed(noted(), length)
+    stream = packed(noted(), wanted.sequence_length, wanted.packed_attention)
     first = [next(stream) for _ in range(sequences)]
     second: list[Sample] = []
     while len(second) < sequences:
@@ -218,7 +225,13 @@ def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) 
     return first, second
 
 
-def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Sequences as batches to profile: pairs (input_ids, attention_mask), LongTensors (B, T), nothing masked."""
-    stacked = (stack(sequences[start : start + batch])["input_ids"] for start in range(0, len(sequences), batch))
-    return [(ids, torch.ones_like(ids)) for ids in stacked]
+def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, ...]]:
+    """Sequences as batches to profile: (input_ids, attention_mask), LongTensors (B, T), nothing masked.
+
+    Where samples are kept apart, their positions, (B, T), are third.
+    """
+    stacked = [stack(sequences[start : start + batch]) for start in range(0, len(sequences), batch)]
+    return [
+        (each["input_ids"], torch.ones_like(each["input_ids"]), *([each["position_ids"]] if len(each) > 2 else []))
+        for each in stacked
+    ]

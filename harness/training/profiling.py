@@ -13,6 +13,7 @@ from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.store.names import SECOND
 from esft_bench.harness.training.data import Sample, encode_file, profiling_batches, profiling_sequences
+from esft_bench.harness.training.packing import check_isolation
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import MoeLayer
 from esft_bench.spec.suite import Backbone, Profiling
@@ -48,6 +49,8 @@ def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
         model = start.load(checkpoint)
+        if wanted.packed_attention == "within":
+            check_isolation(model)
         profile(model, profiling_batches(first)).save(out)
         if second:
             (out / SECOND).mkdir()
@@ -70,4 +73,4 @@ def profile_model(
 def _samples(form: Form, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """The two samples of a task's data that are profiled."""
     samples = encode_file(form, task, wanted.sequence_length, wanted.truncation)
-    return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
+    return profiling_sequences(samples, wanted)

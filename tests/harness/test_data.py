@@ -25,7 +25,7 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Mixing, Training
+from esft_bench.spec.suite import Mixing, Profiling, Training
 
 
 class Letters:
@@ -140,13 +140,14 @@ def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_p
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 12))
 def test_two_samples_to_profile_share_nothing_and_the_first_is_whole(lengths, sequences, length):
     samples = [Sample([number] * size, [number] * size) for number, size in enumerate(lengths)]
-    first, second = profiling_sequences(samples, sequences, length)
-    assert profiling_sequences(samples, sequences, length) == (first, second)
+    wanted = Profiling(sequences=sequences, sequence_length=length)
+    first, second = profiling_sequences(samples, wanted)
+    assert profiling_sequences(samples, wanted) == (first, second)
     assert len(first) == sequences >= len(second)
     seen = [{token for sequence in draw for token in sequence.ids} for draw in (first, second)]
     assert not seen[0] & seen[1]
     many = [Sample([number] * 5, [number] * 5) for number in range(100)]
-    assert len(profiling_sequences(many, sequences, length)[1]) == sequences
+    assert len(profiling_sequences(many, wanted)[1]) == sequences
 
 
 def test_sequences_to_profile_are_batched_in_order():
