@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
+from esft_bench.spec.own import OwnTask, with_own
 from esft_bench.spec.strict import Strict
 
 Truncation = Literal["refuse", "left"]
@@ -47,8 +48,8 @@ class Training(Strict):
     conversations or in tokens: the paper does not say which. `truncation` says what becomes of
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" a sample attends
-    to itself alone, with "across" to those before it in its sequence too, as in the official code.
+    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" each attends to
+    itself alone, with "across" to those before it in its sequence too, as in the official code.
     """
 
     steps: Count = 500
@@ -171,6 +172,7 @@ class Suite(Strict):
     Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
+    Tasks without code are described where they are named, or in `own`.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself. Rows that differ by less than
     `same_within` points, beyond chance, are called the same.
@@ -184,6 +186,7 @@ class Suite(Strict):
     tested_only: Names = Field([])
     general: Names = Field([])
     alignment: str | None = None
+    own: dict[str, OwnTask] = Field({})
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
     training: Training = Training()
@@ -197,6 +200,11 @@ class Suite(Strict):
     same_within: PositiveFloat = 2.0
     tested_on: dict[str, list[str]] = Field({})
     tables: list[TableOf] = Field([])
+
+    @model_validator(mode="before")
+    @classmethod
+    def _describes_tasks_where_it_names_them(cls, said: Any) -> Any:
+        return with_own(said) if isinstance(said, dict) else said
 
     @model_validator(mode="after")
     def _names_what_there_is(self) -> "Suite":

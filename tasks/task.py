@@ -45,7 +45,6 @@ class Located(list[Message]):
         self.place = place
 
 
-
 def turn(question: str, answer: str) -> Conversation:
     """A conversation of one question and its answer."""
     return [Message(role="user", content=question), Message(role="assistant", content=answer)]

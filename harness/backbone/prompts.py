@@ -120,7 +120,8 @@ class ChatTemplate(Form):
 
     def _render(self, messages: Sequence[Message]) -> str:
         """The messages as the template has them, its control tokens marked. Raises UserError with what it says."""
-        shown = [{key: value for key, value in _hide(each, self.special).items() if key != "tools"} for each in messages]
+        hidden = [_hide(each, self.special) for each in messages]
+        shown = [{key: value for key, value in each.items() if key != "tools"} for each in hidden]
         tools = next((each["tools"] for each in messages if each.get("tools")), None)
         date = {"strftime_now": TODAY.strftime, "date_string": TODAY.strftime("%d %b %Y")}
         try:

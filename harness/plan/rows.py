@@ -36,7 +36,8 @@ def _encodable(text: str) -> str:
     if found := surrogate(text):
         raise PydanticCustomError("surrogate", "it holds {found}", {"found": found})
     if found := set(text) & set(MARKS):
-        raise PydanticCustomError("mark", "it holds {found}, which is no character", {"found": f"U+{ord(min(found)):04X}"})
+        what = {"found": f"U+{ord(min(found)):04X}"}
+        raise PydanticCustomError("mark", "it holds {found}, which is no character", what)
     return text
 
 
@@ -104,15 +105,14 @@ def _conversation(row: Any, place: str, refusal: Refusal) -> Conversation:
         raise row
     messages = [message.model_dump(exclude_none=True) for message in _checked(CONVERSATION, row, place)]
     if messages[-1]["role"] != "assistant":
-        raise TaskError(f"{place}: its messages must end with the assistant's, and end with the {messages[-1]['role']}'s.")
+        last = messages[-1]["role"]
+        raise TaskError(f"{place}: its messages must end with the assistant's, and end with the {last}'s.")
     if said := refusal(messages):
         raise TaskError(f"{place}: {said}.")
     return messages
 
 
-def items(
-    rows: Iterable[Any], refusal: Refusal = release_refusal, left_out: list[str] | None = None
-) -> Iterator[Item]:
+def items(rows: Iterable[Any], refusal: Refusal = release_refusal, left_out: list[str] | None = None) -> Iterator[Item]:
     """The evaluation items. Raises TaskError, naming row and field; `refusal` and `left_out` as for conversations."""
     seen = _Seen()
     for number, row in enumerate(rows, start=1):

@@ -32,8 +32,8 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
-from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.harness.training.packing import check_isolation
+from esft_bench.harness.training.precision import in_float32, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.harness.training.readings import ROWS, check_reading

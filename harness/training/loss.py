@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from esft_bench.harness.training.data import IGNORED
-from esft_bench.harness.training.packing import in_one_row
+from esft_bench.methods.packing import apart
 
 AUXILIARY = (
     *("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight"),
@@ -32,7 +32,7 @@ class AnswerLoss(nn.Module):
 
     def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
         """`input_ids`, `labels` and, where samples are kept apart, `position_ids`: (B, T). Returns a scalar."""
-        inputs = in_one_row(self.model, inputs)
+        inputs = apart(self.model, inputs)
         labels = inputs.pop("labels")
         targets = labels[:, 1:]
         supervised = targets != IGNORED

@@ -15,6 +15,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.observed import observed
 from esft_bench.methods.moe.router_scores import SeenRouter, seen_routers
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.packing import apart
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")
@@ -118,7 +119,7 @@ def profile(
     """Run `model` once over `batches` and collect the statistics of all its experts.
 
     A batch is (input_ids, attention_mask), both (B, T); the mask is 0 on padding, which is ignored; a row is a sample.
-    Where a third tensor, (B, T), gives positions that begin anew within a row, what stands there attends to itself alone.
+    Where a third tensor, (B, T), gives positions that begin anew within a row, each part attends to itself alone.
     The result does not depend on how samples are batched. Only the layers run, not the LM head. `layers` are the
     model's MoE layers as they were found before anything was wrapped around them.
 
@@ -141,8 +142,9 @@ def profile(
             ids, mask, *positions = (tensor.to(model.device) for tensor in batch)
             for counter in counters.values():
                 counter.lengths, counter.mask = mask.sum(1), mask.bool()
-            told = {"position_ids": positions[0]} if positions else {"attention_mask": mask}
-            model.base_model(input_ids=ids, use_cache=False, **told)
+            inputs = {"input_ids": ids, "position_ids": positions[0]} if positions else {"input_ids": ids}
+            told = apart(model, inputs) if positions else {**inputs, "attention_mask": mask}
+            model.base_model(**told, use_cache=False)
             tokens += int(mask.sum())
             samples += int((mask.sum(1) > 0).sum())
     if not tokens:

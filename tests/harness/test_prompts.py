@@ -97,8 +97,8 @@ def test_a_control_token_in_a_users_text_is_text(kind: str, token: str) -> None:
 
 def test_several_turns_are_one_sample_where_a_template_repeats_what_it_said_and_one_each_where_not() -> None:
     assert len(encode(made("template with BOS"), LONG)) == 1
-    samples = encode(made("template without BOS"), LONG)
-    assert [counted(made("template without BOS"), sample) for sample in samples] == [f"{n}<|im_end|>" for n in (1, 2, 3)]
+    form = made("template without BOS")
+    assert [counted(form, sample) for sample in encode(form, LONG)] == [f"{n}<|im_end|>" for n in (1, 2, 3)]
 
 
 def test_system_messages_and_tools_are_kept_where_the_format_has_them() -> None:
@@ -167,7 +167,7 @@ class _Chat:
     def __init__(self, folder: Path) -> None:
         self.lm_eval = folder / "chat.yaml"
         self.lm_eval.write_text(
-            'dataset_path: json\ntest_split: test\noutput_type: generate_until\n'
+            "dataset_path: json\ntest_split: test\noutput_type: generate_until\n"
             'doc_to_text: "User: {{prompt}}\\n\\nAssistant:"\ndoc_to_target: "{{answer}}"\n'
         )
 
