@@ -54,6 +54,10 @@ class Benchmark(Protocol):
     def lm_eval(self) -> Path | None:
         """lm-eval's configuration of it."""
 
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What of that is otherwise than in the file."""
+
 
 def evaluate(
     lm: LM,
@@ -94,7 +98,7 @@ def lm_eval_task(task: Benchmark, items: Sequence[Item], form: Form | None = Non
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    config = _without_trivial_templates(_configuration(task.lm_eval))
+    config = _without_trivial_templates(_configuration(task.lm_eval) | dict(task.settings))
     asked: dict[str, Any] = {}
     if form is not None and str(config.get("doc_to_text")).startswith(ASKED):
         items, asked = _in_form(items, config["doc_to_text"], form)

@@ -5,11 +5,12 @@ configuration that turns items into requests. Its metric is lm-eval's own, or a 
 configuration, or, for free text, a judge that follows the task's rubric.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
@@ -88,6 +89,9 @@ class Task:
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
         note: what a report must say about the task's data, if anything.
+        settings: what of its lm-eval configuration is otherwise than in the file.
+        identity: what makes its rows others, besides its code and the data folder, as JSON.
+        lenient: whether rows that are not sound are left out, and said to be, and do not end the run.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
     """
 
@@ -96,11 +100,14 @@ class Task:
     role: Literal["ability", "general", "alignment"]
     lm_eval: Path | None = None
     metric: str = "exact_match"
-    training: Callable[[Source], Iterable[Conversation]] | None = None
-    items: Callable[[Source], Iterable[Item]] | None = None
+    training: Callable[[Source], Iterable[Conversation | TaskError]] | None = None
+    items: Callable[[Source], Iterable[Item | TaskError]] | None = None
     rubric: Rubric | None = None
     paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
     note: str = ""
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+    lenient: bool = False
     version: int = 1

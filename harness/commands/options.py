@@ -31,6 +31,17 @@ class SuiteOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")] = None
     engine: Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")] = None
     data_dir: Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")] = None
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Your own rows: a file, a folder, or NAME@REVISION on the hub; a task each."),
+    ] = None
+    columns: Annotated[
+        str | None, typer.Option(help="What the columns of --data are, e.g. prompt=question,answer=label.")
+    ] = None
+    metric: Annotated[str | None, typer.Option(help="How answers to --data are scored, e.g. exact_match.")] = None
+    test: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What --data is tested on, if not a share of it.")
+    ] = None
     run_dir: Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")] = Path("runs")
 
 

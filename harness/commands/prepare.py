@@ -8,6 +8,7 @@ from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import with_backbone, with_steps
+from esft_bench.harness.plan.own import OwnFiles, made_for_data, own_suite
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.store.artifacts import Store
@@ -56,17 +57,26 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     store = Store(options.run_dir / STORE)
     engine = engine_of(suite)
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
-    notes += [*_validated(suite), *(task.note for task in plan.tasks.values() if task.note)]
+    notes += [*_trained(plan.suite), *(task.note for task in plan.tasks.values() if task.note)]
+    notes += [data.note for data in plan.data.values() if data.note]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
 def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
     """The suite with the options' changes, and what there is to say about them."""
-    suite = load(options.suite, _overrides(options))
+    name, own = options.suite, []
+    if options.data:
+        files = OwnFiles(options.data, options.columns, options.metric, options.test)
+        name, own = own_suite(files, options.suite, options.backbone)
+    elif options.columns or options.metric or options.test:
+        raise UserError("--columns, --metric and --test say what --data FILE is: give that too.")
+    suite = load(name, [*own, *_overrides(options)])
     notes: list[str] = []
     if options.steps:
         suite = with_steps(suite, options.steps)
-    if options.backbone is not None:
+    if name != options.suite:
+        suite, notes = made_for_data(suite, options.data_dir)
+    elif options.backbone is not None:
         suite, notes = with_backbone(suite, options.backbone, steps=options.steps)
     return (quick_slice(suite) if options.quick else suite), notes
 
@@ -94,15 +104,22 @@ def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
 
 
-def _validated(suite: Suite) -> list[str]:
-    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+def _trained(suite: Suite) -> list[str]:
+    """What a suite says about its trainings: prompt format, packing, and looking at them while they go on."""
     training = suite.training
+    format_of = {"release": "the ESFT release's", "chat_template": "the tokenizer's own chat template"}
+    apart = {"within": "attend to themselves alone", "across": "attend to those before them, as in the papers' code"}
+    said = [
+        f"Prompt format: `{suite.backbone.prompt}`, {format_of.get(suite.backbone.prompt, '')}. Samples that share a "
+        f"training sequence {apart[training.packed_attention]}."
+    ]
     if training.evaluate_every is None:
-        return []
+        return said
     kept = "lowest loss there was" if training.choose == "best" else "last step were"
     return [
+        *said,
         f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
-        f"training data was measured; the weights of the {kept} taken."
+        f"training data was measured; the weights of the {kept} taken.",
     ]
 
 

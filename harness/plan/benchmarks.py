@@ -29,9 +29,8 @@ def benchmark_of(task: Task) -> Benchmark:
     """What an answer step needs of a task that has items."""
     assert task.lm_eval is not None
     modules = [*_scoring(task.lm_eval, module_of(task.items)), *(SANDBOX if task.runs_code else ())]
-    return Benchmark(
-        task.name, task.title, task.version, task.metric, task.lm_eval, _files(task.lm_eval), tuple(modules)
-    )
+    told = (task.name, task.title, task.version, task.metric, task.lm_eval)
+    return Benchmark(*told, _files(task.lm_eval), tuple(modules), task.settings)
 
 
 @cache

@@ -27,15 +27,18 @@ from esft_bench.tasks.task import Task
 TASKS = f"{OURS}.tasks"
 PARTS = ("training", "items")
 DATA, NOTED = "data", "data/.noted"
+FEW_BAD, MOST_BAD, SHOWN_BAD = 3, 0.1, 3
+"""So many rows, or such a share of them, may be left out of a lenient task; so many are named."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's conversations and items, where it has them, and how many items there are."""
+    """A task's conversations and items, where it has them, how many items, and a note on rows that were left out."""
 
     training: Content | None
     items: Content | None
     count: int
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -60,19 +63,31 @@ def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
     noted = _note(task, reading)
     if noted is not None and (found := _noted(noted, folder, notes)) is not None:
         return found
+    left_out: list[str] | None = [] if task.lenient else None
     with _named(task):
-        conversations = list(rows.conversations(task.training(source), reading.refusal)) if task.training else None
-        questions = list(rows.items(islice(task.items(source), reading.limit), reading.refusal)) if task.items else None
+        told = reading.refusal, left_out
+        conversations = list(rows.conversations(task.training(source), *told)) if task.training else None
+        questions = list(islice(rows.items(task.items(source), *told), reading.limit)) if task.items else None
+        note = _about(left_out, len(conversations or ()) + len(questions or ())) if left_out else ""
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
-    data = TaskData(training, items, count)
+    data = TaskData(training, items, count, note)
     if noted is not None:
         notes.write(noted, _described(task.name, data, folder))
     return data
+
+
+def _about(left_out: Sequence[str], used: int) -> str:
+    """What is said of rows that were left out. Raises TaskError where they are too many for an accident."""
+    left_out = list(dict.fromkeys(left_out))
+    if len(left_out) > max(FEW_BAD, MOST_BAD * (used + len(left_out))):
+        raise TaskError(f"{len(left_out)} of {used + len(left_out)} rows cannot be used, the first: {left_out[0]}")
+    more = f" And {len(left_out) - SHOWN_BAD} more." if left_out[SHOWN_BAD:] else ""
+    return f"{len(left_out)} rows were left out: {' '.join(left_out[:SHOWN_BAD])}{more}"
 
 
 @contextmanager
@@ -116,7 +131,16 @@ def _note(task: Task, reading: Reading) -> str | None:
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
     read = sources((*modules, rows.__name__))
-    told = [task.name, task.version, reading.limit, read, _origin(reading.source), bool(task.training), *reading.form]
+    told = [
+        task.name,
+        task.version,
+        reading.limit,
+        read,
+        _origin(reading.source),
+        bool(task.training),
+        *reading.form,
+        task.identity,
+    ]
     return digest_of_text(canonical(told))[:20]
 
 
@@ -141,7 +165,7 @@ def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
             notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
             return None
     training, items = (Content(_path(said[part][0], folder), said[part][0]) if said[part] else None for part in PARTS)
-    return TaskData(training, items, said["count"])
+    return TaskData(training, items, said["count"], said.get("note", ""))
 
 
 def _fault(path: Path, digest: str) -> str:
@@ -157,4 +181,4 @@ def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
     """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
     parts = dict(zip(PARTS, (data.training, data.items), strict=True))
     files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
-    return {"task": name, "count": data.count, **files}
+    return {"task": name, "count": data.count, "note": data.note, **files}

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ class Benchmark:
         lm_eval: its lm-eval configuration.
         files: digest of that, of those it includes and of what else lies beside them.
         modules: the modules that score, the sandbox among them where code is run.
+        settings: what of the configuration is otherwise than in the file.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Benchmark:
     lm_eval: Path
     files: str
     modules: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,10 @@ class AnswerStep(Step):
             "precision": self.training.loading.precision,
             "prompt": self.training.loading.prompt,
             "max_length": self.engine.max_length,
-            "benchmark": {"name": task.name, "version": task.version, "metric": task.metric, "files": task.files},
+            "benchmark": {
+                **{"name": task.name, "version": task.version, "metric": task.metric, "files": task.files},
+                **({"settings": dict(task.settings)} if task.settings else {}),
+            },
         }
 
     @property

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -163,6 +163,7 @@ class _Chat:
     """A task that generates, asked in the form that models are trained in."""
 
     name, metric = "chat", "bypass"
+    settings: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path) -> None:
         self.lm_eval = folder / "chat.yaml"
