@@ -22,7 +22,8 @@ from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
 from esft_bench.spec.suite import Prompt
 from esft_bench.tasks.prompt import question
-from esft_bench.tasks.task import Item
+from esft_bench.tasks.task import Item, turn
+from esft_bench.tasks.theirs import DOC
 
 FEWSHOT_SEED = 1234
 THEIR_TASKS = Path(lm_eval.__file__).parent / "tasks"
@@ -35,6 +36,8 @@ ABOUT_THEIR_DATA = (
 ASKED = question("{{prompt}}")
 """How a task says that it asks in the form that models are trained in: the beginning of its `doc_to_text`."""
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
+ITEM = "esft_bench_item"
+"""The field of lm-eval's own rows that holds the id of the item they became."""
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
 
@@ -98,7 +101,11 @@ def lm_eval_task(task: Benchmark, items: Sequence[Item], form: Form | None = Non
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    config = _without_trivial_templates(_configuration(task.lm_eval) | dict(task.settings))
+    told = dict(task.settings)
+    in_form = told.pop("in_form", None)
+    config = _without_trivial_templates(_configuration(task.lm_eval) | told)
+    if in_form is not None:
+        return _theirs(task, config, items, form if in_form else None)
     asked: dict[str, Any] = {}
     if form is not None and str(config.get("doc_to_text")).startswith(ASKED):
         items, asked = _in_form(items, config["doc_to_text"], form)
@@ -110,6 +117,23 @@ def lm_eval_task(task: Benchmark, items: Sequence[Item], form: Form | None = Non
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
     return prepared
+
+
+def _theirs(task: Benchmark, config: dict[str, Any], items: Sequence[Item], form: Form | None) -> ConfigurableTask:
+    """A task of lm-eval's own, whose rows have become items: their prompts as they are, or in a prompt format."""
+    lead = str(config.get("target_delimiter", " "))
+    texts = {item["id"]: item["prompt"] for item in items}
+    if form is not None:
+        lead, texts = form.lead, {name: form.question(turn(text, "")[:1]) for name, text in texts.items()}
+    rows = [json.loads(item[DOC]) | {ITEM: item["id"]} for item in items]
+    ours = {"doc_to_text": lambda doc: texts[doc[ITEM]], "target_delimiter": lead, "test_split": "test"}
+    kept = {
+        key: value for key, value in config.items() if key not in (*ABOUT_THEIR_DATA, "process_docs", "description")
+    }
+    dataset = {"test": Dataset.from_list(rows)}
+    return ConfigurableTask(
+        config=kept | ours | {"task": task.name, "num_fewshot": 0, "custom_dataset": lambda **_: dataset}
+    )
 
 
 def _in_form(items: Sequence[Item], doc_to_text: str, form: Form) -> tuple[Sequence[Item], dict[str, Any]]:
@@ -157,7 +181,7 @@ def _scores(task: Benchmark, items: Sequence[Item], samples: Sequence[dict[str, 
     by_id: dict[str, dict[str, Any]] = {}
     for sample in samples:
         if wanted_filter in ("", sample["filter"]):
-            by_id.setdefault(str(sample["doc"]["id"]), sample)
+            by_id.setdefault(str(sample["doc"].get(ITEM) or sample["doc"]["id"]), sample)
     return [_score(task, metric, item, by_id) for item in items]
 
 

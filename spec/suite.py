@@ -172,7 +172,8 @@ class Suite(Strict):
     Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
-    Tasks without code are described where they are named, or in `own`.
+    Tasks without code are described where they are named, or in `own`; `lm-eval:NAME` is a task of lm-eval's, or one
+    of those in the folder `include_path`.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself. Rows that differ by less than
     `same_within` points, beyond chance, are called the same.
@@ -187,6 +188,7 @@ class Suite(Strict):
     general: Names = Field([])
     alignment: str | None = None
     own: dict[str, OwnTask] = Field({})
+    include_path: str = ""
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
     training: Training = Training()

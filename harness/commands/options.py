@@ -42,6 +42,10 @@ class SuiteOptions:
     test: Annotated[
         str | None, typer.Option(metavar="FILE", help="What --data is tested on, if not a share of it.")
     ] = None
+    include_path: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A folder of your own lm-eval tasks, for `lm-eval:NAME` in a suite."),
+    ] = None
     run_dir: Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")] = Path("runs")
 
 

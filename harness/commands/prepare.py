@@ -87,6 +87,7 @@ def _overrides(options: SuiteOptions) -> list[str]:
         "seeds": None if options.seeds is None else f"[{options.seeds}]",
         "evaluation.limit": options.limit,
         "evaluation.engine": options.engine,
+        "include_path": options.include_path,
     }
     return [*(f"{field}={value}" for field, value in short.items() if value is not None), *(options.set or [])]
 
