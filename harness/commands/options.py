@@ -65,6 +65,25 @@ class RunOptions:
 
 
 @dataclass(frozen=True)
+class LookOptions:
+    """Which rows to look at, and as which backbone sees them."""
+
+    data: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, folders, or NAME@REVISION on the hub.")]
+    backbone: Annotated[str, typer.Option(help="Whose tokenizer: mini, a folder, or NAME@REVISION on the hub.")] = (
+        "mini"
+    )
+    columns: Annotated[str | None, typer.Option(help="What the columns are, e.g. prompt=question,answer=label.")] = None
+    metric: Annotated[str | None, typer.Option(help="How answers are to be scored, e.g. exact_match.")] = None
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="What is tested on, if not a share of the rows.")] = (
+        None
+    )
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the suite, e.g. backbone.prompt=release."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class CalibrateOptions:
     """Which judge to calibrate, on what."""
 

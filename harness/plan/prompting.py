@@ -66,14 +66,15 @@ class Prompting:
     def _refusal(self, messages: Sequence[Message]) -> str:
         try:
             answered = messages[-1]["role"] == "assistant"
-            self._form.turns(list(messages)) if answered else self._form.question(messages)
+            self.form.turns(list(messages)) if answered else self.form.question(messages)
         except UserError as error:
             return str(error).removesuffix(".")
         return ""
 
     @cached_property
-    def _form(self) -> Any:
+    def form(self) -> Any:
+        """The format with the backbone's tokenizer."""
         from esft_bench.harness.backbone.model import load_tokenizer  # here: transformers takes seconds to import
-        from esft_bench.harness.backbone.prompts import ChatTemplate
+        from esft_bench.harness.backbone.prompts import form_of
 
-        return ChatTemplate(load_tokenizer(self.folder, self.backbone.trust_remote_code))
+        return form_of(self.backbone.prompt, load_tokenizer(self.folder, self.backbone.trust_remote_code))
