@@ -49,7 +49,6 @@ def make(name: str, include_path: str, *, trained: bool) -> Task:
 def _find(name: str, include_path: str) -> Path:
     """The file of a task, the user's first; by its name where that is the task's, else by lm-eval's index."""
     import lm_eval
-    from lm_eval.tasks import TaskManager
 
     if include_path and not Path(include_path).expanduser().is_dir():
         raise TaskError(f"--include-path {include_path}: there is no such folder.")
@@ -57,10 +56,10 @@ def _find(name: str, include_path: str) -> Path:
     folders = [Path(include_path).expanduser()] if include_path else []
     folders += [each.parent for each in theirs.rglob(f"{name}.yaml")]
     for folder in folders:
-        index = TaskManager(include_path=str(folder), include_defaults=False).task_index
+        index = _index(str(folder))
         if name in index:
             return _task_file(name, index[name])
-    index = TaskManager().task_index
+    index = _index("")
     if name not in index:
         import difflib
 
@@ -68,6 +67,16 @@ def _find(name: str, include_path: str) -> Path:
         hint = f"did you mean {' or '.join(near)}?" if near else "`lm_eval ls tasks` lists them."
         raise TaskError(f"lm-eval has no task '{name}'; {hint}")
     return _task_file(name, index[name])
+
+
+@lru_cache(32)
+def _index(folder: str) -> Mapping[str, Any]:
+    """The tasks in a folder, or all of lm-eval's, which takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    manager = TaskManager(include_path=folder, include_defaults=False) if folder else TaskManager()
+    index: Mapping[str, Any] = manager.task_index
+    return index
 
 
 def _task_file(name: str, entry: Any) -> Path:
