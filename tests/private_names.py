@@ -64,6 +64,7 @@ _EXPERTS = "selected experts are trained, and experts observed, by an experts im
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
 _REQUESTS = "options of one question share the queries for their common beginning"
+_PACKED = "samples of one sequence do not attend to each other"
 _TASKS = "benchmarks are lm-eval configurations that lie beside our tasks"
 
 NAMES = (
@@ -86,6 +87,9 @@ NAMES = (
     PrivateName(
         "transformers.configuration_utils", "_experts_implementation", _EXPERTS, sign="def _experts_implementation("
     ),
+    PrivateName("transformers.masking_utils", "create_masks_for_generate", _PACKED),
+    PrivateName("transformers.configuration_utils", "_attn_implementation", _PACKED, sign="def _attn_implementation("),
+    PrivateName("transformers.data.metrics.squad_metrics", "compute_f1", "a user's own rows are scored by token F1"),
     PrivateName("transformers.models.llama.modeling_llama", "LlamaMLP", "a test writes DeepSeek-MoE's own model down"),
     PrivateName(
         "transformers.core_model_loading",
@@ -118,6 +122,7 @@ NAMES = (
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
     PrivateName("lm_eval.evaluator", "group_map", _TASKS, sign="'group_map'"),
     PrivateName("lm_eval.utils", "handle_non_serializable", _TASKS),
+    PrivateName("lm_eval.utils", "apply_template", _TASKS),
     PrivateName("lm_eval.tasks.ifeval.utils", "process_results", "IFEval is scored by lm-eval's own rules"),
     PrivateName("lm_eval.api.task", "_instances", "a test scores answers without a model", sign="self._instances:"),
     PrivateName("lm_eval.models.openai_completions", "LocalCompletionsAPI", _REQUESTS),

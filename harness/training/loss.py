@@ -30,9 +30,13 @@ class AnswerLoss(nn.Module):
         self.model = model
         self._no_split_modules = model._no_split_modules  # FSDP shards layer by layer
 
-    def forward(self, **inputs: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
         """`input_ids`, `labels` and, where samples are kept apart, `position_ids`: (B, T). Returns a scalar."""
-        inputs = apart(self.model, inputs)
+        inputs = {"input_ids": input_ids, "labels": labels}
+        if position_ids is not None:
+            inputs = apart(self.model, {**inputs, "position_ids": position_ids})
         labels = inputs.pop("labels")
         targets = labels[:, 1:]
         supervised = targets != IGNORED

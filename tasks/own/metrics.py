@@ -103,10 +103,8 @@ def _plain(text: str) -> str:
 
 
 def _number(text: str) -> str:
-    from lm_eval.filters.extraction import RegexFilter
-
-    found = RegexFilter(NUMBER, group_select=-1, fallback="").apply([[text]], [{}])[0][0]
-    plain = str(found).replace("$", "").replace(",", "").rstrip(".")
+    found = re.findall(NUMBER, text)
+    plain = next(filter(None, found[-1])).replace("$", "").replace(",", "").rstrip(".") if found else ""
     try:
         return f"{float(plain):g}" if len(plain) < 16 else plain
     except ValueError:

@@ -53,7 +53,7 @@ def identity(task: OwnTask) -> str:
 
 
 def _files(path: Path) -> list[Path]:
-    return [each for each in path.rglob("*") if each.is_file()] if path.is_dir() else [path]
+    return [each for each in (path.rglob("*") if path.is_dir() else [path]) if each.is_file()]
 
 
 def described(task: OwnTask, data: OwnData, metric: str) -> str:
