@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
-from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
@@ -91,7 +90,8 @@ class Task:
         note: what a report must say about the task's data, if anything.
         settings: what of its lm-eval configuration is otherwise than in the file.
         identity: what makes its rows others, besides its code and the data folder, as JSON.
-        lenient: whether rows that are not sound are left out, and said to be, and do not end the run.
+        lenient: whether rows that are not sound are left out, and said to be, and do not end the run. Such a task may
+            yield a TaskError in place of a row that it cannot use.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
     """
 
@@ -100,8 +100,8 @@ class Task:
     role: Literal["ability", "general", "alignment"]
     lm_eval: Path | None = None
     metric: str = "exact_match"
-    training: Callable[[Source], Iterable[Conversation | TaskError]] | None = None
-    items: Callable[[Source], Iterable[Item | TaskError]] | None = None
+    training: Callable[[Source], Iterable[Conversation]] | None = None
+    items: Callable[[Source], Iterable[Item]] | None = None
     rubric: Rubric | None = None
     paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()

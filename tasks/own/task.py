@@ -12,7 +12,7 @@ from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.own.data import MOST_CLASSES, OwnData, examples, read
 from esft_bench.tasks.own.examples import Example
 from esft_bench.tasks.source import Source
-from esft_bench.tasks.task import Conversation, Item, Located, Rubric, Task
+from esft_bench.tasks.task import Item, Located, Rubric, Task
 
 HERE = Path(__file__).parent
 SHORT = 40
@@ -110,12 +110,12 @@ def _settings(task: OwnTask, data: OwnData, metric: str) -> dict[str, Any]:
     return found
 
 
-def _training(data: OwnData, _source: Source) -> Iterator[Conversation | TaskError]:
+def _training(data: OwnData, _source: Source) -> Iterator[Any]:
     for row in data.training:
         yield Located(row.conversation, row.place) if isinstance(row, Example) else row
 
 
-def _items(data: OwnData, metric: str, clean: str, _source: Source) -> Iterator[Item | TaskError]:
+def _items(data: OwnData, metric: str, clean: str, _source: Source) -> Iterator[Any]:
     history = any(len(row.asked) > 1 for row in examples(data.test))
     seen: Counter[str] = Counter()
     for row in data.test:
