@@ -64,7 +64,8 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
 
 def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
     """The suite with the options' changes, and what there is to say about them."""
-    name, own = options.suite, []
+    name = options.suite
+    own: list[str] = []
     if options.data:
         files = OwnFiles(options.data, options.columns, options.metric, options.test)
         name, own = own_suite(files, options.suite, options.backbone)

@@ -21,6 +21,7 @@ from esft_bench.harness.store.notes import Notes
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, made_folder, remove, write_text
 from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.prompt import refusal as release_refusal
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
@@ -50,7 +51,7 @@ class Reading:
 
     source: Source
     limit: int | None = None
-    refusal: rows.Refusal = rows.release_refusal
+    refusal: rows.Refusal = release_refusal
     form: Sequence[str] = ("release",)
 
 

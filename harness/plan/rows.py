@@ -35,8 +35,8 @@ LARGEST_INTEGER = 2**63
 def _encodable(text: str) -> str:
     if found := surrogate(text):
         raise PydanticCustomError("surrogate", "it holds {found}", {"found": found})
-    if found := set(text) & set(MARKS):
-        what = {"found": f"U+{ord(min(found)):04X}"}
+    if marks := set(text) & set(MARKS):
+        what = {"found": f"U+{ord(min(marks)):04X}"}
         raise PydanticCustomError("mark", "it holds {found}, which is no character", what)
     return text
 

@@ -59,7 +59,7 @@ def find(task: OwnTask, columns: Collection[str], where: str) -> Form:
     for part, column in task.columns.items():
         if column not in columns:
             raise TaskError(f"{where}: there is no column '{column}' for {part}; there are {_listed(columns)}.")
-    given: dict[str, str] = dict(task.columns)
+    given: dict[str, str] = {part: column for part, column in task.columns.items()}  # noqa: C416 - other types
     if task.prompt:
         given.setdefault("prompt", "")
     if _enough(given):

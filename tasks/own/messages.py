@@ -69,7 +69,7 @@ def _call(call: Any, number: int) -> dict[str, Any]:
     """A tool call, its arguments as an object, as templates want them."""
     if not isinstance(call, dict):
         raise ValueError(f"message {number}: a tool call is no object: {shown(call)}")
-    call = _without_nulls(call)
+    call = dict(_without_nulls(call))
     holder = call["function"] if isinstance(call.get("function"), dict) else call
     if isinstance(holder.get("arguments"), str):
         holder["arguments"] = _decoded(holder["arguments"] or "{}")

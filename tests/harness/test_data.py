@@ -5,6 +5,7 @@ import random
 import re
 import string
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
@@ -33,7 +34,8 @@ class Letters:
 
     bos_token, eos_token = CONTROL = ("<s>", "</s>")
     bos_token_id, eos_token_id = 1, 2
-    all_special_tokens, added_tokens_decoder = CONTROL, {}
+    all_special_tokens = CONTROL
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
     def convert_tokens_to_ids(self, token):
         return 1 + self.CONTROL.index(token)

@@ -59,7 +59,7 @@ KINDS: dict[str, Callable[[Path], Any]] = {
 def test_every_kind_of_file_has_the_same_rows(tmp_path: Path, name: str) -> None:
     KINDS[name](tmp_path / name)
     found = read(OwnTask(name="own", files=[str(tmp_path / name)]))
-    rows = [(row.asked[-1]["content"], row.text) for row in (*found.training, *found.test)]
+    rows = [(row.asked[-1]["content"], row.text) for side in found.sound for row in side]
     assert sorted(rows) == sorted((row["question"], row["answer"]) for row in ROWS)
 
 
