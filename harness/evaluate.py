@@ -17,10 +17,10 @@ from lm_eval.tasks._yaml_loader import load_yaml
 from lm_eval.utils import apply_template, handle_non_serializable
 
 from esft_bench.harness.backbone.prompts import Form, form_of
+from esft_bench.spec.backbone import Prompt
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
-from esft_bench.spec.suite import Prompt
 from esft_bench.tasks.prompt import question
 from esft_bench.tasks.task import Item, turn
 from esft_bench.tasks.theirs import DOC

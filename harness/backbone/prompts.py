@@ -14,8 +14,8 @@ from typing import Any, ClassVar
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
 
+from esft_bench.spec.backbone import Prompt
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Prompt
 from esft_bench.tasks import prompt
 from esft_bench.tasks.prompt import CLOSE, OPEN, SEAM, WHOLE, control
 from esft_bench.tasks.task import Conversation, Message
