@@ -69,11 +69,11 @@ def _call(call: Any, number: int) -> dict[str, Any]:
     """A tool call, its arguments as an object, as templates want them."""
     if not isinstance(call, dict):
         raise ValueError(f"message {number}: a tool call is no object: {shown(call)}")
-    call = dict(_without_nulls(call))
-    holder = call["function"] if isinstance(call.get("function"), dict) else call
+    made: dict[str, Any] = _without_nulls(call)
+    holder = made["function"] if isinstance(made.get("function"), dict) else made
     if isinstance(holder.get("arguments"), str):
         holder["arguments"] = _decoded(holder["arguments"] or "{}")
-    return call
+    return made
 
 
 def _text(content: Any, number: int, *, may_be_empty: bool) -> str:
