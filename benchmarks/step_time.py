@@ -12,12 +12,13 @@ import argparse
 import platform
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
+from peft.tuners.lora.layer import ParamWrapper
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
@@ -28,7 +29,7 @@ from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context
-from esft_bench.methods.moe.experts import use_selective_experts
+from esft_bench.methods.moe.experts import UPDATES, use_selective_experts
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
@@ -83,6 +84,21 @@ def lora_experts(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter
     return Lora(rank=2, experts=True).prepare(model, Context(seed=0))
 
 
+def lora_experts_by_peft(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
+    """The same on our experts kernel, with peft's own forward, which makes the product of each expert's factors."""
+    parameters = lora_experts(model, seen)
+    peft_form(model)
+    return parameters
+
+
+def peft_form(model: PreTrainedModel) -> None:
+    """Have peft's own forward compute its updates of parameters again."""
+    for module in model.modules():
+        if isinstance(module, ParamWrapper):
+            vars(module).pop("forward", None)
+            vars(module.get_base_layer()).pop(UPDATES, None)
+
+
 def esft_token(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Parameter]:
     return EsftToken().prepare(model, Context(seed=0, profile=seen))
 
@@ -93,12 +109,18 @@ def gradient_mask(model: PreTrainedModel, seen: Profile) -> Sequence[nn.Paramete
     model.requires_grad_(False)
     selection, parameters = EsftToken().select(seen), []
     for index, layer in moe_layers(model).items():
-        mask = torch.zeros(layer.num_experts, 1, 1)
-        mask[selection[index]] = 1
-        for parameter in (layer.experts.get_parameter("gate_up_proj"), layer.experts.get_parameter("down_proj")):
-            parameter.requires_grad_(True)
-            parameter.register_hook(lambda gradient, mask=mask: gradient * mask)
-            parameters.append(parameter)
+        parameters += masked(layer.experts, selection[index])
+    return parameters
+
+
+def masked(experts: nn.Module, selected: Sequence[int]) -> list[nn.Parameter]:
+    """Have an experts module train its fused tensors, the gradients of experts that are not selected made zero."""
+    parameters = [experts.get_parameter(name) for name in ("gate_up_proj", "down_proj")]
+    mask = torch.zeros(len(parameters[0]), 1, 1)
+    mask[list(selected)] = 1
+    for parameter in parameters:
+        parameter.requires_grad_(True)
+        parameter.register_hook(lambda gradient: gradient * mask)
     return parameters
 
 
@@ -176,6 +198,7 @@ METHODS: dict[str, Prepare] = {
     "FFT": fft,
     "LoRA on attention, rank 2": lora,
     "LoRA on attention and experts, rank 2": lora_experts,
+    "LoRA on attention and experts, rank 2, peft's form": lora_experts_by_peft,
     "ESFT-Token": esft_token,
     "ESFT-Token as gradient mask": gradient_mask,
     "ESFT-Token as the official loop over modules": module_loop,
@@ -194,13 +217,12 @@ def stepper(model: PreTrainedModel, parameters: Sequence[nn.Parameter], ids: Ten
     return step
 
 
-def measure(shape: str, rounds: int, checkpointing: bool, methods: Sequence[str]) -> Table:
+def measure(shape: str, rounds: int, checkpointing: bool, methods: Mapping[str, Prepare]) -> Table:
+    """Time a step of each method, round by round; ratios are to the first."""
     ids = torch.randint(3, 2048, (8, 128), generator=torch.Generator().manual_seed(0))
     seen = profile(build(shape), [(ids, torch.ones_like(ids))])
     steps, trained = {}, {}
-    for name, prepare in METHODS.items():
-        if name not in methods:
-            continue
+    for name, prepare in methods.items():
         model = build(shape)
         if checkpointing:
             checkpoint_gradients(model)
@@ -248,8 +270,9 @@ def main() -> None:
     console = Console(width=120)
     versions = f"torch {torch.__version__}, transformers {transformers.__version__}"
     console.print(f"{machine()}, {arguments.threads} thread(s), {versions}")
+    methods = {name: METHODS[name] for name in METHODS if name in (arguments.method or METHODS)}
     for shape in SHAPES if arguments.shape == "all" else [arguments.shape]:
-        console.print(measure(shape, arguments.rounds, arguments.checkpointing, arguments.method or list(METHODS)))
+        console.print(measure(shape, arguments.rounds, arguments.checkpointing, methods))
 
 
 if __name__ == "__main__":

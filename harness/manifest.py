@@ -23,6 +23,7 @@ PACKAGES = (
     "accelerate",
     "datasets",
     "lm_eval",
+    "math-verify",
     "openai",
     "pandas",
     "peft",
@@ -30,6 +31,7 @@ PACKAGES = (
     "safetensors",
     "scipy",
     "torch",
+    "torchao",
     "transformers",
     "vllm",
 )

@@ -121,6 +121,10 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
             raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
         return self
 
+    def remarks(self, context: Context) -> list[str]:
+        """What is to be said of the scores, and of the groups."""
+        return [*super().remarks(context), *GroupedExperts.remarks(self, context)]
+
     def ranking(self, profile: Profile, context: Context) -> Scores:
         """The scores that experts are selected by, given or a profile's."""
         return self.scores_of(profile)

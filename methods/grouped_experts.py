@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,23 @@ class GroupedExperts(Method):
         super().check_model(model)
         for layer in moe_layers(model).values() if self.group_size > 1 else ():
             check_groups(model, layer, self.group_size)
+
+    def remarks(self, context: Context) -> list[str]:
+        """That groups are not the best of all, where there are too many of them to look for that."""
+        from esft_bench.methods.moe.grouping import can_search
+
+        if self.group_size == 1 or context.general is None:
+            return list(super().remarks(context))
+        experts = context.general.num_experts
+        grown = [] if can_search(experts, self.group_size) else [self._grown(experts)]
+        return [*super().remarks(context), *grown]
+
+    def _grown(self, experts: int) -> str:
+        size = self.group_size
+        return (
+            f"Groups of {size} of {experts} experts: each is grown from the most similar pair, not the best of all "
+            f"{comb(experts, size):,} groups (ESFT paper, Appendix C), which are too many to look at."
+        )
 
     def group(self, model: PreTrainedModel, context: Context) -> Groups:
         """Make `model` the coarse-grained one, in place; returns its groups. Raises MethodError where it cannot be."""

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
-    from esft_bench.methods.moe.view import MoeLayer
 
 SMALLEST = 1e-8
 """Added to the smallest singular value, as peft does."""
@@ -52,21 +51,28 @@ class Kappa(ExpertTraining):
 
     def chosen(self, model: PreTrainedModel) -> Selection:
         """The experts with the lowest κ, lowest first; of equal ones the lower id."""
+        import torch
+
         from esft_bench.methods.moe.view import moe_layers
 
-        ranked = {index: condition_numbers(layer) for index, layer in moe_layers(model).items()}
+        ranked = {
+            index: sum(
+                (condition_numbers(layer.experts.get_parameter(name)) for name in layer.weights),
+                torch.zeros(layer.num_experts),
+            )
+            for index, layer in moe_layers(model).items()
+        }
         return {index: row.sort(stable=True).indices[: self.count].tolist() for index, row in ranked.items()}
 
 
-def condition_numbers(layer: MoeLayer) -> Tensor:
-    """κ of each expert of a layer [E], the mean over its fused matrices of σ_max / σ_min.
+def condition_numbers(weight: Tensor) -> Tensor:
+    """κ of each expert's matrix in a fused parameter [E, …, …]: σ_max / σ_min [E].
 
     On the meta device, where a plan is priced, all are alike.
     """
     import torch
 
-    weights = [layer.experts.get_parameter(name).detach() for name in layer.weights]
-    if weights[0].is_meta:
-        return torch.ones(layer.num_experts)
-    values = [torch.linalg.svdvals(weight.float()) for weight in weights]
-    return torch.stack([each[:, 0] / (each[:, -1] + SMALLEST) for each in values]).mean(0)
+    if weight.is_meta:
+        return torch.ones(len(weight))
+    values: Tensor = torch.linalg.svdvals(weight.detach().float())
+    return values[:, 0] / (values[:, -1] + SMALLEST)

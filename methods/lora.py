@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from esft_bench.methods import lora_adapter
 from esft_bench.methods.atomic import write_json
@@ -33,6 +33,9 @@ class Lora(Method):
         target_modules: names of linear layers as peft takes them; empty for every linear layer of the attention.
         experts: adapt every linear layer of the decoder but the routers: besides, all routed experts, through their
             fused parameters (gate and up share a factor), shared experts, and the MLPs of layers without experts.
+        divide_rank: divide the rank of the routed experts' updates by the number of experts that a token is sent to
+            (rounded, at least 1), so that a token meets `rank` in all of them together ("LoRA Without Regret", Thinking
+            Machines 2025); their scaling is alpha / that rank.
     """
 
     name: ClassVar[str] = "lora"
@@ -40,6 +43,15 @@ class Lora(Method):
     alpha: float = Field(default=16.0, gt=0)
     target_modules: tuple[str, ...] = ()
     experts: bool = False
+    divide_rank: bool = False
+
+    @model_validator(mode="after")
+    def _experts_have_the_rank_that_is_divided(self) -> Lora:
+        if self.divide_rank and not self.experts:
+            raise ValueError(
+                "divide_rank divides the rank of the routed experts' updates: set experts, or leave it out"
+            )
+        return self
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError where experts are to be adapted and the model has none, or layers that are tied."""
@@ -64,14 +76,19 @@ class Lora(Method):
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=list(self.target_modules) or _attention(model),
+            rank_pattern=_ranks(model, self.rank) if self.divide_rank else {},
             target_parameters=[*_routed(model), *_shared(model), *_dense(model)] if self.experts else None,
         )
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(), lora_adapter.quiet_about_ranks():
             torch.manual_seed(context.seed)
             try:
                 model.add_adapter(config)
             except ValueError as error:
                 raise MethodError(f"lora cannot adapt this model: {error}") from error
+        if self.experts:
+            from esft_bench.methods.moe.split_lora import use_split_form
+
+            use_split_form(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
@@ -104,6 +121,14 @@ def _attention(model: PreTrainedModel) -> list[str]:
             f"{type(model).__name__} has no linear layer inside an `attn` or `attention`; set target_modules"
         )
     return names
+
+
+def _ranks(model: PreTrainedModel, rank: int) -> dict[str, int]:
+    """By fused parameter, a rank divided among the experts that a token is sent to."""
+    from esft_bench.methods.moe.view import moe_layers
+
+    layers = moe_layers(model).values()
+    return {f"{layer.name}.{kind}": max(1, round(rank / layer.top_k)) for layer in layers for kind in layer.weights}
 
 
 def _routed(model: PreTrainedModel) -> list[str]:

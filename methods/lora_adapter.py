@@ -12,6 +12,7 @@ import math
 import re
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal
@@ -68,6 +69,14 @@ def merge(adapter: Path, base: Path, out: Path, layout: Layout = "peft") -> None
         else:
             _merge_with_peft(adapter, base, folder, layout)
         overlay(base, folder, out)
+
+
+@contextmanager
+def quiet_about_ranks() -> Iterator[None]:
+    """Keep peft 0.21 from warning that a parameter's rank matches no module: it looks among modules, yet uses it."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "The following rank_pattern keys did not match", RuntimeWarning)
+        yield
 
 
 def _config(adapter: Path) -> dict[str, Any]:
@@ -181,7 +190,7 @@ def _merge_with_peft(adapter: Path, base: Path, folder: Path, layout: Layout) ->
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-    with TemporaryDirectory(dir=folder.parent, prefix=".repacked-") as scratch:
+    with TemporaryDirectory(dir=folder.parent, prefix=".repacked-") as scratch, quiet_about_ranks():
         source = adapter if layout == "peft" else _repacked(adapter, base, Path(scratch))
         merged = PeftModel.from_pretrained(model, source, config=_for_merging(adapter)).merge_and_unload()
     merged.save_pretrained(folder)

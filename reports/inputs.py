@@ -18,7 +18,7 @@ from esft_bench.spec.results import write_text
 FILE = ".report.json"
 READ = ("results.jsonl", "curves.jsonl", "routing.json", "opinions.jsonl", "calibration.json", "items/*.jsonl")
 FIGURES = "figures"
-MADE = ("report.md", "report.html")
+MADE = ("report.md", "report.html", "equal_gain.csv")
 MANIFEST = "manifest.json"
 TIMES = ("started", "finished")
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "scipy")

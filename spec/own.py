@@ -78,8 +78,10 @@ class OwnTask(Strict):
         return self.title or self.name
 
 
-def with_own(said: dict[str, Any]) -> dict[str, Any]:
+def with_own(said: Any) -> Any:
     """What a file says, with the tasks that it describes under `own`, and their names where they stood."""
+    if not isinstance(said, dict):
+        return said
     own = dict(said.get("own") or {})
     changed: dict[str, Any] = {}
     for section in TESTED:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
 from esft_bench.spec.backbone import Backbone as Backbone
+from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.own import OwnTask, with_own
@@ -15,8 +16,7 @@ Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
 Mixing = Literal["conversations", "tokens"]
 PackedAttention = Literal["within", "across"]
-
-
+Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average of gradients the next step keeps."""
 
@@ -29,6 +29,7 @@ class Training(Strict):
     `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
     conversations or in tokens: the paper does not say which. `truncation` says what becomes of
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
+    `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
     memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" each attends to
     itself alone, with "across" to those before it in its sequence too, as in the official code.
@@ -39,6 +40,7 @@ class Training(Strict):
     sequence_length: Count = 4096
     alignment_share: float = Field(0.5, ge=0, lt=1)
     mix_by: Mixing = "conversations"
+    optimizer: Optimizer = "adamw"
     learning_rate: PositiveFloat = 1e-5
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
@@ -157,8 +159,10 @@ class Suite(Strict):
     Tasks without code are described where they are named, or in `own`; `lm-eval:NAME` is a task of lm-eval's, or one
     of those in the folder `include_path`.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
-    benchmarks of a task in place of those it has itself. Rows that differ by less than
-    `same_within` points, beyond chance, are called the same.
+    benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
+    order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
+    the same. `drift` names the measures of how far a model has moved that have no ceiling; `curve` trains every row at
+    several multiples of its learning rate.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -168,11 +172,13 @@ class Suite(Strict):
     tasks: Names = Field(min_length=1)
     tested_only: Names = Field([])
     general: Names = Field([])
+    drift: Names = Field([])
     alignment: str | None = None
     own: dict[str, OwnTask] = Field({})
     include_path: str = ""
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
+    curve: Curve = Curve()
     training: Training = Training()
     profiling: Profiling = Profiling()
     evaluation: Evaluation = Evaluation()
@@ -183,12 +189,10 @@ class Suite(Strict):
     average: Average = "tasks"
     same_within: PositiveFloat = 2.0
     tested_on: dict[str, list[str]] = Field({})
+    filters: dict[str, Names] = Field({})
     tables: list[TableOf] = Field([])
 
-    @model_validator(mode="before")
-    @classmethod
-    def _describes_tasks_where_it_names_them(cls, said: Any) -> Any:
-        return with_own(said) if isinstance(said, dict) else said
+    _own = model_validator(mode="before")(with_own)
 
     @model_validator(mode="after")
     def _names_what_there_is(self) -> "Suite":
@@ -238,6 +242,7 @@ def _check(suite: Suite) -> None:
     for name in suite.methods:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
+    _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:
@@ -254,8 +259,8 @@ def _known(field: str, names: Iterable[str], known: Iterable[str], otherwise: st
 def _check_roles(suite: Suite) -> None:
     """Refuse a task under two of the sections that say what it is for."""
     place: dict[str, str] = {}
-    for section, names in (("tasks", suite.tasks), ("tested_only", suite.tested_only), ("general", suite.general)):
-        for name in names:
+    for section in ("tasks", "tested_only", "general", "drift"):
+        for name in getattr(suite, section):
             if name in place:
                 raise ValueError(f"'{name}' is under {place[name]} and under {section}: leave it out of one")
             place[name] = section

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.tasks.errors import MissingDataError, TaskError
+from esft_bench.tasks.sieve import Sieve
 
 Row = dict[str, Any]
 
@@ -76,12 +77,17 @@ class Source:
     """Reads rows from `data_dir` if given, else from the hub.
 
     `limit` keeps only the first rows of each split. `addresses` says, by a data set's folder, where on the hub it lies
-    if not where the task has it.
+    if not where the task has it. `sieve` drops rows of training data that the suite's filters refuse.
     """
 
     data_dir: Path | None = None
     limit: int | None = None
     addresses: Mapping[str, Address] = field(default_factory=dict)
+    sieve: Sieve = field(default_factory=Sieve)
+
+    def training_rows(self, dataset: Dataset, required: Fields) -> Iterator[Row]:
+        """Yield the rows of the training split that pass the filters; else as `rows`."""
+        return self.sieve.kept(self.rows(dataset, "train", required))
 
     def rows(self, dataset: Dataset, split: str, required: Fields, most: int | None = None) -> Iterator[Row]:
         """Yield the rows of a split, each checked to have the `required` fields with their types.

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, NotRequired, TypedDict
 
+from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
 
 Item = dict[str, Any]
@@ -17,6 +18,11 @@ Item = dict[str, Any]
 as the model sees it, without the chat format) and `answer` (the reference: str). A multiple-choice item
 also has `choices` (list[str]) and `gold` (index into it). Where more was said before than the prompt, `messages` holds
 all of it, the prompt last. More keys are the task's own business."""
+
+
+DIVERGENCE = "kl"
+"""The metric of a task whose items are prompts: the base model answers them, and it is measured how likely a trained
+model finds these answers. No configuration of lm-eval's asks that."""
 
 
 class Message(TypedDict):
@@ -57,6 +63,9 @@ class Rubric:
     `instructions` says what to look at. `language` is the language they are written in: the judge's own frame around
     them (what is material, how to reply) is in the same one. Scores run from 0 to `best`.
 
+    `question_starts` is what questions begin with, where a prompt holds solved ones before the last: the judge sees the
+    last alone.
+
     With `verbatim` the instructions are all that the judge is sent, with the texts in place of `{prediction}` and
     `{ground_truth}`: a published prompt, word for word, whose reply names the total score in words.
     With `answer_first` the judge reads the answer before the reference (a probe; a published prompt has one order).
@@ -67,6 +76,12 @@ class Rubric:
     language: Literal["en", "zh"] = "en"
     verbatim: bool = False
     answer_first: bool = False
+    question_starts: str = ""
+
+    def question(self, prompt: str) -> str:
+        """What the judge sees of a prompt."""
+        starts = self.question_starts
+        return starts + prompt.rpartition(starts)[2] if starts and starts in prompt else prompt
 
 
 @dataclass(frozen=True)
@@ -76,12 +91,13 @@ class Task:
     Attributes:
         name: what a suite calls it, e.g. `mini-law`. Lower case, digits and hyphens.
         title: the column header in tables, e.g. `Law`.
-        role: `ability` (a column of Table 1), `general` (a column of Table 2) or `alignment` (training data only,
-            mixed into every fine-tuning run).
+        role: `ability` (a column of Table 1), `general` (a column of Table 2), `drift` (how far a model has moved, in
+            bits) or `alignment` (training data only, mixed into every fine-tuning run).
         lm_eval: the YAML file that lm-eval reads (`dataset_path: json`; the harness fills in `dataset_kwargs` with
             the items file it wrote, and the split is called `test`). None for alignment data.
         metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
-            `bypass`: lm-eval then only generates, and the judge scores the stored completions.
+            `bypass`: lm-eval then only generates, and the judge scores the stored completions. For drift it is
+            `bits_per_byte`, of lm-eval's (log-likelihood, bytes) for each item, or DIVERGENCE.
         training: yields the training conversations. None: nobody trains on it.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
@@ -93,11 +109,13 @@ class Task:
         lenient: whether rows that are not sound are left out, and said to be, and do not end the run. Such a task may
             yield a TaskError in place of a row that it cannot use.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
+        filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
+            reads its rows by `Source.training_rows` then.
     """
 
     name: str
     title: str
-    role: Literal["ability", "general", "alignment"]
+    role: Literal["ability", "general", "drift", "alignment"]
     lm_eval: Path | None = None
     metric: str = "exact_match"
     training: Callable[[Source], Iterable[Conversation]] | None = None
@@ -111,3 +129,4 @@ class Task:
     identity: str = ""
     lenient: bool = False
     version: int = 1
+    filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("harness", "methods", "reports", "spec", "tasks")
 FOLDERS = (*PACKAGES, "benchmarks", "tests")
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm", "torchao")
 DOCUMENTED = (
     "torch.distributed",
     "torch.distributed.fsdp",
@@ -26,6 +26,7 @@ DOCUMENTED = (
     "lm_eval.api.model",
     "lm_eval.api.task",
     "lm_eval.tasks",
+    "torchao.optim",
 )
 """Modules below a library's own that its documentation describes."""
 
@@ -63,6 +64,7 @@ _STEP = "an estimate carries out a training step on shapes alone"
 _EXPERTS = "selected experts are trained, and experts observed, by an experts implementation of our own"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
+_TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
 _REQUESTS = "options of one question share the queries for their common beginning"
 _PACKED = "samples of one sequence do not attend to each other"
 _TASKS = "benchmarks are lm-eval configurations that lie beside our tasks"
@@ -78,6 +80,7 @@ NAMES = (
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu", _STEP),
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu_backward", _STEP),
     PrivateName("torch._ops", "_overloadpacket", _STEP, sign="self._overloadpacket ="),
+    PrivateName("torchao.optim", "_AdamW", "AdamW with weights in bfloat16, rounded at random"),
     PrivateName("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_grouped_linear", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_apply_gate", _EXPERTS, sign="experts_class._apply_gate ="),
@@ -118,11 +121,14 @@ NAMES = (
     ),
     PrivateName("accelerate.state", "_shared_state", "a test starts processes anew", sign="_shared_state ="),
     PrivateName("accelerate.state", "_reset_state", "a test trains in two precisions", sign="def _reset_state("),
+    PrivateName("peft.tuners.lora.layer", "ParamWrapper", "updates of experts are computed in split form"),
     PrivateName("peft.utils.other", "get_pattern_key", "an adapter's ranks by name are read as peft reads them"),
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
     PrivateName("lm_eval.evaluator", "group_map", _TASKS, sign="'group_map'"),
     PrivateName("lm_eval.utils", "handle_non_serializable", _TASKS),
     PrivateName("lm_eval.utils", "apply_template", _TASKS),
+    PrivateName("lm_eval.utils", "get_rolling_token_windows", _TEXTS),
+    PrivateName("lm_eval.utils", "make_disjoint_window", _TEXTS),
     PrivateName("lm_eval.tasks.ifeval.utils", "process_results", "IFEval is scored by lm-eval's own rules"),
     PrivateName("lm_eval.api.task", "_instances", "a test scores answers without a model", sign="self._instances:"),
     PrivateName("lm_eval.models.openai_completions", "LocalCompletionsAPI", _REQUESTS),

@@ -34,8 +34,11 @@ Job = tuple[str, str]
 """A shape and a row."""
 
 
-def run_here(jobs: Sequence[Job], out: Path, limit: float) -> None:
-    """Measure jobs in this process, which ends where one of them takes longer than `limit` seconds."""
+def run_here(jobs: Sequence[Job], out: Path, limit: float, profile: Path | None = None) -> None:
+    """Measure jobs in this process, which ends where one of them takes longer than `limit` seconds.
+
+    Tables of the kernels of a step are added to `profile`.
+    """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if not read(out / STEPS):
         describe(out, device)
@@ -43,7 +46,10 @@ def run_here(jobs: Sequence[Job], out: Path, limit: float) -> None:
         print(f"{shape}: {name} ...", flush=True)
         faulthandler.dump_traceback_later(limit, exit=True)
         try:
-            found = asdict(measure(SHAPES[shape], ROWS[name], device))
+            if profile:
+                with profile.open("a", encoding="utf-8") as file:
+                    file.write(f"{shape}: {name}\n")
+            found = asdict(measure(SHAPES[shape], ROWS[name], device, profile))
         except torch.OutOfMemoryError:
             found = {"why_not": "does not fit"}
         except Exception as error:  # a peer's kernel that is missing, or does not take this model
@@ -60,6 +66,7 @@ def run_all(jobs: Sequence[Job], arguments: argparse.Namespace, end: float) -> N
     left = list(jobs)
     while left and time.monotonic() < end:
         options = ["--out", str(arguments.out), "--limit", str(arguments.limit)]
+        options += ["--kernels"] if arguments.kernels else []
         command = [sys.executable, "-m", "benchmarks.gpu", *options, "--jobs", *("=".join(job) for job in left)]
         try:
             subprocess.run(command, timeout=end - time.monotonic(), check=False)
@@ -102,11 +109,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=480, help="for everything")
     parser.add_argument("--limit", type=float, default=60, help="seconds a row may take")
     parser.add_argument("--tests", action="store_true")
+    parser.add_argument("--kernels", action="store_true", help="say in kernels.txt what a step's time goes to")
     parser.add_argument("--jobs", nargs="*", help=argparse.SUPPRESS)
     parser.add_argument("--estimates", nargs="*", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.jobs is not None:
-        run_here([tuple(job.split("=", 1)) for job in arguments.jobs], arguments.out, arguments.limit)
+        profile = arguments.out / "kernels.txt" if arguments.kernels else None
+        run_here([tuple(job.split("=", 1)) for job in arguments.jobs], arguments.out, arguments.limit, profile)
         return
     if arguments.estimates is not None:
         estimate_all(arguments.estimates, arguments.out)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from transformers import PreTrainedModel
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.shapes import Shape, assumed_context, draw_routing
 from esft_bench.harness.training.loss import AnswerLoss
-from esft_bench.harness.training.precision import in_float32
+from esft_bench.harness.training.precision import held
 from esft_bench.methods.moe.experts import selected_experts
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
@@ -76,8 +77,11 @@ def synchronisations(step: Callable[[], object]) -> int:
     return sum("synchroniz" in str(warning.message) for warning in caught)
 
 
-def measure(shape: Shape, row: Row, device: torch.device) -> Measured:
-    """Build a model, prepare it and time its steps. Raises torch.OutOfMemoryError where it does not fit."""
+def measure(shape: Shape, row: Row, device: torch.device, profile: Path | None = None) -> Measured:
+    """Build a model, prepare it and time its steps; on a GPU, a table of its kernels is added to `profile`.
+
+    Raises torch.OutOfMemoryError where it does not fit.
+    """
     ids = torch.randint(3, shape.config.vocab_size, (1, shape.tokens), generator=torch.Generator().manual_seed(0))
     model = shape.build(device)
     context = assumed_context(model)
@@ -88,7 +92,7 @@ def measure(shape: Shape, row: Row, device: torch.device) -> Measured:
     marks = Marks(device)
     with ExitStack() as stack:
         if row.mixed:
-            stack.enter_context(in_float32(parameters))
+            stack.enter_context(held(parameters))
         step = _stepper(model, parameters, row, ids.to(device), marks)
         for _ in range(WARM_UP):
             step()
@@ -98,6 +102,9 @@ def measure(shape: Shape, row: Row, device: torch.device) -> Measured:
         steps = [step() for _ in range(row.rounds)]
         peak = torch.cuda.max_memory_allocated() if marks.cuda else None
         waits = synchronisations(step) if marks.cuda else None
+        if marks.cuda and profile is not None:
+            with profile.open("a", encoding="utf-8") as file:
+                file.write(kernels(step) + "\n")
     return Measured(
         trained=sum(parameter.numel() for parameter in parameters),
         passes=statistics.median(marks.milliseconds(start, middle) for start, middle, _ in steps),
@@ -108,6 +115,19 @@ def measure(shape: Shape, row: Row, device: torch.device) -> Measured:
         synchronisations=waits,
         share=_selected_share(model, drawn),
     )
+
+
+def kernels(step: Callable[[], object], rows: int = 25) -> str:
+    """What a step's time on the device goes to, by kernel and by operator: the longest ones, as text."""
+    from torch.profiler import ProfilerActivity, profile
+
+    with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as profiler:
+        step()
+        torch.cuda.synchronize()
+    table: str = profiler.key_averages().table(
+        sort_by="self_device_time_total", row_limit=rows, max_name_column_width=70
+    )
+    return table
 
 
 def _stepper(

@@ -16,14 +16,14 @@ COLUMNS = (
 )
 EXPLANATION = f"""A step is forward, backward and fused AdamW on one sequence, loss on every token; medians. Weights are
 random, and tokens are sent to experts drawn with the odds that `plan` assumes. What is trained is float32 while it is,
-what is frozen bf16, products bf16; where a row says so, all is bf16. FFT's step, to which others are set, is its passes
-all in bf16, without AdamW: a lower bound. TFLOP: operations of all products of the method's own forward and backward
-pass as `plan` counts them, 2·m·n·k each, attention as if it had no mask, nothing for AdamW; of FFT that is 6 · active
-parameters · tokens, and attention. Shares are those operations in the step's time over the data sheet's rate and over
-that of a product of two 8192 × 8192 bf16 matrices here. `plan`'s time is at {UTILISATION:.0%} of the data sheet's
-rate.
+what is frozen bf16, products bf16; where a row says so, all is bf16. Others are set to FFT's step as training takes it
+where that fits, else to all in bf16, else to its passes alone: a lower bound. TFLOP: operations of all products of the
+method's own forward and backward pass as `plan` counts them, 2·m·n·k each, attention as if it had no mask, nothing for
+AdamW; of FFT that is 6 · active parameters · tokens, and attention. Shares are those operations in the step's time over
+the data sheet's rate and over that of a product of two 8192 × 8192 bf16 matrices here. `plan`'s time is at
+{UTILISATION:.0%} of the data sheet's rate.
 """
-FFT = "FFT, all in bf16, passes alone"
+REFERENCES = ("FFT", "FFT, all in bf16", "FFT, all in bf16, passes alone")
 
 Record = Mapping[str, Any]
 
@@ -48,7 +48,8 @@ def page(out: Path) -> str:
 
 def _table(rows: Iterable[Record], estimates: Mapping[tuple[str, str], Record], about: Record) -> list[str]:
     rows = list(rows)
-    reference = next((_step(row) for row in rows if row["row"] == FFT and "passes" in row), None)
+    steps = {row["row"]: _step(row) for row in rows if "passes" in row}
+    reference = next((steps[name] for name in REFERENCES if name in steps), None)
     lines = [f"| {' | '.join(COLUMNS)} |", "|---" + "|--:" * (len(COLUMNS) - 1) + "|"]
     for row in rows:
         estimate = estimates.get((row["shape"], row["row"]), {})

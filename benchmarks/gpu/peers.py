@@ -4,6 +4,8 @@ transformers fetches SonicMoE from the hub, where the machine has no way to; her
 packages are optional: a row whose package is missing says so.
 """
 
+from functools import partial
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -30,6 +32,7 @@ def sonicmoe_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tenso
     from sonicmoe import moe_general_routing_inputs
     from sonicmoe.enums import ActivationType
 
+    _take_default_tiles()
     tokens, top_k = index.shape
     token = torch.arange(tokens, device=index.device, dtype=torch.int32).repeat_interleave(top_k)
     out: Tensor = moe_general_routing_inputs(
@@ -47,6 +50,15 @@ def sonicmoe_forward(experts: Any, hidden: Tensor, index: Tensor, weights: Tenso
         concat_layout=True,
     )[0]
     return out
+
+
+def _take_default_tiles() -> None:
+    """Have SonicMoE's products take their default tiles: trying all of them takes minutes at each new shape."""
+    products = import_module("quack.gemm_interface")
+    for module in map(import_module, ("sonicmoe.functional.forward", "sonicmoe.functional.backward")):
+        for name in ("gemm", "gemm_gated", "gemm_dgated"):
+            if hasattr(module, name):
+                setattr(module, name, partial(getattr(products, name), tuned=False))
 
 
 ALL_EXPERTS_FUNCTIONS.register("scattermoe", scattermoe_forward)

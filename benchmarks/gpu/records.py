@@ -13,6 +13,7 @@ from benchmarks.gpu.rows import OWN
 from benchmarks.gpu.shapes import SHAPES, Shape, assumed_context
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.methods.errors import MethodError
+from esft_bench.spec.suite import Training
 
 STEPS, ESTIMATES = "steps.jsonl", "estimates.jsonl"
 
@@ -44,7 +45,7 @@ def estimate_all(shapes: list[str], out: Path) -> None:
 def _estimate(shape: Shape, name: str) -> Any:
     row = OWN[name]
     context = assumed_context(_on_meta(shape))
-    how = Execution("bf16", row.checkpointing)
+    how = Execution("bf16", Training(gradient_checkpointing=row.checkpointing))
     return simulate(shape.config, row.method, context, Batch(1, shape.tokens, 1.0), how)
 
 

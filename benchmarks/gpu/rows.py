@@ -7,6 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 import benchmarks.gpu.peers  # noqa: F401  registers them
+from benchmarks.step_time import peft_form
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das_experts import DasExperts
 from esft_bench.methods.esft import EsftGate, EsftToken
@@ -25,6 +26,7 @@ class Row:
         mixed: what is trained is float32 while it is, as in a run with `precision: bf16`; else all is bf16, AdamW's
             states too, which saves half of the memory and rounds small steps away.
         checkpointing: layers are computed again in the backward pass.
+        peft_form: peft's own forward computes LoRA's updates of experts, through the product of their factors.
         optimizer: whether AdamW takes part; without it gradients are dropped as they come: a lower bound of the step.
         rounds: how many steps are timed.
     """
@@ -33,6 +35,7 @@ class Row:
     experts: str = ""
     mixed: bool = True
     checkpointing: bool = False
+    peft_form: bool = False
     optimizer: bool = True
     rounds: int = 10
 
@@ -41,6 +44,8 @@ class Row:
         parameters = self.method.prepare(model, context)
         if self.experts:
             model.set_experts_implementation(self.experts)
+        if self.peft_form:
+            peft_form(model)
         return parameters
 
 
@@ -61,7 +66,7 @@ OWN: dict[str, Row] = {
 
 
 def _peers(title: str, row: Callable[[str], Row], names: Sequence[str]) -> dict[str, Row]:
-    return {f"{title}, {name.removesuffix('-package')}": row(name) for name in names}
+    return {f"{title}, {name.replace('-package', ', default tiles')}": row(name) for name in names}
 
 
 PEERS: dict[str, Row] = {
@@ -71,6 +76,7 @@ PEERS: dict[str, Row] = {
         ("grouped_mm", "scattermoe", "sonicmoe-package"),
     ),
     **_peers("LoRA on attention, rank 8", lambda name: Row(Lora(), name), ("grouped_mm",)),
+    "LoRA on attention and experts, rank 8, peft's form": Row(Lora(experts=True), peft_form=True),
     **_peers(
         "FFT, all in bf16, passes alone",
         lambda name: Row(FullFineTuning(), name, mixed=False, optimizer=False, rounds=2),

@@ -57,8 +57,10 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     store = Store(options.run_dir / STORE)
     engine = engine_of(suite)
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
-    notes += [*_trained(plan.suite), *(task.note for task in plan.tasks.values() if task.note)]
-    notes += [data.note for data in plan.data.values() if data.note]
+    filtered = (data.sentence(name) for name, data in plan.data.items())
+    left_out = (data.note for data in plan.data.values())
+    remarks = (task.note for task in plan.tasks.values())
+    notes += [*_optimizer(suite), *_trained(plan.suite), *(said for said in (*filtered, *remarks, *left_out) if said)]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
@@ -103,7 +105,17 @@ def _source(options: SuiteOptions, suite: Suite) -> Source:
 def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     """The cells that --only leaves to compute."""
     chosen = selection(plan.suite, only)
-    return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
+    return [
+        cell
+        for cell in plan.cells
+        if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"] and f"{cell.rate:g}" in chosen["rate"]
+    ]
+
+
+def _optimizer(suite: Suite) -> list[str]:
+    """The optimizer, where it is not AdamW in float32."""
+    name = suite.training.optimizer
+    return [] if name == "adamw" else [f"Every row was trained by {name}, which needs less memory than AdamW."]
 
 
 def _trained(suite: Suite) -> list[str]:

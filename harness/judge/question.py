@@ -85,7 +85,7 @@ def rubric_key(rubric: Rubric) -> str:
 
 def key(identity: list[Any], rubric: Rubric, item: JudgeItem) -> str:
     """What identifies a judgement: the judge, how it is asked, and the three texts."""
-    return _digest([identity, rubric_key(rubric), item.prompt, item.answer, item.completion])
+    return _digest([identity, rubric_key(rubric), rubric.question(item.prompt), item.answer, item.completion])
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,8 @@ def messages(rubric: Rubric, item: JudgeItem) -> Messages:
     if rubric.verbatim:
         return [{"role": "user", "content": _sendable(_filled(rubric.instructions, item))}]
     template, mark = TEMPLATES[rubric.language], f"=== {secrets.token_hex(8)} ==="
-    question, reference, answer = zip(template.titles, (item.prompt, item.answer, item.completion.strip()), strict=True)
+    shown = (rubric.question(item.prompt), item.answer, item.completion.strip())
+    question, reference, answer = zip(template.titles, shown, strict=True)
     texts = (question, answer, reference) if rubric.answer_first else (question, reference, answer)
     asked = template.instructions.format(mark=mark, rubric=rubric.instructions, best=rubric.best)
     given = "\n\n".join(f"{title}:\n{mark}\n{text}\n{mark}" for title, text in texts)

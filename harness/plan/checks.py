@@ -1,6 +1,6 @@
 """Checks of a suite against what is installed and against its backbone, before anything is computed."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from pydantic import ValidationError
 from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.known import known_tasks
 from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.steps.train import OPTIMIZERS
 from esft_bench.harness.store.artifacts import Store
-from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.keys import Code, modules_of, version
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.cell import Cell
@@ -19,7 +20,12 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.registry import get as find_task
-from esft_bench.tasks.task import Task
+from esft_bench.tasks.sieve import Keep
+from esft_bench.tasks.source import Source
+from esft_bench.tasks.task import DIVERGENCE, Task
+
+EXTRA = "optimizers"
+"""The extra of this package that brings what optimizers other than AdamW need."""
 
 
 def methods_of(suite: Suite) -> dict[str, Method]:
@@ -54,6 +60,18 @@ def _check_row(suite: Suite, row: str, method: Method) -> None:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")
 
 
+def check_optimizer(suite: Suite) -> None:
+    """Refuse an optimizer that is not installed, or one that rounds what is to stay float32."""
+    name = suite.training.optimizer
+    for library in OPTIMIZERS[name]:
+        if not version(library):
+            raise UserError(
+                f"training.optimizer {name} needs {library}, which is not installed: pip install 'esft-bench[{EXTRA}]'."
+            )
+    if name == "adamw-bf16-stochastic" and suite.backbone.precision != "bf16":
+        raise UserError(f"training.optimizer {name} rounds to bfloat16: set backbone.precision to bf16.")
+
+
 def tasks_of(suite: Suite) -> dict[str, Task]:
     """The tasks a suite names, each checked to be what it is used as. Raises UserError or TaskError."""
     known = known_tasks(suite)
@@ -63,16 +81,30 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
         ("tasks", suite.tasks),
         ("tested_only", suite.tested_only),
         ("general", suite.general),
+        ("drift", suite.drift),
         ("alignment", alignment),
     ):
         for name in names:
             task = find_task(name, known)
             if part == "tasks" and name in suite.tested_on:
                 task = replace(task, benchmarks=tuple(suite.tested_on[name]))
+            if task.filters or name in suite.filters:
+                task = replace(task, filters=_filters(task, suite.filters.get(name, [])))
             chosen |= _as_used(part, task, known)
+    if any(task.metric == DIVERGENCE for task in chosen.values()) and base_row(suite) is None:
+        raise UserError("drift: a divergence is one from the base model: add the row `base: {}` to methods.")
     if suite.judge.rubric == "paper":
         return {name: replace(task, rubric=task.paper_rubric or task.rubric) for name, task in chosen.items()}
     return chosen
+
+
+def _filters(task: Task, names: Iterable[str]) -> dict[str, Callable[[Source], Keep]]:
+    """The filters of a task that a suite asks for, in its order. Raises UserError for one that there is not."""
+    for name in names:
+        if name not in task.filters:
+            there_are = f"there are {', '.join(task.filters)}" if task.filters else "it has none"
+            raise UserError(f"filters.{task.name}: task '{task.name}' has no filter '{name}'; {there_are}.")
+    return {name: task.filters[name] for name in names}
 
 
 def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task]:
@@ -83,9 +115,17 @@ def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task
         raise UserError(f"{part}: task '{task.name}' has no training data.")
     tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []
     for other in tested or [task]:
-        if part != "alignment" and (other.items is None or other.lm_eval is None):
+        if (part == "drift") != (other.role == "drift"):
+            wants = "how far a model has moved" if other.role != "drift" else "scores"
+            raise UserError(f"{part}: task '{other.name}' does not measure {wants}: name it elsewhere.")
+        if part != "alignment" and (other.items is None or (other.lm_eval is None and other.metric != DIVERGENCE)):
             raise UserError(f"{part}: task '{other.name}' has no evaluation items.")
     return {task.name: task, **{other.name: other for other in tested}}
+
+
+def base_row(suite: Suite) -> str | None:
+    """The first row that is the backbone as it is; None where a suite has none."""
+    return next((row for row in suite.methods if suite.row(row)[0] == "base"), None)
 
 
 def check_file_names(matrix: Matrix) -> None:

@@ -6,9 +6,9 @@ may read anything, so theirs are always read anew.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, made_folder, remove, write_text
 from esft_bench.tasks.errors import TaskError
 from esft_bench.tasks.prompt import refusal as release_refusal
+from esft_bench.tasks.sieve import Sieve
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
@@ -30,16 +31,29 @@ PARTS = ("training", "items")
 DATA, NOTED = "data", "data/.noted"
 FEW_BAD, MOST_BAD, SHOWN_BAD = 3, 0.1, 3
 """So many rows, or such a share of them, may be left out of a lenient task; so many are named."""
+READ = "read"
+"""How many rows there were before any filter."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's conversations and items, where it has them, how many items, and a note on rows that were left out."""
+    """A task's conversations and items, where it has them, how many items, and a note on rows that were left out.
+
+    `filtered` is how many training rows there were, and how many were left after each of the suite's filters.
+    """
 
     training: Content | None
     items: Content | None
     count: int
     note: str = ""
+    filtered: Mapping[str, int] = field(default_factory=dict)
+
+    def sentence(self, task: str) -> str:
+        """What the filters did to the training rows of `task`; empty where there are none."""
+        if not self.filtered:
+            return ""
+        left = [f"{count:,} after {name}" for name, count in self.filtered.items() if name != READ]
+        return f"Training rows of {task}: {self.filtered[READ]:,} before filters, {', '.join(left)}."
 
 
 @dataclass(frozen=True)
@@ -67,16 +81,21 @@ def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
     left_out: list[str] | None = [] if task.lenient else None
     with _named(task):
         told = reading.refusal, left_out
-        conversations = list(rows.conversations(task.training(source), *told)) if task.training else None
+        sieve = Sieve({name: make(source) for name, make in task.filters.items()} if task.training else {})
+        sieved = replace(source, sieve=sieve)
+        conversations = list(rows.conversations(task.training(sieved), *told)) if task.training else None
         questions = list(islice(rows.items(task.items(source), *told), reading.limit)) if task.items else None
         note = _about(left_out, len(conversations or ()) + len(questions or ())) if left_out else ""
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
+        if sieve.read:
+            raise UserError(f"Task '{task.name}': none of {sieve.read} training rows passes {', '.join(sieve.tests)}.")
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
-    data = TaskData(training, items, count, note)
+    filtered = {READ: sieve.read, **sieve.passed} if sieve.tests else {}
+    data = TaskData(training, items, count, note, filtered)
     if noted is not None:
         notes.write(noted, _described(task.name, data, folder))
     return data
@@ -128,20 +147,13 @@ def _path(digest: str, folder: Path) -> Path:
 
 def _note(task: Task, reading: Reading) -> str | None:
     """The name under which it is noted what a task's rows are; None where that must not be relied on."""
-    modules = [module_of(yields) for yields in (task.training, task.items) if yields is not None]
+    parts = (task.training, task.items, *task.filters.values())
+    modules = [module_of(yields) for yields in parts if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
     read = sources((*modules, rows.__name__))
-    told = [
-        task.name,
-        task.version,
-        reading.limit,
-        read,
-        _origin(reading.source),
-        bool(task.training),
-        *reading.form,
-        task.identity,
-    ]
+    used = [reading.limit, bool(task.training), list(task.filters), *reading.form]
+    told = [task.name, task.version, task.identity, read, _origin(reading.source), *used]
     return digest_of_text(canonical(told))[:20]
 
 
@@ -166,7 +178,7 @@ def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
             notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
             return None
     training, items = (Content(_path(said[part][0], folder), said[part][0]) if said[part] else None for part in PARTS)
-    return TaskData(training, items, said["count"], said.get("note", ""))
+    return TaskData(training, items, said["count"], said["note"], said["filtered"])
 
 
 def _fault(path: Path, digest: str) -> str:
@@ -182,4 +194,4 @@ def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
     """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
     parts = dict(zip(PARTS, (data.training, data.items), strict=True))
     files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
-    return {"task": name, "count": data.count, "note": data.note, **files}
+    return {"task": name, "count": data.count, "note": data.note, "filtered": dict(data.filtered), **files}

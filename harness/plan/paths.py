@@ -5,11 +5,12 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from esft_bench.harness.plan.benchmarks import benchmark_of
-from esft_bench.harness.plan.checks import make_method
+from esft_bench.harness.plan.checks import base_row, make_method
 from esft_bench.harness.plan.data import TaskData
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.diverge import DivergeStep, SampleStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content, Step
@@ -17,7 +18,7 @@ from esft_bench.harness.steps.train import TrainStep
 from esft_bench.methods.method import FirstStage
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.opinions import Kind
-from esft_bench.tasks.task import Rubric
+from esft_bench.tasks.task import DIVERGENCE, Rubric
 
 
 @dataclass(frozen=True)
@@ -62,18 +63,21 @@ class Paths:
     def of(self, cell: Cell) -> CellPath:
         """A cell's path."""
         training = self.training(cell)
-        answers = {name: self._answers(cell, training, name) for name in self.matrix.benchmarks(cell)}
-        rubrics = {name: self.matrix.tasks[name].rubric for name in answers}
+        names, tasks = self.matrix.benchmarks(cell), self.matrix.tasks
+        answers = {name: self._answers(cell, training, name) for name in names if tasks[name].metric != DIVERGENCE}
+        rubrics = {name: tasks[name].rubric for name in answers}
         opinions = {
             name: dict(self._opinions(step, rubric)) for name, step in answers.items() if (rubric := rubrics[name])
         }
         scores = {name: self._scored(step) for name, step in answers.items()}
+        scores |= {name: self._divergence(cell, training, name) for name in names if name not in answers}
         asked = self.matrix.suite.evaluation.repeats
         times = asked.times if asked and cell in self.matrix.repeated else 1
         repeats = {
             (name, time): self._scored(replace(step, repeat=time))
             for time in range(1, times)
             for name, step in answers.items()
+            if tasks[name].role != "drift"
         }
         return CellPath(cell, training, answers, scores, opinions, repeats)
 
@@ -111,7 +115,7 @@ class Paths:
     def _training(self, cell: Cell, tasks: Sequence[str], before: tuple[TrainStep, ...]) -> TrainStep:
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
         name, _, learning_rate = suite.row(cell.method)
-        told = {"learning_rate": learning_rate, "steps": suite.steps(cell.method)}
+        told = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
         alignment = self._conversations(suite.alignment) if suite.alignment else None
         step = TrainStep(
             name=cell.label,
@@ -128,7 +132,7 @@ class Paths:
             source=self.sources.get((cell.method, cell.task)),
             before=before,
         )
-        return _after_first(step, method.first_stage) if method.first_stage else step
+        return _after_first(step, method.first_stage, cell.rate) if method.first_stage else step
 
     def _conversations(self, task: str) -> Content:
         data = self.data[task].training
@@ -140,12 +144,21 @@ class Paths:
         assert items is not None
         return AnswerStep(cell.label, training, benchmark_of(self.matrix.tasks[benchmark]), items, self.engine)
 
+    def _divergence(self, cell: Cell, training: TrainStep, measure: str) -> DivergeStep:
+        suite, items = self.matrix.suite, self.data[measure].items
+        base = base_row(suite)
+        assert items is not None
+        assert base is not None
+        drawing = self.training(Cell(base, "", suite.seeds[0]))
+        samples = SampleStep(suite.title(base), drawing, self.engine, items)
+        return DivergeStep(cell.label, training, self.engine, samples, self.matrix.tasks[measure].title)
 
-def _after_first(step: TrainStep, first: FirstStage) -> TrainStep:
-    """A training with the one before it, between which its steps are shared out."""
+
+def _after_first(step: TrainStep, first: FirstStage, times: float) -> TrainStep:
+    """A training with the one before it, between which its steps are shared out; `times`: of that one's own rate."""
     total = step.training.steps
     spent = min(max(1, round(first.share * total)), total - 1)
-    rate = first.learning_rate or step.training.learning_rate
+    rate = first.learning_rate * times if first.learning_rate else step.training.learning_rate
     before = replace(
         step,
         name=f"{step.name}, stage 1",

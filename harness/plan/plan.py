@@ -6,7 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.backbone import files as backbones
-from esft_bench.harness.plan.checks import check_backbone, check_file_names, check_served_from, methods_of, tasks_of
+from esft_bench.harness.plan.checks import (
+    check_backbone,
+    check_file_names,
+    check_optimizer,
+    check_served_from,
+    methods_of,
+    tasks_of,
+)
 from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
@@ -99,6 +106,7 @@ def make_plan(
     """
     methods, tasks = methods_of(suite), tasks_of(suite)
     check_file_names(Matrix(suite, methods, tasks))
+    check_optimizer(suite)
     folder = backbones.locate(suite.backbone, weights)
     suite = suite.model_copy(update={"backbone": with_prompt(suite.backbone, folder)})
     matrix = Matrix(suite, methods, tasks)

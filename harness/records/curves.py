@@ -14,8 +14,8 @@ from esft_bench.spec.curves import Point
 
 
 def write(plan: Plan, graph: Graph, folder: Path) -> None:
-    """Write the curves of a run's cells into its folder, once there is one."""
-    points = [point for path in plan.paths.values() for point in _points(plan, graph, path)]
+    """Write the learning curves of a run's rows into its folder, once there is one."""
+    points = [point for path in plan.paths.values() if path.cell.is_row for point in _points(plan, graph, path)]
     if points:
         curves.write(points, folder)
 

@@ -7,7 +7,7 @@ Either proves by a canary that it serves the weights it was asked to serve, or r
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -17,6 +17,7 @@ import transformers
 from lm_eval.api.model import LM
 from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
+from transformers import GenerationConfig
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.evaluate import quiet
@@ -76,6 +77,23 @@ class Engine(Protocol):
 
 class LocalLM(TrainingIds, HFLM):  # type: ignore[misc]
     """lm-eval's own transformers model, asked in training's ids."""
+
+    def sample(self, prompts: Sequence[list[int]], longest: int, seed: int) -> list[list[int]]:
+        """See `divergence.Sampler`."""
+        greedy = generation_config(self.tokenizer)
+        chance = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": longest}
+        padded = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
+        with torch.random.fork_rng(), torch.inference_mode():
+            torch.manual_seed(seed)
+            config = GenerationConfig(**{**greedy.to_diff_dict(), **chance})
+            found = self.model.generate(**padded.to(self.device), generation_config=config)
+        answers = found[:, padded["input_ids"].shape[1] :].tolist()
+        return [_up_to(answer, self.tokenizer.eos_token_id) for answer in answers]
+
+
+def _up_to(ids: list[int], end: int) -> list[int]:
+    """Ids up to the first end, and with it."""
+    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 class VllmEngine:

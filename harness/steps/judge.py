@@ -57,9 +57,8 @@ class JudgeStep(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """Judge and rubric."""
-        rubric = [self.rubric.instructions, self.rubric.best, self.rubric.language, self.rubric.verbatim]
         probe = {"probe": self.probe, "count": self.count} if self.probe else {}
-        return {"judge": list(self.judge), "rubric": rubric, **probe}
+        return {"judge": list(self.judge), "rubric": asdict(self.rubric), **probe}
 
     @property
     def code(self) -> Code:

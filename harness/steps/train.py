@@ -8,12 +8,18 @@ from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
-from esft_bench.spec.suite import Backbone, Profiling, Training
+from esft_bench.spec.suite import Backbone, Optimizer, Profiling, Training
 
 if TYPE_CHECKING:
     from esft_bench.harness.training.cell import CellTraining
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors")
+OPTIMIZERS: dict[Optimizer, tuple[str, ...]] = {
+    "adamw": (),
+    "adamw-8bit": ("torchao",),
+    "adamw-bf16-stochastic": ("torchao",),
+}
+"""The libraries that each optimizer brings into a training."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +124,10 @@ class TrainStep(Step):
     @property
     def code(self) -> Code:
         """The training core, the method's class with all it builds on, and the libraries that compute."""
-        return Code(("esft_bench.harness.training.cell", *modules_of(self.method)), LIBRARIES)
+        return Code(
+            ("esft_bench.harness.training.cell", *modules_of(self.method)),
+            (*LIBRARIES, *OPTIMIZERS[self.training.optimizer]),
+        )
 
     @property
     def resources(self) -> Resources:

@@ -2,6 +2,8 @@
 
 ITEMS = "items.jsonl"
 """Answers, verdicts: a line for each item."""
+SAMPLES = "samples.jsonl"
+"""What the base model answered by chance, a line for each prompt."""
 LM_EVAL = "lm_eval.json"
 """Answers: lm-eval's own results."""
 ADAPTER = "adapter"

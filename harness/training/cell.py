@@ -32,8 +32,9 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
+from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.packing import check_isolation
-from esft_bench.harness.training.precision import in_float32, products
+from esft_bench.harness.training.precision import held, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, profile_model
 from esft_bench.harness.training.readings import ROWS, check_reading
@@ -184,7 +185,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     own, other, held_out = _data(form, cell)
     training = cell.training
     stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
-    with in_float32(parameters):
+    with held(parameters, held_in(training.optimizer)):
         log = train(
             model,
             parameters,

@@ -68,7 +68,8 @@ def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> N
     tensors = {f"weight/{name}": _kept(trained[name], write) for name in state.names}
     for name in state.names if resumable else ():
         for key, value in state.optimizer.state[trained[name]].items():
-            tensors[f"state/{key}/{name}"] = _kept(torch.as_tensor(value), write)
+            for part, tensor in _parts(key, torch.as_tensor(value)).items():
+                tensors[f"state/{part}/{name}"] = _kept(tensor, write)
     tensors |= _random_states() if resumable else {}
     if write:
         tensors["losses"] = torch.tensor(state.log.losses, dtype=torch.float64)
@@ -87,16 +88,17 @@ def load(scratch: Path, state: State) -> int:
     if not path.exists():
         return 0
     trained = dict(state.model.named_parameters())
-    with safe_open(path, "pt") as file:
+    with safe_open(path, "pt") as file, torch.no_grad():
         keys = set(file.keys())
+        if any(key.startswith("state/") for key in keys):
+            _make_states(state.optimizer, [trained[name] for name in state.names])
+            for name in state.names:
+                made = state.optimizer.state[trained[name]]
+                for part, kept in ((p, t) for key in STATE for p, t in _parts(key, made[key]).items()):
+                    kept.copy_(_shared_like(kept, file.get_tensor(f"state/{part}/{name}")))
         for name in state.names:
             parameter = trained[name]
-            with torch.no_grad():
-                parameter.copy_(_shared_like(parameter, file.get_tensor(f"weight/{name}")))
-            kept = {key: f"state/{key}/{name}" for key in STATE if f"state/{key}/{name}" in keys}
-            state.optimizer.state[parameter] = {
-                key: _shared_like(parameter, file.get_tensor(entry)) for key, entry in kept.items()
-            }
+            parameter.copy_(_shared_like(parameter, file.get_tensor(f"weight/{name}")))
         for kind, (_, restore) in _generators().items():
             if (entry := f"random/{kind}/{PartialState().process_index}") in keys:
                 restore(file.get_tensor(entry))
@@ -154,6 +156,14 @@ def _random_states() -> dict[str, Tensor]:
     return {f"random/{kind}/{number}": state for number, one in enumerate(everyone) for kind, state in one.items()}
 
 
+def _make_states(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+    """Let an optimizer make its own states, of whatever types, by a step on no gradient; weights are read after it."""
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    optimizer.step()
+    optimizer.zero_grad()
+
+
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor that processes may share; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -163,6 +173,13 @@ def _kept(tensor: Tensor, keep: bool) -> Tensor:
     """The whole of a tensor in main memory, or nothing of it."""
     gathered = whole(tensor.detach())
     return gathered.cpu() if keep else gathered.new_empty(0)
+
+
+def _parts(name: str, tensor: Tensor) -> dict[str, Tensor]:
+    """A tensor by its name, or what it is made of where it is no plain one (moments in 8 bits: codes and scales)."""
+    if isinstance(tensor, DTensor) or not hasattr(tensor, "__tensor_flatten__"):
+        return {name: tensor}
+    return {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
 
 
 def _shared_like(parameter: Tensor, tensor: Tensor) -> Tensor:

@@ -22,6 +22,7 @@ from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.harness.training.optimizer import make as make_optimizer
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import UserError
@@ -72,10 +73,13 @@ def train(
     Raises UserError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
     accelerator = _accelerator(options.mixed_precision, parameters)
+    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
+        raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
-    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), _optimizer(model, parameters, settings, options))
+    factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
+    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), make_optimizer(settings, parameters, factors))
     core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
     names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
     state = State(model, names, optimizer, TrainingLog(), scratch.name)
@@ -100,24 +104,6 @@ def train(
     validation.restore(state)
     model.eval()
     return state.log
-
-
-def _optimizer(
-    model: nn.Module, parameters: Sequence[nn.Parameter], settings: Training, options: Options
-) -> torch.optim.Optimizer:
-    """AdamW, with a group of parameters for each learning rate."""
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups: dict[float, list[nn.Parameter]] = {}
-    for parameter in parameters:
-        factor = options.learning_rate_factors.get(names[id(parameter)], 1.0)
-        groups.setdefault(factor, []).append(parameter)
-    return torch.optim.AdamW(
-        [{"params": group, "lr": factor * settings.learning_rate} for factor, group in groups.items()],
-        lr=settings.learning_rate,
-        betas=settings.betas,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
 
 
 def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:

@@ -1,8 +1,9 @@
-"""Equal precision for every method: what is trained is float32 while it is trained, what is frozen may be half.
+"""Equal precision for every method: what is trained is of one type while it is trained, what is frozen may be half.
 
 AdamW's small updates are lost where a weight is bfloat16: with 8 bits of it, a step below 1/256 of the weight rounds
 away. So weights, gradients and states of whatever trains are float32 (16 bytes a parameter), products are bfloat16
-(autocast), and what came out is rounded once, at the end, to the type that the backbone is stored in.
+(autocast), and what came out is rounded once, at the end, to the type that the backbone is stored in. An optimizer that
+rounds at random holds them in bfloat16 instead, again for every method.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +14,14 @@ from torch import nn
 
 
 @contextmanager
-def in_float32(parameters: Sequence[nn.Parameter]) -> Iterator[None]:
-    """Hold parameters of less than float32 in that while the block runs, in place; then round them to their type."""
-    half = [(parameter, parameter.dtype) for parameter in parameters if parameter.dtype.itemsize < 4]
-    _hold(half, torch.float32)
+def held(parameters: Sequence[nn.Parameter], dtype: torch.dtype = torch.float32) -> Iterator[None]:
+    """Hold parameters in a type while the block runs, in place; then round them to their own."""
+    others = [(parameter, parameter.dtype) for parameter in parameters if parameter.dtype != dtype]
+    _hold(others, dtype)
     try:
         yield
     finally:
-        _hold(half, None)
+        _hold(others, None)
 
 
 def _hold(parameters: Sequence[tuple[nn.Parameter, torch.dtype]], dtype: torch.dtype | None) -> None:

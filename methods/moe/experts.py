@@ -11,7 +11,7 @@ Shapes: T tokens, K experts a token, N = T·K rows, E experts, S of them selecte
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -21,6 +21,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.rows import Combine, Dispatch, Rows, sort_rows
 from esft_bench.methods.moe.view import BIAS, DOWN, UP, MoeLayer, check_not_quantised, moe_layers
 
 IMPLEMENTATION = "selective"
@@ -29,8 +30,12 @@ BANK = {
     f"selected_{name.removesuffix('_proj')}{suffix}": f"{name}{suffix}" for name in (*UP, DOWN) for suffix in ("", BIAS)
 }
 """Parameters of a bank, e.g. `selected_gate_up`, and the fused parameters they are rows of: see `bank_of`."""
+UPDATES = "low_rank_updates"
+"""Where an experts module keeps, for fused parameters by name, what gives the factors of low-rank updates."""
 GroupedProduct = Callable[..., Tensor]
 """(rows [n, in], weights [experts, …], ends, is_transposed=…) → [n, out], as transformers' grouped linear layer."""
+Factors = Sequence[tuple[Tensor, Tensor]]
+"""Pairs of factors [E, …, R] and [E, R, …] whose products are added to a fused parameter."""
 
 
 def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequence[int]]) -> list[nn.Parameter]:
@@ -65,6 +70,20 @@ def use_fast_experts(model: PreTrainedModel) -> None:
 def selected_experts(layer: MoeLayer) -> list[int]:
     """The expert ids in the layer's bank, in the order of its rows; empty where it has none."""
     return list(getattr(layer.experts, "selected_ids", ()))
+
+
+def register(name: str, forward: Callable[..., Tensor]) -> None:
+    """Register with transformers a forward of experts that calls `run_experts`, and so adds low-rank updates."""
+    ALL_EXPERTS_FUNCTIONS.register(name, forward)
+    _KNOWING.add(name)
+
+
+def knows_updates(experts: nn.Module) -> bool:
+    """Whether an experts module runs by a forward that adds what it keeps as `UPDATES`."""
+    return getattr(getattr(experts, "config", None), "_experts_implementation", None) in _KNOWING
+
+
+_KNOWING: set[str] = set()
 
 
 def bank_of(layer: MoeLayer) -> dict[str, str]:
@@ -132,73 +151,6 @@ def _trainable_copy(weights: Tensor) -> Tensor:
     return weights.detach().to(torch.promote_types(weights.dtype, torch.float32))  # indexing has copied already
 
 
-class _Dispatch(torch.autograd.Function):
-    """Copy each token's state to the rows of its experts: [T, H] → head [n, H] and tail [N − n, H]."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, token: Tensor, inverse: Tensor, split: int) -> tuple[Tensor, Tensor]:
-        ctx.save_for_backward(token, inverse)
-        return hidden.index_select(0, token[:split]), hidden.index_select(0, token[split:])
-
-    @staticmethod
-    def backward(ctx: Any, head: Tensor, tail: Tensor) -> tuple[Tensor, None, None, None]:
-        return _sum_rows(head, tail, *ctx.saved_tensors), None, None, None
-
-
-class _Combine(torch.autograd.Function):
-    """Sum each token's rows: head [n, H], tail [N − n, H] → [T, H]. The reverse of dispatch.
-
-    A part without gradients, the tail of the lowest trained layer, costs nothing in the backward pass.
-    """
-
-    @staticmethod
-    def forward(ctx: Any, head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Tensor:
-        ctx.save_for_backward(token)
-        ctx.split = len(head)
-        return _sum_rows(head, tail, token, inverse)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, None, None]:
-        (token,) = ctx.saved_tensors
-        needs_head, needs_tail = ctx.needs_input_grad[:2]
-        head = grad.index_select(0, token[: ctx.split]) if needs_head else None
-        tail = grad.index_select(0, token[ctx.split :]) if needs_tail else None
-        return head, tail, None, None
-
-
-def _sum_rows(head: Tensor, tail: Tensor, token: Tensor, inverse: Tensor) -> Tensor:
-    """Sum rows over each token's K: row i belongs to `token[i]`, a token's rows are at `inverse` [T, K]. → [T, H]."""
-    if head.device.type == "cpu" and head.dtype == torch.float32:
-        summed = head.new_zeros(len(inverse), head.shape[1])
-        return summed.index_add_(0, token[: len(head)], head).index_add_(0, token[len(head) :], tail)
-    # Elsewhere that would round after each addition, or add in no fixed order.
-    summed = F.embedding_bag(inverse, torch.cat([head, tail]), mode="sum")
-    return summed
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Token-expert pairs sorted by expert, selected experts first: row i is pair `order[i]` and belongs to `token[i]`.
-
-    `inverse` [T, K]: the row of each pair; `ends` [E]: where the rows of the experts, in sorted order, end;
-    `place` [N]: the place of a row's expert in that order.
-    """
-
-    order: Tensor
-    token: Tensor
-    inverse: Tensor
-    ends: Tensor
-    place: Tensor
-
-
-def sort_rows(experts: Any, top_k_index: Tensor) -> Rows:
-    """Sort the pairs of a batch, [T, K] expert ids, so that each expert's rows are contiguous."""
-    place, order = torch.sort(experts.selection_rank[top_k_index.reshape(-1)])
-    inverse = torch.empty_like(order).index_copy_(0, order, torch.arange(len(order), device=order.device))
-    ends = torch.searchsorted(place, torch.arange(len(experts.selection_rank), device=place.device), right=True)
-    return Rows(order, order // top_k_index.shape[1], inverse.view_as(top_k_index), ends.to(torch.int32), place)
-
-
 def selective_experts_forward(
     experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor
 ) -> Tensor:
@@ -221,20 +173,24 @@ def run_experts(
     selected = len(experts.selected_experts)
     weights = top_k_weights.reshape(-1, 1).gather(0, rows.order.unsqueeze(1))
     states = hidden_states.to(_compute_dtype(hidden_states))
-    head, tail = _Dispatch.apply(states, rows.token, rows.inverse, split)  # type: ignore[no-untyped-call]
+    head, tail = Dispatch.apply(states, rows.token, rows.inverse, split)  # type: ignore[no-untyped-call]
     if selected:
         bank = _part(experts, "selected_{}{}", rows.ends[:selected], rows.place[:split])
         head = _mlp(experts, head, weights[:split], bank, grouped)
     if len(tail):
         ends, ids = rows.ends[experts.selection_last] - split, experts.selection_order[rows.place[split:]]
-        tail = _mlp(experts, tail, weights[split:], _part(experts, "{}_proj{}", ends, ids), grouped)
-    out: Tensor = _Combine.apply(head, tail, rows.token, rows.inverse)  # type: ignore[no-untyped-call]
+        fused = replace(_part(experts, "{}_proj{}", ends, ids), **_updates(experts))
+        tail = _mlp(experts, tail, weights[split:], fused, grouped)
+    out: Tensor = Combine.apply(head, tail, rows.token, rows.inverse)  # type: ignore[no-untyped-call]
     return out.to(hidden_states.dtype)
 
 
 @dataclass(frozen=True)
 class _Part:
-    """A bank or the fused tensors; `ends`: where the rows of each of their experts end; `ids` [n]: whose a row is."""
+    """A bank or the fused tensors, and what is added to these.
+
+    `ends`: where the rows of each of their experts end; `ids` [n]: whose a row is.
+    """
 
     up: Tensor
     down: Tensor
@@ -242,6 +198,8 @@ class _Part:
     down_bias: Tensor | None
     ends: Tensor
     ids: Tensor
+    up_updates: Factors = ()
+    down_updates: Factors = ()
 
 
 def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
@@ -252,6 +210,12 @@ def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
     return _Part(up_weights, down_weights, up_bias, down_bias, ends, ids)
 
 
+def _updates(experts: Any) -> dict[str, Any]:
+    """The low-rank updates of the fused tensors, where there are any."""
+    updates = getattr(experts, UPDATES, {})
+    return {("down_updates" if name == DOWN else "up_updates"): factors() for name, factors in updates.items()}
+
+
 def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: GroupedProduct) -> Tensor:
     """The MLP of each row's expert, times the row's gate weight [n, 1]; rows [n, H] are sorted by expert.
 
@@ -260,14 +224,37 @@ def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: Grou
     """
     dtype, transposed = rows.dtype, experts.is_transposed
     inner = grouped(rows, part.up.to(dtype), part.ends, is_transposed=transposed)
+    inner = _updated(inner, rows, part.up_updates, part.ends, transposed, grouped)
     if part.up_bias is not None:
         inner = inner + F.embedding(part.ids, part.up_bias.to(dtype))
     activate = experts._apply_gate if experts.has_gate else experts.act_fn
     inner = (activate(inner) * weights).to(dtype)
     outer = grouped(inner, part.down.to(dtype), part.ends, is_transposed=transposed)
+    outer = _updated(outer, inner, part.down_updates, part.ends, transposed, grouped)
     if part.down_bias is not None:
         outer = outer + F.embedding(part.ids, part.down_bias.to(dtype)) * weights.to(dtype)
     return outer
+
+
+def _updated(
+    out: Tensor, rows: Tensor, updates: Factors, ends: Tensor, transposed: bool, grouped: GroupedProduct
+) -> Tensor:
+    """Add low-rank updates to products `out` of `rows`, in place: two thin products a row, no product of factors."""
+    for left, right in updates:
+        left, right = _aligned(left, right, rows.dtype)
+        first, second = (left, right) if transposed else (right, left)
+        thin = grouped(rows, first, ends, is_transposed=transposed)
+        out.add_(grouped(thin, second, ends, is_transposed=transposed))
+    return out
+
+
+def _aligned(left: Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Factors as grouped products want them: of one type, contiguous, the rank filled up to whole 16 bytes."""
+    missing = -left.shape[-1] % (16 // dtype.itemsize)
+    left, right = left.to(dtype), right.to(dtype)
+    if not missing:
+        return left.contiguous(), right.contiguous()
+    return F.pad(left, (0, missing)), F.pad(right, (0, 0, 0, missing))
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:
@@ -276,4 +263,4 @@ def _compute_dtype(hidden: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else hidden.dtype
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, selective_experts_forward)
+register(IMPLEMENTATION, selective_experts_forward)

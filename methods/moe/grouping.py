@@ -13,7 +13,11 @@ the top k: in float32 that does not happen in practice, with gates in bfloat16 i
 """
 
 from collections.abc import Mapping
+from functools import cache
+from itertools import chain, combinations
+from math import comb
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -29,6 +33,8 @@ Groups = dict[int, list[list[int]]]
 """By layer number, the groups: expert ids, ascending; groups are numbered by their lowest expert."""
 TOP_K = "num_experts_per_tok"
 """What configurations call the number of experts a token is sent to."""
+MOST_GROUPS = 4_000_000
+"""How many groups of a layer are looked at to find the best, at most."""
 BLOCKS = ("num_group", "n_group")
 """What routers call the number of blocks from which they choose before they choose experts."""
 
@@ -40,9 +46,10 @@ def group_experts(model: nn.Module, seen: Profile, size: int) -> Groups:
 
         sim(i, j) = C_i · C_j / (‖C_i‖ ‖C_j‖)                                                             (similarity)
 
-    Greedily, the most similar pair left is taken and grown by the expert most similar to its members on average, until
-    the group is full; of equals the lowest ids. For pairs that is the paper's search; larger groups the paper takes
-    whole, the best of all there are.
+    Of all groups of that size the one whose experts are most similar, on average over its pairs, is taken, then the
+    best of what is left, and so on; of equals the lowest ids. That is the paper's search. Where there are too many
+    groups to look at (`can_search`) one is grown instead: the most similar pair left, then the expert most similar to
+    the members on average, until the group is full.
 
     Raises MethodError where the model cannot be grouped so, or the profile is of another model.
     """
@@ -96,18 +103,53 @@ def _similarity(pairs: Tensor) -> Tensor:
     return rows @ rows.T
 
 
+def can_search(experts: int, size: int) -> bool:
+    """Whether all groups of a size that some experts make can be looked at: 64 experts in fours, not in eights."""
+    return comb(experts, size) <= MOST_GROUPS
+
+
 def _grouped(similar: Tensor, start: int, stop: int, size: int) -> list[list[int]]:
-    """Greedy groups of the experts from `start` to `stop`, in the order of their lowest ids."""
+    """Groups of the experts from `start` to `stop`, in the order of their lowest ids."""
+    if size == 1:
+        return [[expert] for expert in range(start, stop)]
+    if can_search(stop - start, size):
+        found = _best_groups(similar[start:stop, start:stop], size)
+        return sorted([start + expert for expert in group] for group in found)
+    return sorted(_grown(similar, start, stop, size))
+
+
+def _best_groups(similar: Tensor, size: int) -> list[list[int]]:
+    """The best of all groups, then the best of those that share no expert with it, and so on."""
+    groups = _all_groups(len(similar), size)
+    total = sum(similar[groups[:, i], groups[:, j]] for i, j in combinations(range(size), 2))
+    assert isinstance(total, Tensor)
+    found: list[list[int]] = []
+    for _ in range(len(similar) // size):
+        best = groups[int(total.argmax())]
+        found.append(best.tolist())
+        total[torch.isin(groups, best).any(1)] = -torch.inf
+    return found
+
+
+@cache
+def _all_groups(experts: int, size: int) -> Tensor:
+    """All groups [C(E, size), size] of expert ids, in ascending order."""
+    flat = np.fromiter(chain.from_iterable(combinations(range(experts), size)), dtype=np.int64)
+    return torch.from_numpy(flat.reshape(-1, size))
+
+
+def _grown(similar: Tensor, start: int, stop: int, size: int) -> list[list[int]]:
+    """Groups that are grown, one after another, from the most similar pair left."""
     free, groups = list(range(start, stop)), []
     while free:
-        group = free[:1] if size == 1 else list(_closest(similar, free))
+        group = list(_closest(similar, free))
         while len(group) < size:
             others = [expert for expert in free if expert not in group]
             mean = similar[others][:, group].mean(1)
             group.append(others[int(mean.argmax())])
         free = [expert for expert in free if expert not in group]
         groups.append(sorted(group))
-    return sorted(groups)
+    return groups
 
 
 def _closest(similar: Tensor, free: list[int]) -> tuple[int, int]:

@@ -73,7 +73,7 @@ def _difference(scores: Tensor, weights: Tensor) -> float:
 
     With one expert a token every share is 1, so the values themselves are compared.
     """
-    parts = [scores, weights.double()]
+    parts = [scores.detach(), weights.double()]
     if scores.shape[1] > 1:
         parts = [part / part.sum(1, keepdim=True) for part in parts]
     return float((parts[0] - parts[1]).abs().mean().nan_to_num(nan=torch.inf))

@@ -103,6 +103,18 @@ def _single(cells: Sequence[Beside]) -> Iterator[str]:
         yield f"Significant means here: {ONE_TRAINING}."
 
 
+def published_costs(paper: str, rows: Sequence[TableRow], backbone: str) -> dict[tuple[str, str], tuple[float, float]]:
+    """What a paper says that our rows cost on our backbone, lowest and highest, by row and column header."""
+    known = published(paper)
+    told: dict[tuple[str, str], tuple[float, float]] = {}
+    for table in (each for each in known.tables if each.kind == "costs" and _same(each, backbone)):
+        given = {name: [(value, value) for value in values] for name, values in table.rows.items()}
+        for name, values in (given | {name: [pair] for name, pair in table.ranges.items()}).items():
+            if row := _find_row(name, known, "costs", rows):
+                told |= {(row.name, column): pair for column, pair in zip(table.columns, values, strict=True)}
+    return told
+
+
 def _for_backbone(tables: Sequence[PublishedTable], backbone: str) -> list[PublishedTable]:
     """Of several tables of a title the one for our backbone, else the paper's first."""
     chosen: dict[str, PublishedTable] = {}
@@ -207,6 +219,8 @@ class _Pairing:
         lost = [name for names in (self.rows, self.columns) for name, one in names.items() if one is None]
         if lost:
             yield f"Not in this suite: {', '.join(lost)}."
+        for name, (low, high) in theirs.ranges.items():
+            yield f"Of {name} the paper gives {low:,.0f} to {high:,.0f}, over four tasks."
         if self.unlike:
             yield (
                 f"Left out: {', '.join(self.unlike)}, which a model judged there, on a scale of its own, while here no "

@@ -25,7 +25,7 @@ class PublishedTable(Strict):
         backbone: as the paper says it; `backbones`: parts of names or paths by which ours is known to be the same.
         source: document and table.
         rows: values by row title, in the order of `columns`; `averages` as printed; `half_widths` of 95% intervals,
-            the average's last.
+            the average's last; `ranges` over tasks of rows of which nothing else is told, in a table of one column.
     """
 
     title: str
@@ -41,12 +41,14 @@ class PublishedTable(Strict):
     judged: list[str] = Field(default_factory=list)
     averages: dict[str, float] = Field(default_factory=dict)
     half_widths: dict[str, list[float]] = Field(default_factory=dict)
+    ranges: dict[str, tuple[float, float]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _every_row_has_every_column(self) -> "PublishedTable":
         wrong = [name for name, row in self.rows.items() if len(row) != len(self.columns)]
         wrong += [name for name, row in self.half_widths.items() if len(row) != len(self.columns) + 1]
         wrong += ["items"] if (self.average == "items") != (len(self.items) == len(self.columns)) else []
+        wrong += ["ranges"] if self.ranges and len(self.columns) > 1 else []
         if wrong or not set(self.averages) <= set(self.rows) or not set(self.half_widths) <= set(self.rows):
             raise ValueError(f"{self.source}: rows and columns do not fit ({', '.join(wrong) or 'unknown row names'})")
         return self

@@ -24,6 +24,7 @@ RUBRIC = Rubric(
     "三、准确性:细节、数字、日期和法律依据与参考判决不符的要扣分,错误越严重扣得越多。\n"
     "四、客观性与专业性:主观臆断或用语不专业的酌情扣分。",
     language="zh",
+    question_starts=START,
 )
 
 PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), language="zh", verbatim=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 
+from esft_bench.tasks.metamathqa.verified import verified
 from esft_bench.tasks.source import Dataset, Source
 from esft_bench.tasks.task import Conversation, Task, turn
 
@@ -10,8 +11,17 @@ DATASET = Dataset("meta-math/MetaMathQA", "aa4f34d3d2d3231299b5b03d9b3e5a20da45a
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield one question and its worked answer per conversation."""
-    for row in source.rows(DATASET, "train", {"query": str, "response": str}):
+    for row in source.training_rows(DATASET, {"query": str, "response": str}):
         yield turn(row["query"], row["response"])
 
 
-TASKS = (Task("metamathqa", "Math", "ability", training=training, benchmarks=("gsm8k", "math")),)
+TASKS = (
+    Task(
+        "metamathqa",
+        "Math",
+        "ability",
+        training=training,
+        filters={"verified": verified},
+        benchmarks=("gsm8k", "math"),
+    ),
+)

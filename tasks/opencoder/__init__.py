@@ -1,12 +1,13 @@
-"""OpenCoder's educational instructions (opc-sft-stage2), filtered; tested on HumanEval and MBPP.
+"""OpenCoder's educational instructions (opc-sft-stage2); tested on HumanEval and MBPP.
 
-Kept are the first rows of each instruction whose code is valid Python, defines the function it is asked for, and comes
-with tests. The tests are not run: 118,000 programs are too many to run at every start.
+The filters keep rows that come with tests, whose code is valid Python and defines the function it is asked for, and the
+first row of each instruction. The tests are not run: 118,000 programs are too many to run at every start.
 """
 
 import ast
 from collections.abc import Iterator
 
+from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Dataset, Row, Source
 from esft_bench.tasks.task import Conversation, Task, turn
 
@@ -21,11 +22,30 @@ FIELDS = {"instruction": str, "output": str, "code": str, "entry_point": str, "t
 
 def training(source: Source) -> Iterator[Conversation]:
     """Yield one instruction and its answer per conversation."""
+    for row in source.training_rows(DATASET, FIELDS):
+        yield turn(row["instruction"], row["output"])
+
+
+def has_tests(source: Source) -> Keep:
+    """Rows with at least one test."""
+    return lambda row: bool(row["testcase"])
+
+
+def defines_entry(source: Source) -> Keep:
+    """Rows whose code is valid Python and defines the entry point."""
+    return defines_its_entry
+
+
+def first_of_instruction(source: Source) -> Keep:
+    """The first row of each instruction among those that passed the filters before this one."""
     seen: set[str] = set()
-    for row in source.rows(DATASET, "train", FIELDS):
-        if row["instruction"] not in seen and row["testcase"] and defines_its_entry(row):
-            seen.add(row["instruction"])
-            yield turn(row["instruction"], row["output"])
+
+    def keep(row: Row) -> bool:
+        new = row["instruction"] not in seen
+        seen.add(row["instruction"])
+        return new
+
+    return keep
 
 
 def defines_its_entry(row: Row) -> bool:
@@ -37,4 +57,13 @@ def defines_its_entry(row: Row) -> bool:
     return any(getattr(part, "name", "") == row["entry_point"] for part in body)
 
 
-TASKS = (Task("opencoder", "Code (OpenCoder)", "ability", training=training, benchmarks=("humaneval", "mbpp")),)
+TASKS = (
+    Task(
+        "opencoder",
+        "Code (OpenCoder)",
+        "ability",
+        training=training,
+        filters={"has-tests": has_tests, "defines-entry": defines_entry, "first-of-instruction": first_of_instruction},
+        benchmarks=("humaneval", "mbpp"),
+    ),
+)

@@ -23,6 +23,7 @@ RUBRIC = Rubric(
     "三、内容冗余度:是否简洁,风格是否与参考总结一致;过长或风格不一致的要扣分。\n"
     "四、行动指令正确性:对后续处理的建议或请求是否与参考总结相同;改变或丢失的要扣分。",
     language="zh",
+    question_starts=START,
 )
 
 PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), language="zh", verbatim=True)

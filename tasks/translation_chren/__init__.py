@@ -26,7 +26,8 @@ RUBRIC = Rubric(
     "Score the translation against the reference on three things, from 0 to 10 each; the score is their mean.\n"
     "1. Accuracy: does it say what the reference says?\n"
     "2. Completeness: is every important point of the reference there?\n"
-    "3. Economy: is it as concise as the reference, in the same style, with nothing added?"
+    "3. Economy: is it as concise as the reference, in the same style, with nothing added?",
+    question_starts=START,
 )
 
 PAPER_RUBRIC = Rubric(Path(__file__).with_name("paper_rubric.txt").read_text("utf-8"), verbatim=True)

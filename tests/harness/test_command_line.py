@@ -14,7 +14,7 @@ COMMANDS = {
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
     "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",
-    "where": "method task --seed --run",
+    "where": "method task --seed --rate --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",
     "convert": "source out",

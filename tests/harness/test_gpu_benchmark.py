@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from benchmarks.gpu import __main__ as benchmark
+from benchmarks.gpu.measure import measure
 from benchmarks.gpu.page import page
 from benchmarks.gpu.records import ESTIMATES, STEPS, add, estimate_all, read
 from benchmarks.gpu.rows import ROWS
@@ -43,17 +44,16 @@ def test_rows_are_measured_beside_what_plan_expects_of_them(tmp_path):
     rows = [line for line in page(tmp_path).splitlines() if line.startswith("|")]
     assert len(rows) == 2 + len(TINY)
     assert len({row.count("|") for row in rows}) == 1
-    assert " 1.00 |" in rows[2]
+    assert " 1.00 |" in rows[3]
 
 
 def test_a_row_that_does_not_fit_says_so_and_the_next_one_is_measured(tmp_path, monkeypatch):
-    def tight(shape, row, device):
+    def tight(shape, row, device, profile):
         if not row.checkpointing:
             raise torch.OutOfMemoryError
-        return measured(shape, row, device)
+        return measure(shape, row, device, profile)
 
-    measured = benchmark.measure
-    monkeypatch.setattr(benchmark, "measure", tight)
+    monkeypatch.setattr("benchmarks.gpu.__main__.measure", tight)
     benchmark.run_here([TINY[2], ("tiny", "ESFT-Token, gradient checkpointing")], tmp_path, limit=300)
     *_, first, second = read(tmp_path / STEPS)
     assert first["why_not"] == "does not fit"

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.harness.training.loop import Options, train
-from esft_bench.harness.training.precision import in_float32, products
+from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method
@@ -36,7 +36,7 @@ def moved(model: PreTrainedModel, method: Method, precision: str, scratch: Path)
     """The share of trained numbers that four small steps move, seen before they are rounded to the backbone's type."""
     AcceleratorState._reset_state(reset_partial_state=True)  # one precision a process, outside of tests
     parameters = list(method.prepare(model, Context(0, profiled(model))))
-    with in_float32(parameters):
+    with held(parameters):
         before = [parameter.detach().clone() for parameter in parameters]
         train(model, parameters, sequences(), SMALL_STEPS, scratch, Options(mixed_precision=products(precision)))
         assert {parameter.dtype for parameter in parameters} == {torch.float32}

@@ -17,6 +17,7 @@ from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.suite import Training
 from tests.conftest import build
 
 ROWS, LENGTH = 8, 64
@@ -65,7 +66,13 @@ def test_the_estimated_memory_of_a_step_is_within_15_per_cent_of_a_real_one(arch
 def test_checkpointing_gradients_lowers_the_estimate_of_memory_and_raises_that_of_operations() -> None:
     config = build("deepseek-v2", **WIDE, num_hidden_layers=4).config
     plain, saving = (
-        simulate(config, FullFineTuning(), Context(seed=0), Batch(16, LENGTH), Execution(gradient_checkpointing=on))
+        simulate(
+            config,
+            FullFineTuning(),
+            Context(seed=0),
+            Batch(16, LENGTH),
+            Execution(training=Training(gradient_checkpointing=on)),
+        )
         for on in (False, True)
     )
     assert saving.peak_bytes < 0.9 * plain.peak_bytes

@@ -1,5 +1,7 @@
 """Groups of experts: the laws of grouping, and a coarse-grained model that is the same everywhere."""
 
+import itertools
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from esft_bench.methods.esft_router import EsftRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.grouping import (
+    can_search,
     check_groups,
     experts_of_groups,
     group_experts,
@@ -71,6 +74,47 @@ def test_experts_that_keep_the_same_company_are_grouped() -> None:
     matrix += 1000 * torch.eye(8)
     groups = group_experts(MODEL, together(matrix), 2)
     assert groups[1] == groups[2] == [[0, 5], [1, 4], [2, 7], [3, 6]]
+
+
+def similar_to(seed: int, experts: int) -> Tensor:
+    counts = torch.rand(experts, experts, generator=torch.Generator().manual_seed(seed)).double() ** 4
+    return (counts + counts.T).fill_diagonal_(0)
+
+
+def appendix_c(pairs: Tensor, size: int) -> list[list[int]]:
+    """Appendix C, written down: of all groups of what is left, the one whose pairs have the highest mean cosine."""
+    rows = [row.tolist() for row in pairs]
+    norms = [math.sqrt(sum(value * value for value in row)) for row in rows]
+    left, groups = list(range(len(rows))), []
+
+    def cosine(i: int, j: int) -> float:
+        return math.fsum(a * b for a, b in zip(rows[i], rows[j], strict=True)) / (norms[i] * norms[j])
+
+    while left:
+        every = itertools.combinations(left, size)
+        best = max(every, key=lambda group: sum(cosine(i, j) for i, j in itertools.combinations(group, 2)))
+        groups.append(list(best))
+        left = [expert for expert in left if expert not in best]
+    return sorted(groups)
+
+
+@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("seed", range(4))
+def test_the_best_of_all_groups_is_taken_as_the_paper_does(seed: int, size: int) -> None:
+    pairs = similar_to(seed, 8)
+    assert group_experts(MODEL, together(pairs), size)[1] == appendix_c(pairs, size)
+
+
+def test_where_there_are_too_many_groups_they_are_grown_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert can_search(64, 4)
+    assert not can_search(64, 8)
+    method, context = FullFineTuning(group_size=4), Context(0, general=SEEN)
+    assert method.remarks(context) == []
+    monkeypatch.setattr("esft_bench.methods.moe.grouping.MOST_GROUPS", 69)  # 8 experts make 70 groups of four
+    assert "grown from the most similar pair, not the best of all 70 groups" in method.remarks(context)[0]
+    assert FullFineTuning(group_size=2).remarks(context) == []
+    for groups in group_experts(MODEL, SEEN, 4).values():
+        assert sorted(expert for group in groups for expert in group) == list(range(8))
 
 
 def test_scores_of_groups_are_sums_and_selected_groups_are_trained_whole() -> None:

@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from peft.helpers import KappaTuneSelector
+from peft import find_kappa_target_modules
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
@@ -16,16 +16,19 @@ Models = Callable[..., PreTrainedModel]
 
 
 @pytest.mark.parametrize("architecture", MOE)
-def test_condition_numbers_are_pefts_once_averaged_over_a_layer(tiny_model: Models, architecture: str) -> None:
+def test_condition_numbers_once_averaged_over_a_layer_rank_tensors_as_peft_does(
+    tiny_model: Models, architecture: str
+) -> None:
     model = tiny_model(architecture)
-    kinds = tuple({f".{name}" for layer in moe_layers(model).values() for name in layer.weights})
-    selector = KappaTuneSelector(model, moe_param_suffixes=kinds, show_progress=False)
-    selector.get_best_target_parameters()
-    theirs = selector._parameter_condition_numbers
-    assert theirs
-    for layer in moe_layers(model).values():
-        expected = [theirs[f"{layer.name}.{name}"] for name in layer.weights]
-        assert float(condition_numbers(layer).mean()) == pytest.approx(sum(expected) / len(expected), rel=1e-3)
+    layers = moe_layers(model).values()
+    kinds = tuple({f".{name}" for layer in layers for name in layer.weights})
+    theirs = find_kappa_target_modules(model, top_p=1.0, moe_param_suffixes=kinds, show_progress=False)
+    ours = {
+        f"{layer.name}.{name}": float(condition_numbers(layer.experts.get_parameter(name)).mean())
+        for layer in layers
+        for name in layer.weights
+    }
+    assert theirs["target_parameters"] == sorted(ours, key=lambda name: ours[name])
 
 
 def test_the_best_conditioned_experts_are_chosen(tiny_model: Models) -> None:

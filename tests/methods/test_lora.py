@@ -1,13 +1,16 @@
 """LoRA by peft: what it changes, what it leaves alone, and adapters that plain peft reads."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from peft import PeftModel
+from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
@@ -19,6 +22,7 @@ from tests.methods.helpers import (
     MOE,
     PARTS,
     Outcome,
+    backward,
     load,
     logits,
     pieces,
@@ -49,6 +53,60 @@ def test_lora_on_experts_changes_every_expert_and_no_router(outcomes: Outcomes, 
     routers = tensors_of_routers(names) | {name for name in names if "shared_expert_gate" in name}
     assert len(routers) >= len(every)
     assert not routers & changed
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_split_updates_give_the_logits_and_gradients_of_pefts_own_form(tiny_model: Models, architecture: str) -> None:
+    """Other implementations of the experts know no updates, so on them peft's own forward runs."""
+    model = tiny_model(architecture)
+    parameters = Lora(rank=3, experts=True).prepare(model, Context(seed=0))
+    generator = torch.Generator().manual_seed(0)
+    for parameter in parameters:
+        parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
+    found = (logits(model), gradients(model, parameters))
+    model.set_experts_implementation("grouped_mm")
+    expected = (logits(model), gradients(model, parameters))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+    assert all(gradient.abs().max() > 0 for gradient in expected[1])
+
+
+def gradients(model: PreTrainedModel, parameters: Sequence[nn.Parameter]) -> list[torch.Tensor]:
+    model.zero_grad(set_to_none=True)
+    backward(model)
+    return [parameter.grad.clone() for parameter in parameters]
+
+
+def test_no_product_of_the_factors_is_made(tiny_model: Models) -> None:
+    """Nothing of a fused parameter's size is computed, in the forward or the backward pass."""
+    model = tiny_model("olmoe")
+    sizes = {layer.experts.get_parameter(kind).shape for layer in moe_layers(model).values() for kind in layer.weights}
+    Lora(rank=2, experts=True).prepare(model, Context(seed=0))
+
+    class Watch(TorchDispatchMode):
+        """Remembers the shapes of all results."""
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            out = func(*args, **(kwargs or {}))
+            if not func.is_view:
+                tree_map_only(torch.Tensor, lambda tensor: made.add(tensor.shape), out)
+            return out
+
+    made: set[torch.Size] = set()
+    with Watch():
+        backward(model)
+    assert made
+    assert not {*sizes, *(torch.Size([size[0], size[2], size[1]]) for size in sizes)} & made
+
+
+@pytest.mark.parametrize("architecture", ["olmoe", "gpt-oss"])
+def test_an_adapter_that_is_turned_off_adds_nothing(tiny_model: Models, architecture: str) -> None:
+    model = tiny_model(architecture)
+    expected = logits(model)
+    for parameter in Lora(rank=2, experts=True).prepare(model, Context(seed=0)):
+        parameter.data.fill_(0.1)
+    assert not torch.allclose(logits(model), expected, atol=1e-2)
+    model.disable_adapters()
+    torch.testing.assert_close(logits(model), expected)
 
 
 @pytest.mark.parametrize("architecture", MOE)
@@ -92,3 +150,31 @@ def test_a_lora_adapters_configuration_is_the_same_text_in_every_process(tiny_mo
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert len(config["target_modules"]) > 1
     assert config["target_modules"] == sorted(config["target_modules"])
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_a_divided_rank_is_that_of_the_experts_a_token_meets_together(
+    tiny_checkpoint: Checkpoints, architecture: str
+) -> None:
+    method = Lora(rank=7, alpha=4, experts=True, divide_rank=True)
+    outcome = Outcome(method, tiny_checkpoint(architecture))
+    layers = moe_layers(outcome.model)
+    for layer in layers.values():
+        share = round(7 / layer.top_k)
+        wrapper = outcome.model.get_submodule(layer.name.removesuffix(".base_layer.base_layer"))
+        while hasattr(wrapper, "base_layer"):
+            assert wrapper.r == {"default": share}
+            assert wrapper.scaling == {"default": 4 / share}
+            assert len(wrapper.lora_A["default"].weight) == share * layer.num_experts
+            wrapper = wrapper.base_layer
+    attention = [module for name, module in outcome.model.named_modules() if "attn" in name and hasattr(module, "r")]
+    assert attention
+    assert all(module.r == {"default": 7} for module in attention)
+    plain = PeftModel.from_pretrained(load(outcome.base), outcome.adapter).eval()
+    torch.testing.assert_close(logits(plain), outcome.logits, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits(load(outcome.out)), outcome.logits, atol=1e-4, rtol=1e-4)
+
+
+def test_a_rank_is_divided_among_experts_alone() -> None:
+    with pytest.raises(ValueError, match="set experts"):
+        Lora(divide_rank=True)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from esft_bench.tasks import translation_chren
 from esft_bench.tasks.alignment_public import MOST, is_math_or_code
 from esft_bench.tasks.errors import MissingDataError, TaskError
 from esft_bench.tasks.registry import load_tasks
+from esft_bench.tasks.sieve import Sieve
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Conversation, turn
 
@@ -34,6 +36,12 @@ def trained_on(name: str, source: Source) -> list[Conversation]:
     training = load_tasks()[name].training
     assert training is not None
     return list(training(source))
+
+
+def sieved(name: str, source: Source) -> Source:
+    """The source with all of a task's filters on."""
+    filters = load_tasks()[name].filters
+    return replace(source, sieve=Sieve({each: make(source) for each, make in filters.items()}))
 
 
 def test_real_rows_of_metamath_become_conversations(shared_data: Path) -> None:
@@ -99,7 +107,9 @@ def test_opencoder_keeps_the_first_tested_valid_row_of_an_instruction(write: Wri
         {"instruction": "another name", "entry_point": "subtract"},
         {"instruction": "a class", "code": "class Adder: pass", "entry_point": "Adder"},
     ]
-    kept = trained_on("opencoder", write("opencoder/train", *(good | change for change in changes)))
+    source = write("opencoder/train", *(good | change for change in changes))
+    assert len(trained_on("opencoder", source)) == len(changes)
+    kept = trained_on("opencoder", sieved("opencoder", source))
     assert [question["content"] for question, _ in kept] == ["Add.", "a class"]
 
 

@@ -13,12 +13,12 @@ from esft_bench.spec.errors import UserError
 
 def export(options: ExportOptions) -> Iterator[str]:
     """Carry it out; yields what to tell the user. Raises UserError, one sentence."""
-    from transformers.utils.logging import disable_progress_bar  # here: it takes seconds to import
+    from transformers import logging  # here: it takes seconds to import
 
     form = _form(options.form)
     chosen = choose(options.run, best=options.best, method=options.method, task=options.task, seed=options.seed)
     about = chosen.about
-    disable_progress_bar()
+    logging.disable_progress_bar()
     out = Path(os.path.abspath(options.to))  # noqa: PTH100  # a link at its end is a place too, and is kept
     write(chosen, form, out, lambda folder: write_card(chosen, form, folder, out.name))
     yield f"{about.method_title} on {about.task}, seed {about.seed}. {chosen.why}"

@@ -114,7 +114,7 @@ def _step(
         seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    how = Execution(plan.suite.backbone.precision, training.gradient_checkpointing)
+    how = Execution(plan.suite.backbone.precision, training)
     return stage, simulate(config, stage.method, context, batch, how)
 
 
@@ -154,9 +154,10 @@ def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase)
     from lm_eval.tasks._yaml_loader import load_yaml  # here, since lm-eval is slow to import
 
     task, data = plan.tasks[name], plan.data[name]
-    assert task.lm_eval is not None
     assert data.items is not None
     cells = sum(name in plan.matrix.benchmarks(cell) for cell in plan.cells)
+    if task.lm_eval is None:  # a divergence: only likelihoods are asked for
+        return EvaluationPrice(task.title, cells, data.count, 0)
     options = load_yaml(task.lm_eval, resolve_func=False)
     generates = options.get("output_type", "generate_until") == "generate_until"
     longest = int((options.get("generation_kwargs") or {}).get("max_gen_toks", 256)) if generates else 0

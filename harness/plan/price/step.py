@@ -1,8 +1,9 @@
 """One training step carried out on shapes alone: its peak memory and its operations, from a configuration.
 
 The backbone is built of fake tensors (no weights, no data, no accelerator), the method prepares it as it would the real
-one, and a step of forward, backward and AdamW runs on it, with the optimizer's state of an earlier step in place. What
-is alive is counted storage by storage, what is computed product by product: nothing of the model is modelled again.
+one, and forward and backward run on it, with the optimizer's state of an earlier step in place: the optimizer's own
+step, in one kernel, needs nothing more. What is alive is counted storage by storage, what is computed product by
+product: nothing of the model is modelled again.
 
 Only two things are taken from elsewhere: the share of rows that go to the selected experts, which the profile says, and
 how many tokens are supervised.
@@ -29,15 +30,17 @@ from transformers import (
     PretrainedConfig,
     PreTrainedModel,
 )
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
-from esft_bench.harness.training.precision import in_float32, products
+from esft_bench.harness.training.optimizer import held_in, make
+from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.experts import run_experts, selected_experts, sort_rows
+from esft_bench.methods.moe.experts import register, run_experts, selected_experts
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.rows import sort_rows
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
+from esft_bench.spec.suite import Training
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
@@ -45,6 +48,9 @@ FUSED = "fused-on-shapes"
 """Name of the attention below."""
 SHARE = "selected_share"
 """Where an experts module keeps the share of rows assumed to go to its selected experts."""
+
+
+DEFAULT = Training()
 
 
 @dataclass(frozen=True)
@@ -63,10 +69,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a step is carried out: `precision` as a suite has it, `attention` by transformers' name, fused by default."""
+    """How a step is carried out: `precision` and `training` as a suite has them, `attention` by transformers' name."""
 
     precision: str = "float32"
-    gradient_checkpointing: bool = False
+    training: Training = DEFAULT
     attention: str = FUSED
 
 
@@ -107,20 +113,22 @@ def simulate(
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
     _run_on_shapes(model, context.profile)
+    _with_state([nn.Parameter(torch.zeros(4096))], how.training)  # torchao tabulates 8-bit numbers, once, as real ones
     with FakeTensorMode(allow_non_fake_inputs=True), alive, contextlib.ExitStack() as stack:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
         model.tie_weights()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-        stack.enter_context(in_float32(parameters))
-        if how.gradient_checkpointing:
+        stack.enter_context(held(parameters, held_in(how.training.optimizer)))
+        if how.training.gradient_checkpointing:
             checkpoint_gradients(model)
         weight_bytes = alive.now
-        optimizer = _with_state(parameters)
+        optimizer = _with_state(parameters, how.training)
+        alive.peak = alive.now
         model.train()
         with _autocast(how.precision):
             loss = _loss(model, batch)
         loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
+        del optimizer
         return SimulatedStep(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
@@ -130,9 +138,9 @@ def simulate(
         )
 
 
-def _with_state(parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+def _with_state(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim.Optimizer:
     """An optimizer that has made a step before, so that its state is there."""
-    optimizer = torch.optim.AdamW(parameters, fused=True)
+    optimizer = make(training, parameters)
     for parameter in parameters:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
@@ -209,7 +217,7 @@ def _no_mask(*args: Any, **kwargs: Any) -> None:
     """Causal attention needs none."""
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, _shapes_only_forward)
+register(IMPLEMENTATION, _shapes_only_forward)
 AttentionInterface.register(FUSED, _fused_attention)
 AttentionMaskInterface.register(FUSED, _no_mask)
 
@@ -251,6 +259,8 @@ class _Alive(TorchDispatchMode):
         return out
 
     def _see(self, tensor: Tensor) -> None:
+        if hasattr(tensor, "__tensor_flatten__"):  # made of others, which are seen themselves
+            return
         storage = tensor.untyped_storage()
         if storage in self._seen:
             return

@@ -1,0 +1,45 @@
+"""The optimizers a suite may name: AdamW, and two that need less memory for what is trained. Every row has the same.
+
+Bytes for each trained parameter, its gradient among them: `adamw` 16, `adamw-8bit` 10 (moments in 8 bits, by blocks),
+`adamw-bf16-stochastic` 8 (all in bfloat16, weights rounded up or down at random so that small steps count on average).
+The latter two are torchao's.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from esft_bench.spec.suite import Optimizer, Training
+
+
+def held_in(name: Optimizer) -> torch.dtype:
+    """The type of weights and gradients while they are trained."""
+    return torch.bfloat16 if name == "adamw-bf16-stochastic" else torch.float32
+
+
+def make(
+    settings: Training, parameters: Sequence[nn.Parameter], factors: Mapping[int, float] | None = None
+) -> torch.optim.Optimizer:
+    """The optimizer of `settings`, with a group of parameters for each factor of the learning rate, by parameter id."""
+    groups: dict[float, list[nn.Parameter]] = {}
+    for parameter in parameters:
+        groups.setdefault((factors or {}).get(id(parameter), 1.0), []).append(parameter)
+    by_rate = [{"params": group, "lr": factor * settings.learning_rate} for factor, group in groups.items()]
+    told: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas}
+    made: torch.optim.Optimizer = _kind(settings.optimizer)(by_rate, **told, weight_decay=settings.weight_decay)
+    return made
+
+
+def _kind(name: Optimizer) -> Any:
+    """What makes the optimizer of that name from groups of parameters."""
+    if name == "adamw":
+        return lambda groups, **told: torch.optim.AdamW(groups, fused=True, **told)
+    from torchao.optim import AdamW8bit, _AdamW  # here: an extra
+
+    if not torch.accelerator.is_available():
+        torch.compiler.set_stance("force_eager")  # torchao compiles its step, for which a processor may lack a compiler
+    if name == "adamw-8bit":
+        return AdamW8bit
+    return lambda groups, **told: _AdamW(groups, bf16_stochastic_round=True, **told)

@@ -1,0 +1,101 @@
+"""A router's gradient from all experts: routed forward pass, dense backward pass of the gates.
+
+With gates π and experts E_e, a layer of top-k routing gives y = Σ_{e in top-k} π_e E_e(x), from which a gate that is
+not chosen gets no gradient. DenseMixer takes the top-k choice for the identity in the backward pass (straight-through):
+
+    ∂L/∂π_e = ⟨∂L/∂y, E_e(x)⟩   for every expert e, chosen or not,
+
+while an expert's own weights get their gradient from the tokens that were sent to it. Source: yaof20/DenseMixer. The
+outputs of all experts are made in the backward pass alone, one expert after another, so the forward pass costs what
+it did, and memory grows by one [T, H].
+
+Shapes: T tokens, K experts a token, E experts, hidden size H.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+from transformers import PreTrainedModel
+from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
+
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.experts import plug_in, selective_experts_forward
+from esft_bench.methods.moe.router_scores import SeenRouter
+from esft_bench.methods.moe.view import moe_layers
+
+IMPLEMENTATION = "dense-gate"
+"""Name under which the forward below is registered with transformers."""
+ROUTER = "_seen_router"
+
+
+def use_dense_gates(model: PreTrainedModel) -> None:
+    """Have every layer's gates get their gradient from all experts, in place; `use_fast_experts` goes before.
+
+    Raises MethodError where a layer has no router of a known name, or another experts implementation is not taken.
+    """
+    layers = moe_layers(model)
+    for layer in layers.values():
+        if layer.router is None:
+            raise MethodError(f"no router is found beside `{layer.name}`, whose gates could be trained densely")
+        seen = SeenRouter(layer)
+        model.get_submodule(layer.router).register_forward_hook(seen.see)
+        layer.experts.__dict__[ROUTER] = seen  # no module's parameter, buffer or child
+    plug_in(model, layers, IMPLEMENTATION)
+
+
+def dense_gate_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    """The forward transformers calls for an experts module: [T, H], [T, K], [T, K] → [T, H]."""
+    if not (torch.is_grad_enabled() and top_k_weights.requires_grad):
+        return selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights)
+    routed = selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights.detach())
+    gates = _gates(experts.__dict__[ROUTER], top_k_index, top_k_weights)
+    silent: Tensor = _DenseGate.apply(gates, hidden_states.detach(), experts)  # type: ignore[no-untyped-call]
+    return routed + silent
+
+
+def _gates(seen: SeenRouter, index: Tensor, weights: Tensor) -> Tensor:
+    """The gates of all experts [T, E], in the graph: the router's scores, in the proportion that the chosen ones have.
+
+    Where a router divides its weights by their sum, so are these; where it scales them, they are scaled.
+    """
+    scores = seen.scores(index, weights.detach() / seen.layer.scaling)
+    if scores is None:
+        raise MethodError(
+            f"the router of `{seen.layer.name}` scores experts in a way that is not known here, so its gates cannot be "
+            "trained densely; take the method fft"
+        )
+    return scores * (weights.double().sum(1, keepdim=True) / scores.gather(1, index).sum(1, keepdim=True))
+
+
+class _DenseGate(torch.autograd.Function):
+    """Adds nothing to the output [T, H], and sends each gate [T, E] the product of the output's gradient and E_e(x)."""
+
+    @staticmethod
+    def forward(ctx: Any, gates: Tensor, hidden: Tensor, experts: Any) -> Tensor:
+        ctx.save_for_backward(hidden)
+        ctx.experts, ctx.count, ctx.dtype = experts, gates.shape[1], gates.dtype
+        return torch.zeros_like(hidden)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        (hidden,) = ctx.saved_tensors
+        with torch.no_grad():
+            rows = [(grad * _output(ctx.experts, expert, hidden)).sum(1) for expert in range(ctx.count)]
+        return torch.stack(rows, 1).to(ctx.dtype), None, None
+
+
+def _output(experts: Any, expert: int, hidden: Tensor) -> Tensor:
+    """What one expert makes of every token: [T, H] → [T, H]."""
+    up, activate = ("gate_up_proj", experts._apply_gate) if experts.has_gate else ("up_proj", experts.act_fn)
+    return _linear(experts, "down_proj", expert, activate(_linear(experts, up, expert, hidden)))
+
+
+def _linear(experts: Any, name: str, expert: int, rows: Tensor) -> Tensor:
+    weight = getattr(experts, name)[expert].to(rows.dtype)
+    bias = getattr(experts, f"{name}_bias")[expert].to(rows.dtype) if experts.has_bias else None
+    return F.linear(rows, weight.T if experts.is_transposed else weight, bias)
+
+
+ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, dense_gate_forward)
