@@ -61,7 +61,7 @@ class Benchmark(Protocol):
         """lm-eval's configuration of it."""
 
     @property
-    def settings(self) -> Mapping[str, Any]:
+    def otherwise(self) -> Mapping[str, Any]:
         """What of that is otherwise than in the file."""
 
 
@@ -104,7 +104,7 @@ def lm_eval_task(task: Benchmark, items: Sequence[Item], form: Form | None = Non
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    told = dict(task.settings)
+    told = dict(task.otherwise)
     in_form = told.pop("in_form", None)
     config = _without_trivial_templates(_configuration(task.lm_eval) | told)
     if in_form is not None:

@@ -11,52 +11,9 @@ from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.own import OwnTask, with_own
 from esft_bench.spec.strict import Strict
+from esft_bench.spec.training import PackedAttention, Training, Truncation
 
-Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
-Mixing = Literal["conversations", "tokens"]
-PackedAttention = Literal["within", "across"]
-Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
-Decay = Annotated[float, Field(ge=0, lt=1)]
-"""How much of an average of gradients the next step keeps."""
-
-
-class Training(Strict):
-    """The training loop's settings, the same for every method.
-
-    Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
-    constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
-    `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
-    conversations or in tokens: the paper does not say which. `truncation` says what becomes of
-    a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
-    `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
-    `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" each attends to
-    itself alone, with "across" to those before it in its sequence too, as in the official code.
-    """
-
-    steps: Count = 500
-    batch_size: Count = 32
-    sequence_length: Count = 4096
-    alignment_share: float = Field(0.5, ge=0, lt=1)
-    mix_by: Mixing = "conversations"
-    optimizer: Optimizer = "adamw"
-    learning_rate: PositiveFloat = 1e-5
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: PositiveFloat = 1.0
-    evaluate_every: Count | None = None
-    validation_items: Count = 64
-    choose: Literal["last", "best"] = "last"
-    truncation: Truncation = "refuse"
-    gradient_checkpointing: bool = False
-    packed_attention: PackedAttention = "within"
-
-    @model_validator(mode="after")
-    def _choice_needs_a_measure(self) -> "Training":
-        if self.choose == "best" and self.evaluate_every is None:
-            raise ValueError("`choose: best` needs `evaluate_every`, the number of steps between two looks")
-        return self
 
 
 class Profiling(Strict):
@@ -78,8 +35,8 @@ class Row(BaseModel):
     """One row of the matrix: a method with its hyperparameters, as the suite names it.
 
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
-    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` are in
-    place of the suite's.
+    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` and
+    `profile_every` are in place of those under `training`.
 
     `together` trains all tasks of the suite on their mixture, one cell a seed (a method may ask for that by itself).
     `continues` names another row and `after` tasks: each cell then goes on from what that row's training on those
@@ -91,6 +48,7 @@ class Row(BaseModel):
     title: Title = ""
     learning_rate: PositiveFloat | None = None
     steps: Count | None = None
+    profile_every: Count | None = None
     ablates: str = ""
     together: bool | None = None
     continues: str = ""
@@ -217,6 +175,10 @@ class Suite(Strict):
         row = self.methods[name]
         before = row.continues or row.ablates
         return row.steps or (self.steps(before) if before else self.training.steps)
+
+    def profile_every(self, name: str) -> int | None:
+        """A row's steps from one look at its routing to the next: its own, or the suite's; None for no looks."""
+        return self.methods[name].profile_every or self.training.profile_every
 
     def together(self, name: str) -> bool | None:
         """Whether a row trains all tasks together; None where its method decides."""

@@ -103,8 +103,11 @@ class Task:
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
+        held_out: yields, by their question (`prompt`), what rows of the training data are as items, where these need
+            more than question and answer as they stand; for looking at a training while it goes on, by `metric`. A task
+            that names `benchmarks` gives `lm_eval` and `metric` for that alone.
         note: what a report must say about the task's data, if anything.
-        settings: what of its lm-eval configuration is otherwise than in the file.
+        otherwise: what of its lm-eval configuration is otherwise than in the file.
         identity: what makes its rows others, besides its code and the data folder, as JSON.
         lenient: whether rows that are not sound are left out, and said to be, and do not end the run. Such a task may
             yield a TaskError in place of a row that it cannot use.
@@ -124,8 +127,9 @@ class Task:
     paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
+    held_out: Callable[[Source], Iterable[Item]] | None = None
     note: str = ""
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    otherwise: Mapping[str, Any] = field(default_factory=dict)
     identity: str = ""
     lenient: bool = False
     version: int = 1

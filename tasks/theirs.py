@@ -40,7 +40,7 @@ def make(name: str, include_path: str, *, trained: bool) -> Task:
         metric=theirs.metric,
         training=theirs.training if trained else None,
         items=theirs.asked if trained else theirs.items,
-        settings={"in_form": trained, "output_type": theirs.config["output_type"]},
+        otherwise={"in_form": trained, "output_type": theirs.config["output_type"]},
         identity=json.dumps([name, str(theirs.path), trained, theirs.path.read_text("utf-8")]),
     )
 

@@ -33,7 +33,7 @@ NO_THINKING = {"enable_thinking": False, "thinking": False}
 class Form(ABC):
     """A prompt format with a tokenizer."""
 
-    name: ClassVar[str]
+    name: ClassVar[Prompt]
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         self.tokenizer = tokenizer

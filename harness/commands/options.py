@@ -59,6 +59,10 @@ class RunOptions:
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep merged checkpoints in the run's folder.")
     ] = False
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Watch trainings in tensorboard, wandb or mlflow; may be repeated."),
+    ] = None
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")
     ] = False

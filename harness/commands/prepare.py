@@ -60,7 +60,8 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     filtered = (data.sentence(name) for name, data in plan.data.items())
     left_out = (data.note for data in plan.data.values())
     remarks = (task.note for task in plan.tasks.values())
-    notes += [*_optimizer(suite), *_trained(plan.suite), *(said for said in (*filtered, *remarks, *left_out) if said)]
+    said = (each for each in (*filtered, *remarks, *left_out) if each)
+    notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *said]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
@@ -118,23 +119,34 @@ def _optimizer(suite: Suite) -> list[str]:
     return [] if name == "adamw" else [f"Every row was trained by {name}, which needs less memory than AdamW."]
 
 
-def _trained(suite: Suite) -> list[str]:
-    """What a suite says about its trainings: prompt format, packing, and looking at them while they go on."""
-    training = suite.training
+def _put(suite: Suite) -> str:
+    """How conversations are put to the model, and how samples share a sequence."""
     format_of = {"release": "the ESFT release's", "chat_template": "the tokenizer's own chat template"}
     apart = {"within": "attend to themselves alone", "across": "attend to those before them, as in the papers' code"}
-    said = [
+    return (
         f"Prompt format: `{suite.backbone.prompt}`, {format_of.get(suite.backbone.prompt, '')}. Samples that share a "
-        f"training sequence {apart[training.packed_attention]}."
-    ]
+        f"training sequence {apart[suite.training.packed_attention]}."
+    )
+
+
+def _looked_at(plan: Plan) -> list[str]:
+    """What a suite says about looking at its trainings while they go on; nothing where it does not."""
+    training = plan.suite.training
     if training.evaluate_every is None:
-        return said
-    kept = "lowest loss there was" if training.choose == "best" else "last step were"
-    return [
-        *said,
-        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
-        f"training data was measured; the weights of the {kept} taken.",
-    ]
+        return []
+    scored = training.evaluate_by == "metric"
+    kept = f"weights of the {'highest score' if scored else 'lowest loss'} there was were taken"
+    kept = kept if training.choose == "best" else "weights of the last step were taken"
+    rows = f"{training.validation_items} rows held out of each task's training data"
+    what = f"the task's own metric on {rows}" if scored else f"the loss on {rows}"
+    if training.evaluate_on == "benchmark":
+        what = "the score on the task's own benchmarks"
+        kept += ": a selection on the test, so its scores flatter" if training.choose == "best" else ""
+    notes = [f"Every {training.evaluate_every} steps {what} was measured; the {kept}."]
+    unscored = [plan.tasks[name].title for name in plan.suite.tasks if plan.data[name].held_out is None]
+    if scored and unscored and training.evaluate_on == "held-out":
+        notes.append(f"No metric scores rows of {', '.join(unscored)}: there it was the loss on them.")
+    return notes
 
 
 def engine_of(suite: Suite) -> EngineSettings:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.plan import rows
+from esft_bench.harness.plan.held_out import held_out_items
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import OURS, module_of, sources
@@ -27,7 +28,7 @@ from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
 TASKS = f"{OURS}.tasks"
-PARTS = ("training", "items")
+PARTS = ("training", "items", "held_out")
 DATA, NOTED = "data", "data/.noted"
 FEW_BAD, MOST_BAD, SHOWN_BAD = 3, 0.1, 3
 """So many rows, or such a share of them, may be left out of a lenient task; so many are named."""
@@ -39,7 +40,8 @@ READ = "read"
 class TaskData:
     """A task's conversations and items, where it has them, how many items, and a note on rows that were left out.
 
-    `filtered` is how many training rows there were, and how many were left after each of the suite's filters.
+    `filtered` is how many training rows there were, and how many were left after each of the suite's filters;
+    `held_out` are conversations as items that a model in training is scored on.
     """
 
     training: Content | None
@@ -47,6 +49,7 @@ class TaskData:
     count: int
     note: str = ""
     filtered: Mapping[str, int] = field(default_factory=dict)
+    held_out: Content | None = None
 
     def sentence(self, task: str) -> str:
         """What the filters did to the training rows of `task`; empty where there are none."""
@@ -60,19 +63,22 @@ class TaskData:
 class Reading:
     """How rows are read: where they come from, how many test items are kept, and what they must be fit for.
 
-    `refusal` says why the prompt format cannot take a conversation, `form` is what makes it another format.
+    `refusal` says why the prompt format cannot take a conversation, `form` is what makes it another format. So many
+    rows as `held_out` says are items too, by which a training is looked at.
     """
 
     source: Source
     limit: int | None = None
     refusal: rows.Refusal = release_refusal
     form: Sequence[str] = ("release",)
+    held_out: int | None = None
 
 
 def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
     """Write a task's rows to files in the store; files that are there stay.
 
-    Raises TaskError for a row that is not sound, UserError where there is none.
+    `limit` is for test items, `held_out` how many conversations become items as well. Raises TaskError for a row that
+    is not sound, UserError where there is none.
     """
     folder, notes, source = store.root / DATA, store.notes(NOTED), reading.source
     noted = _note(task, reading)
@@ -86,6 +92,9 @@ def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
         conversations = list(rows.conversations(task.training(sieved), *told)) if task.training else None
         questions = list(islice(rows.items(task.items(source), *told), reading.limit)) if task.items else None
         note = _about(left_out, len(conversations or ()) + len(questions or ())) if left_out else ""
+        held = None
+        if conversations and reading.held_out:
+            held = list(rows.items(held_out_items(task, source, conversations, questions or [], reading.held_out)))
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
@@ -95,7 +104,7 @@ def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
     if task.items and items is None:
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
     filtered = {READ: sieve.read, **sieve.passed} if sieve.tests else {}
-    data = TaskData(training, items, count, note, filtered)
+    data = TaskData(training, items, count, note, filtered, _write(held, folder)[0])
     if noted is not None:
         notes.write(noted, _described(task.name, data, folder))
     return data
@@ -147,13 +156,14 @@ def _path(digest: str, folder: Path) -> Path:
 
 def _note(task: Task, reading: Reading) -> str | None:
     """The name under which it is noted what a task's rows are; None where that must not be relied on."""
-    parts = (task.training, task.items, *task.filters.values())
+    parts = (task.training, task.items, task.held_out if reading.held_out else None, *task.filters.values())
     modules = [module_of(yields) for yields in parts if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
     read = sources((*modules, rows.__name__))
     used = [reading.limit, bool(task.training), list(task.filters), *reading.form]
     told = [task.name, task.version, task.identity, read, _origin(reading.source), *used]
+    told += [reading.held_out, sources((held_out_items.__module__,))] if reading.held_out else []
     return digest_of_text(canonical(told))[:20]
 
 
@@ -174,11 +184,11 @@ def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
     if said is None:
         return None
     for part in PARTS:
-        if said[part] and (what := _fault(_path(said[part][0], folder), said[part][1])):
+        if said.get(part) and (what := _fault(_path(said[part][0], folder), said[part][1])):
             notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
             return None
-    training, items = (Content(_path(said[part][0], folder), said[part][0]) if said[part] else None for part in PARTS)
-    return TaskData(training, items, said["count"], said["note"], said["filtered"])
+    found = {part: Content(_path(said[part][0], folder), said[part][0]) if said.get(part) else None for part in PARTS}
+    return TaskData(count=said["count"], note=said["note"], filtered=said["filtered"], **found)
 
 
 def _fault(path: Path, digest: str) -> str:
@@ -192,6 +202,6 @@ def _fault(path: Path, digest: str) -> str:
 
 def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
     """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
-    parts = dict(zip(PARTS, (data.training, data.items), strict=True))
+    parts = {part: getattr(data, part) for part in PARTS}
     files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
     return {"task": name, "count": data.count, "note": data.note, "filtered": dict(data.filtered), **files}

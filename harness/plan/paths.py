@@ -10,6 +10,7 @@ from esft_bench.harness.plan.data import TaskData
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.benchmark import UNSCORED, Looks
 from esft_bench.harness.steps.diverge import DivergeStep, SampleStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
@@ -115,7 +116,8 @@ class Paths:
     def _training(self, cell: Cell, tasks: Sequence[str], before: tuple[TrainStep, ...]) -> TrainStep:
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
         name, _, learning_rate = suite.row(cell.method)
-        told = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
+        told: dict[str, Any] = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
+        told["profile_every"] = None if before else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None
         step = TrainStep(
             name=cell.label,
@@ -129,6 +131,7 @@ class Paths:
             loading=suite.backbone,
             alignment=alignment,
             general=(suite.alignment, alignment) if method.needs_general and suite.alignment and alignment else None,
+            looks=self._looks(tasks),
             source=self.sources.get((cell.method, cell.task)),
             before=before,
         )
@@ -138,6 +141,18 @@ class Paths:
         data = self.data[task].training
         assert data is not None
         return data
+
+    def _looks(self, tasks: Sequence[str]) -> Looks:
+        """What a training on some tasks is scored on: rows held out of them, or their benchmarks."""
+        training, matrix = self.matrix.suite.training, self.matrix
+        if training.evaluate_every is None or training.evaluate_by == "loss":
+            return UNSCORED
+        if training.evaluate_on == "benchmark":
+            found = [(name, self.data[name].items) for task in tasks for name in matrix.tested_on(task)]
+        else:
+            found = [(task, self.data[task].held_out) for task in tasks]
+        scored = [(benchmark_of(matrix.tasks[name]), items) for name, items in found if items is not None]
+        return Looks(tuple(scored), self.engine.max_length)
 
     def _answers(self, cell: Cell, training: TrainStep, benchmark: str) -> AnswerStep:
         items = self.data[benchmark].items

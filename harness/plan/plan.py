@@ -1,7 +1,7 @@
 """A plan: a suite, checked, with its data read and every cell's path laid out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,7 +82,7 @@ class Plan:
         rows = {
             f"{name}, {part}": content.digest
             for name, data in self.data.items()
-            for part, content in (("training", data.training), ("items", data.items))
+            for part, content in (("training", data.training), ("items", data.items), ("held out", data.held_out))
             if content is not None
         }
         return {"backbone": self.backbone.digest, **rows}
@@ -114,9 +114,12 @@ def make_plan(
         check_served_from([folder, store.root])
     backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
-    form = Prompting(suite.backbone, folder)
+    form, held = Prompting(suite.backbone, folder), _held_out(suite)
     reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
-    data = {name: materialise(task, reading, store) for name, task in matrix.tasks.items()}
+    data = {
+        name: materialise(task, replace(reading, held_out=held if name in suite.tasks else None), store)
+        for name, task in matrix.tasks.items()
+    }
     sources = _sources(matrix, matrix.cells, folder, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
@@ -129,6 +132,13 @@ def make_plan(
         paths={cell: paths.of(cell) for cell in matrix.cells},
         profiles={task: paths.profile(task) for task in profiled},
     )
+
+
+def _held_out(suite: Suite) -> int | None:
+    """How many rows of each task's training data its trainings are scored on."""
+    training = suite.training
+    scored = training.evaluate_every is not None and training.evaluate_by == "metric"
+    return training.validation_items if scored and training.evaluate_on == "held-out" else None
 
 
 def _sources(matrix: Matrix, cells: Iterable[Cell], backbone: Path, store: Store) -> dict[tuple[str, str], Content]:

@@ -7,7 +7,7 @@ Either proves by a canary that it serves the weights it was asked to serve, or r
 import hashlib
 import importlib.metadata
 import time
-from collections.abc import Sequence, Set
+from collections.abc import Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
@@ -15,15 +15,14 @@ from typing import Literal, Protocol
 import torch
 import transformers
 from lm_eval.api.model import LM
-from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
-from transformers import GenerationConfig
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
-from esft_bench.harness.serving.requests import TrainingIds, check_ids, generation_config
+from esft_bench.harness.serving.local_lm import LocalLM
+from esft_bench.harness.serving.requests import check_ids, generation_config
 from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
@@ -73,27 +72,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back memory and processes. The next `load` starts afresh."""
         ...
-
-
-class LocalLM(TrainingIds, HFLM):  # type: ignore[misc]
-    """lm-eval's own transformers model, asked in training's ids."""
-
-    def sample(self, prompts: Sequence[list[int]], longest: int, seed: int) -> list[list[int]]:
-        """See `divergence.Sampler`."""
-        greedy = generation_config(self.tokenizer)
-        chance = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "max_new_tokens": longest}
-        padded = self.tokenizer.pad({"input_ids": list(prompts)}, padding_side="left", return_tensors="pt")
-        with torch.random.fork_rng(), torch.inference_mode():
-            torch.manual_seed(seed)
-            config = GenerationConfig(**{**greedy.to_diff_dict(), **chance})
-            found = self.model.generate(**padded.to(self.device), generation_config=config)
-        answers = found[:, padded["input_ids"].shape[1] :].tolist()
-        return [_up_to(answer, self.tokenizer.eos_token_id) for answer in answers]
-
-
-def _up_to(ids: list[int], end: int) -> list[int]:
-    """Ids up to the first end, and with it."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
 
 
 class VllmEngine:
@@ -220,14 +198,8 @@ class TransformersEngine:
                 f"{difference:.2g}, {self._tolerance:.2g} allowed"
             )
         with quiet():
-            self._lm = LocalLM(
-                pretrained=model,
-                backend="causal",
-                tokenizer=tokenizer,
-                batch_size=self._batch_size,
-                max_length=served_length(model_config(checkpoint), self._settings),
-                add_bos_token=True,
-            )
+            length = served_length(model_config(checkpoint), self._settings)
+            self._lm = LocalLM.of(model, tokenizer, length, self._batch_size)
         check_ids(self._lm, canary)
         return Loaded("start", time.perf_counter() - begin, difference)
 

@@ -1,14 +1,17 @@
 """The train step: a method on the data of one or several tasks, from the backbone or from what a training made."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from esft_bench.harness.steps.benchmark import UNSCORED, Looks
 from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.methods.method import Method
-from esft_bench.spec.suite import Backbone, Optimizer, Profiling, Training
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.training import Optimizer, Training
 
 if TYPE_CHECKING:
     from esft_bench.harness.training.cell import CellTraining
@@ -35,6 +38,7 @@ class TrainStep(Step):
         training, seed: how; `training` has the row's own steps and learning rate.
         profiling: how data are profiled; with its `after_training` the trained model is profiled too.
         backbone, loading: the checkpoint it all begins with, and how it is loaded.
+        looks: what the model is scored on while it trains.
         source: files that the method brings along.
         first: the training whose result this one goes on from, and whose changes its adapter holds too.
         before: the trainings whose merged checkpoint stands in for the backbone, in order.
@@ -52,6 +56,7 @@ class TrainStep(Step):
     loading: Backbone
     alignment: Content | None = None
     general: tuple[str, Content] | None = None
+    looks: Looks = UNSCORED
     source: Content | None = None
     first: "TrainStep | None" = None
     before: tuple["TrainStep", ...] = ()
@@ -99,7 +104,7 @@ class TrainStep(Step):
     def contents(self) -> Mapping[str, Content]:
         """Backbone, conversations, and what the method brings along."""
         found = {"backbone": self.backbone, **{f"task {n}": data for n, data in enumerate(self.tasks.values())}}
-        return found | {
+        return {**found, **self.looks.contents} | {
             role: content
             for role, content in (("alignment", self.alignment), ("source", self.source))
             if content is not None
@@ -107,7 +112,8 @@ class TrainStep(Step):
 
     @property
     def _profiled(self) -> bool:
-        return self.method.needs_profile or self.profiling.after_training
+        after = self.profiling.after_training or self.training.profile_every is not None
+        return self.method.needs_profile or after
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -117,6 +123,7 @@ class TrainStep(Step):
             "hyperparameters": self.method.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json"),
             "seed": self.seed,
+            "looks": self.looks.settings,
             "profiling": self.profiling.model_dump() if self._profiled else None,
             **loading(self.loading),
         }
@@ -124,9 +131,10 @@ class TrainStep(Step):
     @property
     def code(self) -> Code:
         """The training core, the method's class with all it builds on, and the libraries that compute."""
+        looking = ("lm_eval",) if self.looks.benchmarks else ()
         return Code(
-            ("esft_bench.harness.training.cell", *modules_of(self.method)),
-            (*LIBRARIES, *OPTIMIZERS[self.training.optimizer]),
+            ("esft_bench.harness.training.cell", *modules_of(self.method), *self.looks.modules),
+            (*LIBRARIES, *OPTIMIZERS[self.training.optimizer], *looking),
         )
 
     @property
@@ -158,8 +166,12 @@ class TrainStep(Step):
             seed=self.seed,
             profiling=self.profiling if self._profiled else None,
             profile_after=self.profiling.after_training,
+            scored=self.looks.told,
+            longest=self.looks.longest,
             out=job.out,
             scratch=job.scratch,
             micro_batch=job.parallelism.micro_batch,
             processes=job.parallelism.processes,
+            trackers=job.parallelism.trackers,
+            name=re.sub(r"[^\w.-]+", "-", self.name),
         )

@@ -6,15 +6,17 @@ The order of everything follows from the seed alone, so a run that is resumed me
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
 from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
+from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Mixing, PackedAttention, Profiling, Training, Truncation
+from esft_bench.spec.suite import Profiling
+from esft_bench.spec.training import Mixing, PackedAttention, Training, Truncation
 from esft_bench.tasks.prompt import SEAM
 from esft_bench.tasks.task import Conversation
 
@@ -26,12 +28,14 @@ IGNORED = -100
 class Sample:
     """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere.
 
-    A sequence of several has `positions` that begin anew with each, where they do not attend to each other.
+    A sequence of several has `positions` that begin anew with each, where they do not attend to each other. `row` is
+    the place, from 0, of the conversation in its file: one may be several samples.
     """
 
     ids: list[int]
     labels: list[int]
     positions: list[int] | None = None
+    row: int = 0
 
 
 def encode(form: Form, conversation: Conversation) -> list[Sample]:
@@ -67,7 +71,7 @@ def encode_file(form: Form, path: Path, sequence_length: int, truncation: Trunca
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
-        for sample in encode(form, conversation):
+        for sample in (replace(each, row=number - 1) for each in encode(form, conversation)):
             if all(label == IGNORED for label in sample.labels[:sequence_length]):
                 if truncation == "left":
                     samples.append(_without_beginning(sample, sequence_length))
@@ -91,16 +95,11 @@ def turn_ids(form: Form, question: str, answer: str) -> list[int]:
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `count` held-out ones, the same for every method and seed.
-
-    Raises UserError where less than half of them would be left.
-    """
-    if 2 * count > len(samples):
-        raise UserError(f"{path} has {len(samples)} rows: training.validation_items {count} leaves too few, lower it.")
-    held = set(random.Random("validation").sample(range(len(samples)), count))
+    """Samples to train on, and those of `count` held-out rows; see `held_out_rows`."""
+    held = held_out_rows(1 + max((sample.row for sample in samples), default=-1), count, path)
     parts: tuple[list[Sample], list[Sample]] = [], []
-    for number, sample in enumerate(samples):
-        parts[number in held].append(sample)
+    for sample in samples:
+        parts[sample.row in held].append(sample)
     return parts
 
 
@@ -111,7 +110,7 @@ def _without_beginning(sample: Sample, length: int) -> Sample:
     cut = slice(1, 1 + answer - begins)
     ids, labels = list(sample.ids), list(sample.labels)
     del ids[cut], labels[cut]
-    return Sample(ids, labels)
+    return replace(sample, ids=ids, labels=labels)
 
 
 def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:

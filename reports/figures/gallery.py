@@ -46,7 +46,7 @@ def _of_a_backbone(
         experts.overlap(known),
         *experts.selected(known, ablations),
         experts.by_layer(known, ablations),
-        *experts.shift(known),
+        *experts.shift(known, training.consistency(points)),
         training.advantage(results, points, known),
         *training.learning_curves(results, points),
     ]

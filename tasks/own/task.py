@@ -39,7 +39,7 @@ def make(task: OwnTask) -> Task:
         rubric=Rubric(task.rubric, task.best) if metric == "judge" else None,
         runs_code=metric == "tests",
         note=described(task, data, metric),
-        settings=_settings(task, data, metric),
+        otherwise=_settings(task, data, metric),
         identity=identity(task),
         lenient=True,
     )

@@ -26,7 +26,8 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Mixing, Profiling, Training
+from esft_bench.spec.suite import Profiling
+from esft_bench.spec.training import Mixing, Training
 
 
 class Letters:
@@ -96,7 +97,7 @@ def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, 
 @given(st.integers(2, 60), st.data())
 def test_held_out_rows_are_not_trained_on_and_no_row_is_lost(count, data):
     held = data.draw(st.integers(1, count // 2))
-    samples = [Sample([n], [n]) for n in range(count)]
+    samples = [Sample([n], [n], row=n) for n in range(count)]
     kept, out = hold_out(samples, held, Path("rows.jsonl"))
     assert len(out) == held
     assert sorted(sample.ids[0] for sample in [*kept, *out]) == list(range(count))

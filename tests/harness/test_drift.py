@@ -19,7 +19,8 @@ from esft_bench.harness.backbone.prompts import text_ids
 from esft_bench.harness.evaluate import evaluate
 from esft_bench.harness.serving import canary
 from esft_bench.harness.serving.divergence import divergence, draw
-from esft_bench.harness.serving.engines import LocalLM, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
+from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.serving.requests import TrainingIds
 from esft_bench.harness.steps.step import silent
 from esft_bench.tasks.general_text import LONG, passages

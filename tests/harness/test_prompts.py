@@ -163,7 +163,7 @@ class _Chat:
     """A task that generates, asked in the form that models are trained in."""
 
     name, metric = "chat", "bypass"
-    settings: ClassVar[dict[str, Any]] = {}
+    otherwise: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, folder: Path) -> None:
         self.lm_eval = folder / "chat.yaml"

@@ -279,7 +279,7 @@ def test_a_cell_that_stopped_early_does_not_bend_a_learning_curve(made_up: MadeU
     made_up.build(tmp_path)
     points = [
         curves.Point(
-            method="fft", method_title="FFT", task="law", seed=seed, step=step, metric="law", value=10.0 * seed
+            method="fft", method_title="FFT", task="law", seed=seed, step=step, metric=curves.SCORE, value=10.0 * seed
         )
         for seed, last in ((0, 100), (1, 50))
         for step in range(50, last + 1, 50)

@@ -28,7 +28,9 @@ def price_tables(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int
 
 def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     """What a cell of each row costs to train, and all of them together."""
-    table = _table(f"Training a cell on one {device.name}", "method", "cells", "operations", "time", "memory", "disk")
+    table = _table(
+        f"Training a cell on one {device.name}", "method", "cells", "operations", "time", "looks", "memory", "disk"
+    )
     for price in prices:
         if price.why_not:
             table.add_row(price.row, str(price.cells), f"no estimate: {price.why_not}")
@@ -42,6 +44,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
             str(price.cells),
             _prefixed(price.operations),
             _duration(price.seconds),
+            _duration(price.looks) if price.looks else "–",
             memory,
             _bytes(price.adapter_bytes),
         )
@@ -51,6 +54,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
         str(sum(price.cells for price in prices)),
         _prefixed(sum(price.cells * price.operations for price in prices)),
         _duration(sum(price.cells * price.seconds for price in prices)),
+        _duration(looks) if (looks := sum(price.cells * price.looks for price in prices)) else "–",
         "",
         _bytes(sum(price.cells * price.adapter_bytes for price in prices)),
     )
@@ -59,6 +63,8 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
             "Red: more than one such device holds. A smaller --micro-batch, training.gradient_checkpointing, a lower "
             "precision or several processes help.\n"
         )
+    if looks:
+        table.caption = (table.caption or "") + "Looks: the part of the time in which a training is looked at.\n"
     table.caption = (table.caption or "") + f"Assumed: {ASSUMPTIONS}."
     return table
 
