@@ -12,8 +12,9 @@ from esft_bench.harness.training.packing import check_isolation
 from esft_bench.methods.moe.profile import profile
 from esft_bench.methods.packing import apart
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Profiling, Training
+from esft_bench.spec.suite import Profiling
 from esft_bench.spec.suite_file import available, load
+from esft_bench.spec.training import Training
 from tests.conftest import ARCHITECTURES, build
 
 
