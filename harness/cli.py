@@ -12,7 +12,14 @@ import typer
 from rich.table import Table
 from rich.text import Text
 
-from esft_bench.harness.commands.options import CalibrateOptions, ExportOptions, RunOptions, SuiteOptions, grouped
+from esft_bench.harness.commands.options import (
+    CalibrateOptions,
+    ExportOptions,
+    LookOptions,
+    RunOptions,
+    SuiteOptions,
+    grouped,
+)
 from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
 from esft_bench.harness.terminal import Terminal, complain
 from esft_bench.spec.errors import UserError
@@ -98,6 +105,15 @@ def status(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("
 
     for line in told(run):
         console.say(line)
+
+
+@app.command()
+@grouped
+def look(options: LookOptions) -> None:
+    """Show rows as the model will see them, token by token, and what is doubtful about them; trains nothing."""
+    from esft_bench.harness.commands.look import look as show
+
+    show(options, console)
 
 
 @app.command()

@@ -17,12 +17,15 @@ from datasets import Dataset
 from lm_eval.api.model import LM
 from lm_eval.api.task import ConfigurableTask
 from lm_eval.tasks._yaml_loader import load_yaml
-from lm_eval.utils import env, handle_non_serializable
+from lm_eval.utils import apply_template, env, handle_non_serializable
 
+from esft_bench.harness.backbone.prompts import Form
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
-from esft_bench.tasks.task import Item
+from esft_bench.tasks.prompt import question
+from esft_bench.tasks.task import Item, turn
+from esft_bench.tasks.theirs import DOC
 
 FEWSHOT_SEED = 1234
 THEIR_TASKS = Path(lm_eval.__file__).parent / "tasks"
@@ -34,7 +37,11 @@ ABOUT_THEIR_DATA = (
 
 env.from_string = lru_cache(1024)(env.from_string)  # else compiled for each item again
 
+ASKED = question("{{prompt}}")
+"""How a task says that it asks in the form that models are trained in: the beginning of its `doc_to_text`."""
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
+ITEM = "esft_bench_item"
+"""The field of lm-eval's own rows that holds the id of the item they became."""
 BITS = "bits_per_byte"
 """The metric of a task that asks how likely texts are: lm-eval has (log-likelihood, bytes) for each."""
 JUDGED = "bypass"
@@ -55,6 +62,10 @@ class Benchmark(Protocol):
     @property
     def lm_eval(self) -> Path | None:
         """lm-eval's configuration of it."""
+
+    @property
+    def otherwise(self) -> Mapping[str, Any]:
+        """What of that is otherwise than in the file."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +93,10 @@ class Answered:
     results: dict[str, Any]
 
 
-def asked(task: Benchmark, items: Sequence[Item]) -> Asked:
-    """A benchmark whose requests are yet to be built."""
+def asked(task: Benchmark, items: Sequence[Item], form: Form | None = None) -> Asked:
+    """A benchmark whose requests are yet to be built; see `lm_eval_task`."""
     with quiet():
-        return Asked(task, items, lm_eval_task(task, items), {})
+        return Asked(task, items, lm_eval_task(task, items, form), {})
 
 
 def evaluate(lm: LM, benchmarks: Sequence[Asked], progress: Progress | None = None) -> dict[str, Answered]:
@@ -97,7 +108,8 @@ def evaluate(lm: LM, benchmarks: Sequence[Asked], progress: Progress | None = No
     Raises UserError where a task's lm-eval configuration and its metric do not fit.
     """
     tasks = {each.task.name: each.prepared for each in benchmarks}
-    with quiet(), _knowing(lm, benchmarks), _reporting(lm, progress, sum(each.requests for each in benchmarks)):
+    _tell_ids(lm, benchmarks)
+    with quiet(), _reporting(lm, progress, sum(each.requests for each in benchmarks)):
         results = lm_eval.evaluate(
             lm=lm,
             task_dict={"tasks": tasks, "groups": {}, "group_map": {}},
@@ -121,25 +133,66 @@ def _results_of(name: str, results: Mapping[str, Any], tasks: Mapping[str, Any])
         else value
         for key, value in results.items()
     }
-    said: dict[str, Any] = json.loads(json.dumps(own, default=handle_non_serializable))
-    return said
+    return dict(json.loads(json.dumps(own, default=handle_non_serializable)))
 
 
 def lm_eval_task(
-    task: Benchmark, items: Sequence[Item], kind: type[ConfigurableTask] = ConfigurableTask
+    task: Benchmark, items: Sequence[Item], form: Form | None = None, kind: type[ConfigurableTask] = ConfigurableTask
 ) -> ConfigurableTask:
     """lm-eval's task object for `task`, holding `items` as its test split. Needs neither network nor cache."""
     if task.lm_eval is None:
         raise UserError(f"task {task.name} has no lm-eval configuration, so nothing can be tested on it")
-    config = _without_trivial_templates(_configuration(task.lm_eval))
+    told = dict(task.otherwise)
+    in_form = told.pop("in_form", None)
+    config = _without_trivial_templates(_configuration(task.lm_eval) | told)
+    if in_form is not None:
+        return _theirs(task, kind, config, items, form if in_form else None)
+    asked: dict[str, Any] = {}
+    if form is not None and str(config.get("doc_to_text")).startswith(ASKED):
+        items, asked = _in_form(items, config["doc_to_text"], form)
     split = config.get("test_split") or "test"
     # In memory: `datasets` would otherwise write a copy into its cache for each evaluation.
-    dataset = {split: Dataset.from_list(list(items))}
-    prepared = kind(config=config | {"task": task.name, "custom_dataset": lambda **_: dataset})
+    rows = [{field: value for field, value in item.items() if field != "messages"} for item in items]  # no column
+    dataset = {split: Dataset.from_list(rows)}
+    prepared = kind(config=config | asked | {"task": task.name, "custom_dataset": lambda **_: dataset})
     prepared.set_fewshot_seed(seed=FEWSHOT_SEED)
     if prepared.get_config("num_fewshot") is None:
         prepared.set_config(key="num_fewshot", value=0)
     return prepared
+
+
+def _theirs(
+    task: Benchmark, kind: type[ConfigurableTask], config: dict[str, Any], items: Sequence[Item], form: Form | None
+) -> ConfigurableTask:
+    """A task of lm-eval's own, whose rows have become items: their prompts as they are, or in a prompt format."""
+    lead = str(config.get("target_delimiter", " "))
+    texts = {item["id"]: item["prompt"] for item in items}
+    if form is not None:
+        lead, texts = form.lead, {name: form.question(turn(text, "")[:1]) for name, text in texts.items()}
+    rows = [json.loads(item[DOC]) | {ITEM: item["id"]} for item in items]
+    ours = {"doc_to_text": lambda doc: texts[doc[ITEM]], "target_delimiter": lead, "test_split": "test"}
+    kept = {
+        key: value for key, value in config.items() if key not in (*ABOUT_THEIR_DATA, "process_docs", "description")
+    }
+    dataset = {"test": Dataset.from_list(rows)}
+    return kind(config=kept | ours | {"task": task.name, "num_fewshot": 0, "custom_dataset": lambda **_: dataset})
+
+
+def _in_form(items: Sequence[Item], doc_to_text: str, form: Form) -> tuple[Sequence[Item], dict[str, Any]]:
+    """Items in a prompt format, and what of their task's configuration that changes."""
+    if form.name == "release" and not any("messages" in item for item in items):
+        return items, {}  # as the configuration has it
+    begun = doc_to_text.removeprefix(ASKED).strip()
+    texts = {
+        item["id"]: form.question(item.get("messages") or [{"role": "user", "content": item["prompt"]}])
+        for item in items
+    }
+
+    def asked(doc: dict[str, Any]) -> str:
+        start = apply_template(begun, doc) if begun else ""
+        return texts[doc["id"]] + (form.lead + start if start else "")
+
+    return items, {"doc_to_text": asked, "target_delimiter": form.lead}
 
 
 def _configuration(path: Path) -> dict[str, Any]:
@@ -163,7 +216,7 @@ def _scores(task: Benchmark, items: Sequence[Item], samples: Sequence[dict[str, 
     by_id: dict[str, dict[str, Any]] = {}
     for sample in samples:
         if wanted_filter in ("", sample["filter"]):
-            by_id.setdefault(str(sample["doc"]["id"]), sample)
+            by_id.setdefault(str(sample["doc"].get(ITEM) or sample["doc"]["id"]), sample)
     for sample in by_id.values():
         if metric not in sample:
             raise UserError(
@@ -187,15 +240,10 @@ def _bits(likelihoods: Sequence[tuple[float, int]]) -> list[float]:
 
 
 def _score(metric: str, item: Item, sample: Mapping[str, Any], found: Any) -> ItemScore:
+    said = {"prompt": item["prompt"], "answer": item["answer"]}
+    said["completion"] = _completion(item, sample["resps"], by_length=metric == "acc_norm")
     value = None if found is None else float(found)
-    return ItemScore(
-        id=item["id"],
-        score=value,
-        state="unscored" if value is None else "scored",
-        prompt=item["prompt"],
-        completion=_completion(item, sample["resps"], by_length=metric == "acc_norm"),
-        answer=item["answer"],
-    )
+    return ItemScore(id=item["id"], score=value, state="unscored" if value is None else "scored", **said)
 
 
 def _completion(item: Item, responses: Sequence[Sequence[Any]], *, by_length: bool) -> str:
@@ -223,12 +271,10 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-@contextlib.contextmanager
-def _knowing(lm: LM, benchmarks: Sequence[Asked]) -> Iterator[None]:
+def _tell_ids(lm: LM, benchmarks: Sequence[Asked]) -> None:
     """Let a model that can use them (`known`) have the token ids of texts."""
     if hasattr(lm, "known"):
         lm.known = {text: ids for each in benchmarks for text, ids in each.ids.items()}
-    yield
 
 
 @contextlib.contextmanager

@@ -5,40 +5,30 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from esft_bench.spec.backbone import Backbone as Backbone
 from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
+from esft_bench.spec.own import OwnTask, with_own
 from esft_bench.spec.strict import Strict
-from esft_bench.spec.training import Training, Truncation
+from esft_bench.spec.training import PackedAttention, Training, Truncation
 
 Average = Literal["tasks", "items"]
-
-
-class Backbone(Strict):
-    """The model every cell starts from.
-
-    `path` is `mini` (the one that ships), a folder, or a name on the hub (then with a `revision`). `precision` is
-    that of weights and products: `float32`; `bf16-mixed`, float32 weights with bf16 products; `bf16`, the same for
-    weights that are trained, while those that are frozen are bf16, as the adapters are that come out.
-    """
-
-    path: str = Field("mini", min_length=1)
-    revision: str | None = None
-    precision: Literal["float32", "bf16-mixed", "bf16"] = "float32"
-    trust_remote_code: bool = False
 
 
 class Profiling(Strict):
     """How much of a task's data the expert scores are taken from (paper, Section 4.1: 32 sequences).
 
     With `after_training` every trained cell is profiled on its task's data too, so that the report can say how far
-    training moved the routing; it costs a forward pass over those sequences for each cell.
+    training moved the routing; it costs a forward pass over those sequences for each cell. `packed_attention` is as in
+    training.
     """
 
     sequences: Count = 32
     sequence_length: Count = 4096
     after_training: bool = False
     truncation: Truncation = "refuse"
+    packed_attention: PackedAttention = "within"
 
 
 class Row(BaseModel):
@@ -124,6 +114,8 @@ class Suite(Strict):
     Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
+    Tasks without code are described where they are named, or in `own`; `lm-eval:NAME` is a task of lm-eval's, or one
+    of those in the folder `include_path`.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
@@ -140,6 +132,8 @@ class Suite(Strict):
     general: Names = Field([])
     drift: Names = Field([])
     alignment: str | None = None
+    own: dict[str, OwnTask] = Field({})
+    include_path: str = ""
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
     curve: Curve = Curve()
@@ -155,6 +149,8 @@ class Suite(Strict):
     tested_on: dict[str, list[str]] = Field({})
     filters: dict[str, Names] = Field({})
     tables: list[TableOf] = Field([])
+
+    _own = model_validator(mode="before")(with_own)
 
     @model_validator(mode="after")
     def _names_what_there_is(self) -> "Suite":

@@ -13,6 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.own import TESTED
 from esft_bench.spec.suite import Suite
 from esft_bench.spec.yaml_text import compose, parse, read
 
@@ -43,8 +44,18 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
         field = ".".join(where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
             raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error
-        line = _line_of(read(path), where)
+        line = _line_of(read(path), _written(where, sections))
+        field = ".".join(["tasks", *where[1:]]) if where[:1] == ["own"] else field
         raise UserError(f"{path}, line {line}, {field}: {_said(where, first['msg'])}.") from error
+
+
+def _written(where: list[str], sections: Any) -> list[str]:
+    """Where a file says what a field holds: a task without code may be described where it is named."""
+    for section in TESTED if where[:1] == ["own"] else ():
+        for place, entry in enumerate(sections.get(section) or ()):
+            if isinstance(entry, dict) and entry.get("name") == where[1]:
+                return [section, str(place), *where[2:]]
+    return where
 
 
 def _said(where: Sequence[str], message: str) -> str:

@@ -9,6 +9,7 @@ from esft_bench.spec.strict import Strict
 
 Truncation = Literal["refuse", "left"]
 Mixing = Literal["conversations", "tokens"]
+PackedAttention = Literal["within", "across"]
 Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
@@ -25,7 +26,8 @@ class Training(Strict):
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps.
+    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" each attends to
+    itself alone, with "across" to those before it in its sequence too, as in the official code.
 
     `evaluate_every` looks at a training every so many steps and at its end, at the task's own metric (`evaluate_by`;
     or at the loss alone) on `validation_items` rows held out of its training data (`evaluate_on`; or on the task's
@@ -51,6 +53,7 @@ class Training(Strict):
     profile_every: Count | None = None
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
+    packed_attention: PackedAttention = "within"
 
     @model_validator(mode="after")
     def _choice_needs_a_measure(self) -> "Training":

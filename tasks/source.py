@@ -157,10 +157,11 @@ def _file_rows(data_dir: Path, dataset: Dataset, split: str, most: int | None) -
             if number == 1:
                 line = line.removeprefix(codecs.BOM_UTF8)
             if line.strip():
-                yield place, _parsed(line, place)
+                yield place, parsed(line, place)
 
 
-def _parsed(line: bytes, place: str) -> object:
+def parsed(line: bytes, place: str) -> object:
+    """What a line of JSON says. Raises TaskError, naming the place, where it is none."""
     try:
         return json.loads(line.decode("utf-8"), parse_constant=_no_number)
     except UnicodeDecodeError as error:

@@ -8,7 +8,7 @@ configuration, or, for free text, a judge that follows the task's rubric.
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
@@ -16,7 +16,8 @@ from esft_bench.tasks.source import Source
 Item = dict[str, Any]
 """An evaluation item, JSON-able. Keys every item has: `id` (str, unique in the task), `prompt` (the user's text
 as the model sees it, without the chat format) and `answer` (the reference: str). A multiple-choice item
-also has `choices` (list[str]) and `gold` (index into it). More keys are the task's own business."""
+also has `choices` (list[str]) and `gold` (index into it). Where more was said before than the prompt, `messages` holds
+all of it, the prompt last. More keys are the task's own business."""
 
 
 DIVERGENCE = "kl"
@@ -25,13 +26,29 @@ model finds these answers. No configuration of lm-eval's asks that."""
 
 
 class Message(TypedDict):
-    """One turn of a conversation."""
+    """One turn of a conversation.
 
-    role: Literal["user", "assistant"]
+    `tool_calls` are those of an assistant's message, `tool_call_id` and `name` say what a tool's message answers.
+    `tools`, in the first message, are the definitions of the tools that there are. All three as OpenAI's API has them.
+    """
+
+    role: Literal["system", "user", "assistant", "tool"]
     content: str
+    tool_calls: NotRequired[list[dict[str, Any]]]
+    tool_call_id: NotRequired[str]
+    name: NotRequired[str]
+    tools: NotRequired[list[dict[str, Any]]]
 
 
 Conversation = list[Message]
+
+
+class Located(list[Message]):
+    """A conversation that knows where it stands, for what is said of it."""
+
+    def __init__(self, messages: Iterable[Message], place: str) -> None:
+        super().__init__(messages)
+        self.place = place
 
 
 def turn(question: str, answer: str) -> Conversation:
@@ -90,6 +107,10 @@ class Task:
             more than question and answer as they stand; for looking at a training while it goes on, by `metric`. A task
             that names `benchmarks` gives `lm_eval` and `metric` for that alone.
         note: what a report must say about the task's data, if anything.
+        otherwise: what of its lm-eval configuration is otherwise than in the file.
+        identity: what makes its rows others, besides its code and the data folder, as JSON.
+        lenient: whether rows that are not sound are left out, and said to be, and do not end the run. Such a task may
+            yield a TaskError in place of a row that it cannot use.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
         filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
             reads its rows by `Source.training_rows` then.
@@ -108,5 +129,8 @@ class Task:
     runs_code: bool = False
     held_out: Callable[[Source], Iterable[Item]] | None = None
     note: str = ""
+    otherwise: Mapping[str, Any] = field(default_factory=dict)
+    identity: str = ""
+    lenient: bool = False
     version: int = 1
     filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)

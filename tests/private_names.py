@@ -67,6 +67,7 @@ _START = "half of a server's start-up time on a CPU"
 _TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
 _REQUESTS = "options of one question share the queries for their common beginning"
 _ONCE = "requests are built once and asked of many models"
+_PACKED = "samples of one sequence do not attend to each other"
 _TASKS = "benchmarks are lm-eval configurations that lie beside our tasks"
 
 NAMES = (
@@ -90,6 +91,9 @@ NAMES = (
     PrivateName(
         "transformers.configuration_utils", "_experts_implementation", _EXPERTS, sign="def _experts_implementation("
     ),
+    PrivateName("transformers.masking_utils", "create_masks_for_generate", _PACKED),
+    PrivateName("transformers.configuration_utils", "_attn_implementation", _PACKED, sign="def _attn_implementation("),
+    PrivateName("transformers.data.metrics.squad_metrics", "compute_f1", "a user's own rows are scored by token F1"),
     PrivateName("transformers.models.llama.modeling_llama", "LlamaMLP", "a test writes DeepSeek-MoE's own model down"),
     PrivateName(
         "transformers.core_model_loading",
@@ -123,6 +127,7 @@ NAMES = (
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
     PrivateName("lm_eval.evaluator", "group_map", _TASKS, sign="'group_map'"),
     PrivateName("lm_eval.utils", "handle_non_serializable", _TASKS),
+    PrivateName("lm_eval.utils", "apply_template", _TASKS),
     PrivateName("lm_eval.utils", "get_rolling_token_windows", _TEXTS),
     PrivateName("lm_eval.utils", "make_disjoint_window", _TEXTS),
     PrivateName("lm_eval.utils", "env", "a template is compiled once, and not for every item"),

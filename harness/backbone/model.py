@@ -125,28 +125,6 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer  # type: ignore[no-any-return]
 
 
-def question_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a question, in training as in testing: BOS if there is one, the text, and nothing after it."""
-    return [*beginning(tokenizer), *text_ids(tokenizer, text)]
-
-
-def beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """What stands before a question: BOS, if there is one."""
-    return [] if tokenizer.bos_token_id is None else [tokenizer.bos_token_id]
-
-
-def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    """The ids of a text that goes on from another one, whatever the tokenizer likes to put around texts."""
-    ids: list[int] = tokenizer.encode(text, add_special_tokens=False)
-    return ids
-
-
-def parted(context: str, continuation: str) -> tuple[str, str]:
-    """A question and what may follow it, as they are encoded: spaces between them belong to the latter."""
-    kept = context.rstrip()
-    return kept, context[len(kept) :] + continuation
-
-
 def load_model(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
     """The checkpoint's model, on the accelerator if there is one, in evaluation mode.
 

@@ -31,6 +31,21 @@ class SuiteOptions:
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first items of each benchmark.")] = None
     engine: Annotated[str | None, typer.Option(help="vllm or transformers, in place of the suite's.")] = None
     data_dir: Annotated[Path | None, typer.Option(help="A folder of JSONL files in place of the hub.")] = None
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="Your own rows: a file, a folder, or NAME@REVISION on the hub; a task each."),
+    ] = None
+    columns: Annotated[
+        str | None, typer.Option(help="What the columns of --data are, e.g. prompt=question,answer=label.")
+    ] = None
+    metric: Annotated[str | None, typer.Option(help="How answers to --data are scored, e.g. exact_match.")] = None
+    test: Annotated[
+        str | None, typer.Option(metavar="FILE", help="What --data is tested on, if not a share of it.")
+    ] = None
+    include_path: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="A folder of your own lm-eval tasks, for `lm-eval:NAME` in a suite."),
+    ] = None
     run_dir: Annotated[Path, typer.Option(help="Where runs and their artifacts are kept.")] = Path("runs")
 
 
@@ -51,6 +66,25 @@ class RunOptions:
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")
     ] = False
+
+
+@dataclass(frozen=True)
+class LookOptions:
+    """Which rows to look at, and as which backbone sees them."""
+
+    data: Annotated[list[str], typer.Argument(metavar="FILE...", help="Files, folders, or NAME@REVISION on the hub.")]
+    backbone: Annotated[str, typer.Option(help="Whose tokenizer: mini, a folder, or NAME@REVISION on the hub.")] = (
+        "mini"
+    )
+    columns: Annotated[str | None, typer.Option(help="What the columns are, e.g. prompt=question,answer=label.")] = None
+    metric: Annotated[str | None, typer.Option(help="How answers are to be scored, e.g. exact_match.")] = None
+    test: Annotated[str | None, typer.Option(metavar="FILE", help="What is tested on, if not a share of the rows.")] = (
+        None
+    )
+    set: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the suite, e.g. backbone.prompt=release."),
+    ] = None
 
 
 @dataclass(frozen=True)

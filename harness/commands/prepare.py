@@ -9,6 +9,7 @@ from esft_bench.harness.execute.local import warm_up
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import with_backbone, with_steps
+from esft_bench.harness.plan.own import OwnFiles, made_for_data, own_suite
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.steps.train import TrainStep
@@ -61,18 +62,29 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
         warm_up()
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
+    left_out = (data.note for data in plan.data.values())
     remarks = (task.note for task in plan.tasks.values())
-    notes += [*_optimizer(suite), *_looked_at(plan), *(said for said in (*filtered, *remarks) if said)]
+    said = (each for each in (*filtered, *remarks, *left_out) if each)
+    notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *said]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
 def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
     """The suite with the options' changes, and what there is to say about them."""
-    suite = load(options.suite, _overrides(options))
+    name = options.suite
+    own: list[str] = []
+    if options.data:
+        files = OwnFiles(options.data, options.columns, options.metric, options.test)
+        name, own = own_suite(files, options.suite, options.backbone)
+    elif options.columns or options.metric or options.test:
+        raise UserError("--columns, --metric and --test say what --data FILE is: give that too.")
+    suite = load(name, [*own, *_overrides(options)])
     notes: list[str] = []
     if options.steps:
         suite = with_steps(suite, options.steps)
-    if options.backbone is not None:
+    if name != options.suite:
+        suite, notes = made_for_data(suite, options.data_dir)
+    elif options.backbone is not None:
         suite, notes = with_backbone(suite, options.backbone, steps=options.steps)
     return (quick_slice(suite) if options.quick else suite), notes
 
@@ -83,6 +95,7 @@ def _overrides(options: SuiteOptions) -> list[str]:
         "seeds": None if options.seeds is None else f"[{options.seeds}]",
         "evaluation.limit": options.limit,
         "evaluation.engine": options.engine,
+        "include_path": options.include_path,
     }
     return [*(f"{field}={value}" for field, value in short.items() if value is not None), *(options.set or [])]
 
@@ -108,6 +121,16 @@ def _optimizer(suite: Suite) -> list[str]:
     """The optimizer, where it is not AdamW in float32."""
     name = suite.training.optimizer
     return [] if name == "adamw" else [f"Every row was trained by {name}, which needs less memory than AdamW."]
+
+
+def _put(suite: Suite) -> str:
+    """How conversations are put to the model, and how samples share a sequence."""
+    format_of = {"release": "the ESFT release's", "chat_template": "the tokenizer's own chat template"}
+    apart = {"within": "attend to themselves alone", "across": "attend to those before them, as in the papers' code"}
+    return (
+        f"Prompt format: `{suite.backbone.prompt}`, {format_of.get(suite.backbone.prompt, '')}. Samples that share a "
+        f"training sequence {apart[suite.training.packed_attention]}."
+    )
 
 
 def _looked_at(plan: Plan) -> list[str]:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
+from esft_bench.harness.plan.known import known_tasks
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.errors import MissingDataError, TaskError
@@ -19,7 +20,7 @@ def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
     A task without training data stays for the rows that do not train; the alignment set that ships stands in for one
     that is not there. Raises UserError where nothing is left to train on. Unknown tasks stay, for the plan to refuse.
     """
-    known = load_tasks()
+    known = known_tasks(suite)
     notes: list[str] = []
     tasks: list[str] = []
     tested_only = [name for name in suite.tested_only if _there(known.get(name), "items", source, notes)]
@@ -46,6 +47,12 @@ def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
     changes: dict[str, Any] = {"tasks": tasks, "tested_only": tested_only, "general": general, "drift": drift}
     changes |= {"alignment": alignment, "methods": rows}
     return suite.model_copy(update=changes | _quick(suite, tasks)), notes
+
+
+def there(names: Iterable[str], source: Source) -> list[str]:
+    """The benchmarks among these that there are items for."""
+    known = load_tasks()
+    return [name for name in names if _there(known.get(name), "items", source, [])]
 
 
 def _quick(suite: Suite, tasks: list[str]) -> dict[str, Any]:

@@ -29,9 +29,8 @@ def benchmark_of(task: Task) -> Benchmark:
     """What a step needs of a task that has an lm-eval configuration."""
     assert task.lm_eval is not None
     modules = [*_scoring(task.lm_eval, module_of(task.items or task.training)), *(SANDBOX if task.runs_code else ())]
-    return Benchmark(
-        task.name, task.title, task.version, task.metric, task.lm_eval, _files(task.lm_eval), tuple(modules)
-    )
+    told = (task.name, task.title, task.version, task.metric, task.lm_eval)
+    return Benchmark(*told, _files(task.lm_eval), tuple(modules), task.otherwise)
 
 
 @cache

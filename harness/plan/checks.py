@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from esft_bench.harness.backbone import files as backbones
+from esft_bench.harness.plan.known import known_tasks
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.steps.train import OPTIMIZERS
 from esft_bench.harness.store.artifacts import Store
@@ -19,7 +20,6 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.registry import get as find_task
-from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import DIVERGENCE, Task
@@ -74,7 +74,7 @@ def check_optimizer(suite: Suite) -> None:
 
 def tasks_of(suite: Suite) -> dict[str, Task]:
     """The tasks a suite names, each checked to be what it is used as. Raises UserError or TaskError."""
-    known = load_tasks()
+    known = known_tasks(suite)
     chosen: dict[str, Task] = {}
     alignment = [suite.alignment] if suite.alignment else []
     for part, names in (

@@ -6,7 +6,7 @@ may read anything, so theirs are always read anew.
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
@@ -22,6 +22,7 @@ from esft_bench.harness.store.notes import Notes
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, made_folder, remove, write_text
 from esft_bench.tasks.errors import TaskError
+from esft_bench.tasks.prompt import refusal as release_refusal
 from esft_bench.tasks.sieve import Sieve
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
@@ -29,13 +30,15 @@ from esft_bench.tasks.task import Task
 TASKS = f"{OURS}.tasks"
 PARTS = ("training", "items", "held_out")
 DATA, NOTED = "data", "data/.noted"
+FEW_BAD, MOST_BAD, SHOWN_BAD = 3, 0.1, 3
+"""So many rows, or such a share of them, may be left out of a lenient task; so many are named."""
 READ = "read"
 """How many rows there were before any filter."""
 
 
 @dataclass(frozen=True)
 class TaskData:
-    """A task's conversations and items, where it has them, and how many items there are.
+    """A task's conversations and items, where it has them, how many items, and a note on rows that were left out.
 
     `filtered` is how many training rows there were, and how many were left after each of the suite's filters;
     `held_out` are conversations as items that a model in training is scored on.
@@ -44,6 +47,7 @@ class TaskData:
     training: Content | None
     items: Content | None
     count: int
+    note: str = ""
     filtered: Mapping[str, int] = field(default_factory=dict)
     held_out: Content | None = None
 
@@ -55,24 +59,42 @@ class TaskData:
         return f"Training rows of {task}: {self.filtered[READ]:,} before filters, {', '.join(left)}."
 
 
-def materialise(task: Task, source: Source, limit: int | None, store: Store, held_out: int | None = None) -> TaskData:
+@dataclass(frozen=True)
+class Reading:
+    """How rows are read: where they come from, how many test items are kept, and what they must be fit for.
+
+    `refusal` says why the prompt format cannot take a conversation, `form` is what makes it another format. So many
+    rows as `held_out` says are items too, by which a training is looked at.
+    """
+
+    source: Source
+    limit: int | None = None
+    refusal: rows.Refusal = release_refusal
+    form: Sequence[str] = ("release",)
+    held_out: int | None = None
+
+
+def materialise(task: Task, reading: Reading, store: Store) -> TaskData:
     """Write a task's rows to files in the store; files that are there stay.
 
     `limit` is for test items, `held_out` how many conversations become items as well. Raises TaskError for a row that
     is not sound, UserError where there is none.
     """
-    folder, notes = store.root / DATA, store.notes(NOTED)
-    noted = _note(task, source, limit, held_out)
+    folder, notes, source = store.root / DATA, store.notes(NOTED), reading.source
+    noted = _note(task, reading)
     if noted is not None and (found := _noted(noted, folder, notes)) is not None:
         return found
+    left_out: list[str] | None = [] if task.lenient else None
     with _named(task):
+        told = reading.refusal, left_out
         sieve = Sieve({name: make(source) for name, make in task.filters.items()} if task.training else {})
         sieved = replace(source, sieve=sieve)
-        conversations = list(rows.conversations(task.training(sieved))) if task.training else None
-        questions = list(rows.items(islice(task.items(source), limit))) if task.items else None
+        conversations = list(rows.conversations(task.training(sieved), *told)) if task.training else None
+        questions = list(islice(rows.items(task.items(source), *told), reading.limit)) if task.items else None
+        note = _about(left_out, len(conversations or ()) + len(questions or ())) if left_out else ""
         held = None
-        if conversations and held_out:
-            held = list(rows.items(held_out_items(task, source, conversations, questions or [], held_out)))
+        if conversations and reading.held_out:
+            held = list(rows.items(held_out_items(task, source, conversations, questions or [], reading.held_out)))
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
@@ -82,10 +104,19 @@ def materialise(task: Task, source: Source, limit: int | None, store: Store, hel
     if task.items and items is None:
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
     filtered = {READ: sieve.read, **sieve.passed} if sieve.tests else {}
-    data = TaskData(training, items, count, filtered, _write(held, folder)[0])
+    data = TaskData(training, items, count, note, filtered, _write(held, folder)[0])
     if noted is not None:
         notes.write(noted, _described(task.name, data, folder))
     return data
+
+
+def _about(left_out: Sequence[str], used: int) -> str:
+    """What is said of rows that were left out. Raises TaskError where they are too many for an accident."""
+    left_out = list(dict.fromkeys(left_out))
+    if len(left_out) > max(FEW_BAD, MOST_BAD * (used + len(left_out))):
+        raise TaskError(f"{len(left_out)} of {used + len(left_out)} rows cannot be used, the first: {left_out[0]}")
+    more = f" And {len(left_out) - SHOWN_BAD} more." if left_out[SHOWN_BAD:] else ""
+    return f"{len(left_out)} rows were left out: {' '.join(left_out[:SHOWN_BAD])}{more}"
 
 
 @contextmanager
@@ -123,15 +154,16 @@ def _path(digest: str, folder: Path) -> Path:
     return folder / f"{digest[:20]}.jsonl"
 
 
-def _note(task: Task, source: Source, limit: int | None, held_out: int | None) -> str | None:
+def _note(task: Task, reading: Reading) -> str | None:
     """The name under which it is noted what a task's rows are; None where that must not be relied on."""
-    parts = (task.training, task.items, task.held_out if held_out else None, *task.filters.values())
+    parts = (task.training, task.items, task.held_out if reading.held_out else None, *task.filters.values())
     modules = [module_of(yields) for yields in parts if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
-    told = [task.name, task.version, limit, sources((*modules, rows.__name__)), _origin(source), bool(task.training)]
-    told.append(list(task.filters))
-    told += [held_out, sources((held_out_items.__module__,))] if held_out else []
+    read = sources((*modules, rows.__name__))
+    used = [reading.limit, bool(task.training), list(task.filters), *reading.form]
+    told = [task.name, task.version, task.identity, read, _origin(reading.source), *used]
+    told += [reading.held_out, sources((held_out_items.__module__,))] if reading.held_out else []
     return digest_of_text(canonical(told))[:20]
 
 
@@ -156,7 +188,7 @@ def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
             notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
             return None
     found = {part: Content(_path(said[part][0], folder), said[part][0]) if said.get(part) else None for part in PARTS}
-    return TaskData(count=said["count"], filtered=said["filtered"], **found)
+    return TaskData(count=said["count"], note=said["note"], filtered=said["filtered"], **found)
 
 
 def _fault(path: Path, digest: str) -> str:
@@ -172,4 +204,4 @@ def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
     """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
     parts = {part: getattr(data, part) for part in PARTS}
     files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
-    return {"task": name, "count": data.count, "filtered": dict(data.filtered), **files}
+    return {"task": name, "count": data.count, "note": data.note, "filtered": dict(data.filtered), **files}

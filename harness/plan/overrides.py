@@ -38,7 +38,7 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
     methods, left_out = _without_bound_rows(suite)
     changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
-    changed, notes = _fitted(changed, [note], steps)
+    changed, notes = fitted(changed, [note], steps)
     return changed, [
         *notes,
         *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
@@ -80,7 +80,7 @@ def _trial(steps: int | None) -> dict[str, int | None]:
     return {**SMOKE_TEST, "steps": steps, "evaluate_every": between, "profile_every": between}
 
 
-def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
+def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
     """Cut what is too much for the suite's backbone."""
     from esft_bench.harness.backbone.model import load_config  # here: transformers takes seconds to import
 

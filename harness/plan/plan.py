@@ -1,7 +1,7 @@
 """A plan: a suite, checked, with its data read and every cell's path laid out."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from esft_bench.harness.plan.checks import (
     methods_of,
     tasks_of,
 )
-from esft_bench.harness.plan.data import TaskData, materialise
+from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
+from esft_bench.harness.plan.prompting import Prompting, with_prompt
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
@@ -103,18 +104,20 @@ def make_plan(
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
-    matrix = Matrix(suite, methods_of(suite), tasks_of(suite))
-    check_file_names(matrix)
+    methods, tasks = methods_of(suite), tasks_of(suite)
+    check_file_names(Matrix(suite, methods, tasks))
     check_optimizer(suite)
     folder = backbones.locate(suite.backbone, weights)
+    suite = suite.model_copy(update={"backbone": with_prompt(suite.backbone, folder)})
+    matrix = Matrix(suite, methods, tasks)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
     backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
-    limit = suite.evaluation.limit
-    held = _held_out(suite)
+    form, held = Prompting(suite.backbone, folder), _held_out(suite)
+    reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
     data = {
-        name: materialise(task, source, limit, store, held if name in suite.tasks else None)
+        name: materialise(task, replace(reading, held_out=held if name in suite.tasks else None), store)
         for name, task in matrix.tasks.items()
     }
     sources = _sources(matrix, matrix.cells, folder, store)

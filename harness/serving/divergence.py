@@ -19,11 +19,11 @@ import math
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-from esft_bench.harness.backbone.model import question_ids
+from esft_bench.harness.backbone.prompts import form_of, question_ids
+from esft_bench.spec.backbone import Prompt
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.record import ItemScore
 from esft_bench.spec.strict import Strict
-from esft_bench.tasks.prompt import question
 from esft_bench.tasks.task import Item
 
 LONGEST = 64
@@ -55,10 +55,14 @@ class Sampler(Protocol):
     def _loglikelihood_tokens(self, requests: Sequence[Any], **kwargs: Any) -> list[tuple[float, bool]]: ...
 
 
-def draw(lm: Sampler, items: Sequence[Item], progress: Progress) -> list[Drawn]:
-    """Have the base model answer every prompt once. A prompt too long for an answer loses its beginning."""
-    room = lm.max_length - LONGEST - 1
-    contexts = [question_ids(lm.tokenizer, question(item["prompt"]))[-room:] for item in items]
+def draw(lm: Sampler, items: Sequence[Item], progress: Progress, prompt: Prompt = "auto") -> list[Drawn]:
+    """Have the base model answer every prompt once, put in the prompt format.
+
+    A prompt too long for an answer loses its beginning.
+    """
+    room, form = lm.max_length - LONGEST - 1, form_of(prompt, lm.tokenizer)
+    texts = [form.question([{"role": "user", "content": item["prompt"]}]) for item in items]
+    contexts = [question_ids(lm.tokenizer, text)[-room:] for text in texts]
     answers: list[list[int]] = []
     for start in range(0, len(contexts), BATCH):
         answers += lm.sample(contexts[start : start + BATCH], LONGEST, SEED + start)

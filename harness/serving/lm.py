@@ -19,6 +19,7 @@ import httpx
 from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from esft_bench.harness.backbone.model import load_tokenizer
+from esft_bench.harness.backbone.prompts import ends
 from esft_bench.harness.serving.requests import SAMPLING, TrainingIds
 from esft_bench.harness.serving.server import MODEL
 
@@ -49,6 +50,7 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
     """
 
     on_answers: Callable[[int], None] | None = None
+    ends: list[int]
 
     @classmethod
     def connect(cls, url: str, checkpoint: Path, max_length: int, trust_remote_code: bool = False) -> Self:
@@ -69,6 +71,7 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
         )
         lm.tokenizer = load_tokenizer(checkpoint, trust_remote_code)
         lm.add_bos_token = True  # where there is one
+        lm.ends = ends(lm.tokenizer)
         return lm
 
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
@@ -76,7 +79,7 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
         payload: dict[str, Any] = super()._create_payload(*args, **kwargs)
         if "stop" not in payload:  # nothing is to be generated
             return payload
-        ours = {**SAMPLING, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        ours = {**SAMPLING, "stop_token_ids": self.ends}
         return ours | payload | {"stop": payload["stop"][:STOPS]}
 
     def generate_until(self, requests: list[Any], disable_tqdm: bool = False) -> list[str]:

@@ -5,7 +5,7 @@ requests.jsonl    a line for each request: its kind, its item, its place among t
                   text that it begins with, and lm-eval's other arguments
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from esft_bench.harness.backbone.model import parted
+from esft_bench.harness.backbone.prompts import Form, parted, text_ids
 from esft_bench.harness.evaluate import Asked, Benchmark, lm_eval_task, quiet
 from esft_bench.harness.store.names import REQUESTS, TEXTS
 from esft_bench.spec.files import read_jsonl, write_jsonl
@@ -31,13 +31,13 @@ class Request:
     more: Sequence[Any]
 
 
-def write_questions(task: Benchmark, items: Sequence[Item], encode: Callable[[str], list[int]], folder: Path) -> int:
-    """Build a benchmark's requests and write them into `folder`; returns how many they are.
+def write_questions(task: Benchmark, items: Sequence[Item], form: Form, folder: Path) -> int:
+    """Build a benchmark's requests in a prompt format and write them into `folder`; returns how many they are.
 
-    `encode` gives a text's token ids, without BOS.
+    Token ids are a text's alone, without BOS.
     """
     with quiet():
-        prepared = lm_eval_task(task, items)
+        prepared = lm_eval_task(task, items, form)
         prepared.build_all_requests()
     numbers: dict[str, int] = {}
     requests = []
@@ -46,7 +46,7 @@ def write_questions(task: Benchmark, items: Sequence[Item], encode: Callable[[st
         for text in (begins, *_encoded(instance)):
             numbers.setdefault(text, len(numbers))
         requests.append(Request(instance.request_type, instance.doc_id, instance.idx, numbers[begins], more))
-    write_jsonl(folder / TEXTS, ({"text": text, "ids": encode(text)} for text in numbers))
+    write_jsonl(folder / TEXTS, ({"text": text, "ids": text_ids(form.tokenizer, text)} for text in numbers))
     write_jsonl(folder / REQUESTS, (asdict(request) for request in requests))
     return len(requests)
 
@@ -61,7 +61,7 @@ def read_questions(task: Benchmark, items: Sequence[Item], folder: Path) -> Aske
     """A benchmark as `write_questions` wrote it, to be asked of any number of models."""
     rows = list(read_jsonl(folder / TEXTS))
     with quiet():
-        prepared = lm_eval_task(task, items, _Stored)
+        prepared = lm_eval_task(task, items, kind=_Stored)
     prepared.texts = [row["text"] for row in rows]
     prepared.requests = [Request(**row) for row in read_jsonl(folder / REQUESTS)]
     return Asked(task, items, prepared, {row["text"]: row["ids"] for row in rows})

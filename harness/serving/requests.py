@@ -9,9 +9,10 @@ from lm_eval.api.model import LM
 from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import beginning, parted, text_ids
+from esft_bench.harness.backbone.prompts import beginning, ends, parted, text_ids
 from esft_bench.harness.serving.canary import Canary
 from esft_bench.spec.errors import UserError
+from esft_bench.tasks.prompt import unmarked
 
 SAMPLING: dict[str, float] = {
     "temperature": 0.0,
@@ -25,7 +26,7 @@ SAMPLING: dict[str, float] = {
 
 DECODING: dict[str, Any] = {
     **SAMPLING,
-    "ends_at": "the tokenizer's end-of-sequence token, the task's stops and its longest answer",
+    "ends_at": "the tokenizer's end of a sequence or of a turn, the task's stops and its longest answer",
     "generation_config": "none (the checkpoint's is not read)",
     "special_tokens": "left out of answers",
 }
@@ -57,7 +58,7 @@ class TrainingIds:
             return [self.tok_encode(each, left_truncate_len, add_special_tokens) for each in string]
         found = self.known.get(string)
         ids = text_ids(self.tokenizer, string) if found is None else found
-        ids = ids if add_special_tokens is False else [*beginning(self.tokenizer), *ids]
+        ids = ids if add_special_tokens is False else [*beginning(self.tokenizer, string), *ids]
         return ids[-left_truncate_len:] if left_truncate_len else ids
 
     def tok_batch_encode(
@@ -94,20 +95,22 @@ class TrainingIds:
 def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     """transformers' form of `DECODING`."""
     pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-    return GenerationConfig(do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=pad)
+    return GenerationConfig(do_sample=False, eos_token_id=ends(tokenizer), pad_token_id=pad)
 
 
 def check_ids(lm: LM, canary: Canary) -> None:
-    """Raise UserError where a model to be tested makes other ids of the canary's texts than training did."""
+    """Raise UserError where a model to be tested makes other ids of the canary's texts, or ends, than training did."""
+    known = ends(lm.tokenizer) if canary.turns else []
     for (question, answer), prompt in zip(canary.turns, canary.prompts, strict=False):
         context, continuation = lm._encode_pair(question, answer)
-        asked = [*context, *continuation, lm.tokenizer.eos_token_id][: len(prompt)]
-        if asked != prompt:
-            place = next(
-                (n for n, pair in enumerate(zip(asked, prompt, strict=False)) if pair[0] != pair[1]), len(asked)
-            )
+        asked = [*context, *continuation][: len(prompt)]
+        differ = (n for n, pair in enumerate(zip(asked, prompt, strict=False)) if pair[0] != pair[1])
+        place = next(differ, min(len(asked), len(prompt)))
+        ended = continuation[-1:] or [None]
+        if asked != prompt or ended[0] not in known:
+            other = (asked[place : place + 4], prompt[place : place + 4]) if asked != prompt else (known, ended)
             raise UserError(
-                f"The tokenizer that tests makes other ids of '{' '.join(question.split())[:60]}' than the one that "
-                f"trained, {asked[place : place + 4]} for {prompt[place : place + 4]} at place {place}: the tokenizer "
-                "files of backbone and merged checkpoint must be the same."
+                f"The tokenizer that tests makes other ids of '{' '.join(unmarked(question).split())[:60]}' than the "
+                f"one that trained, {other[0]} for {other[1]} at place {place}: the tokenizer files of backbone and "
+                "merged checkpoint must be the same."
             )

@@ -65,6 +65,7 @@ class AnswerStep(Step):
         return again | {
             "engine": self.engine.name,
             "precision": self.training.loading.precision,
+            "prompt": self.training.loading.prompt,
             "max_length": self.engine.max_length,
             "benchmark": self.benchmark.settings,
         }

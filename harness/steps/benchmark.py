@@ -1,6 +1,7 @@
 """A benchmark as steps know it: what is asked, how it is scored, and what makes it another one."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ class Benchmark:
         lm_eval: its lm-eval configuration.
         files: digest of that, of those it includes and of what else lies beside them.
         modules: the modules that score, the sandbox among them where code is run.
+        otherwise: what of the configuration is otherwise than in the file.
     """
 
     name: str
@@ -25,11 +27,13 @@ class Benchmark:
     lm_eval: Path
     files: str
     modules: tuple[str, ...] = ()
+    otherwise: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def settings(self) -> dict[str, Any]:
         """What makes it another one."""
-        return {"name": self.name, "version": self.version, "metric": self.metric, "files": self.files}
+        told = {"name": self.name, "version": self.version, "metric": self.metric, "files": self.files}
+        return told | ({"otherwise": dict(self.otherwise)} if self.otherwise else {})
 
 
 @dataclass(frozen=True)
@@ -62,7 +66,13 @@ class Looks:
     def told(self) -> list[dict[str, Any]]:
         """As `training.scoring.Scored` has it."""
         return [
-            {"name": each.name, "metric": each.metric, "lm_eval": each.lm_eval, "items": items.path}
+            {
+                "name": each.name,
+                "metric": each.metric,
+                "lm_eval": each.lm_eval,
+                "otherwise": dict(each.otherwise),
+                "items": items.path,
+            }
             for each, items in self.benchmarks
         ]
 

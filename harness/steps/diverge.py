@@ -30,8 +30,8 @@ class _Asked(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """The engine."""
-        precision = self.training.loading.precision
-        return {"engine": self.engine.name, "precision": precision, "max_length": self.engine.max_length}
+        told = self.training.loading.model_dump(include={"precision", "prompt"})
+        return {"engine": self.engine.name, "max_length": self.engine.max_length, **told}
 
     @property
     def code(self) -> Code:
@@ -74,7 +74,7 @@ class SampleStep(_Asked):
         from esft_bench.harness.serving.divergence import draw  # here: torch takes seconds to import
 
         how = self._serve(job)
-        drawn = draw(job.borrowed.lm(), read_jsonl(self.items.path), job.progress)
+        drawn = draw(job.borrowed.lm(), read_jsonl(self.items.path), job.progress, self.training.loading.prompt)
         write_jsonl(job.out / SAMPLES, [each.model_dump() for each in drawn])
         return how
 

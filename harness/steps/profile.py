@@ -70,4 +70,4 @@ class ProfileStep(Step):
 
 def loading(backbone: Backbone) -> dict[str, Any]:
     """How a backbone is loaded, as far as it changes a result."""
-    return {"precision": backbone.precision, "trust_remote_code": backbone.trust_remote_code}
+    return backbone.model_dump(include={"precision", "trust_remote_code", "prompt"})

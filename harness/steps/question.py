@@ -10,7 +10,7 @@ from esft_bench.harness.store.keys import Code
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.suite import Backbone
 
-HOW = ("esft_bench.harness.serving.questions", "esft_bench.harness.backbone.model")
+HOW = ("esft_bench.harness.serving.questions", "esft_bench.harness.backbone.prompts")
 LIBRARIES = ("lm_eval", "jinja2", "datasets", "transformers", "tokenizers")
 
 
@@ -42,7 +42,8 @@ class QuestionStep(Step):
     @property
     def settings(self) -> dict[str, Any]:
         """The benchmark with its prompt, and how the tokenizer is loaded."""
-        return {"benchmark": self.benchmark.settings, "trust_remote_code": self.loading.trust_remote_code}
+        loading = {"trust_remote_code": self.loading.trust_remote_code, "prompt": self.loading.prompt}
+        return {"benchmark": self.benchmark.settings, **loading}
 
     @property
     def code(self) -> Code:
@@ -56,11 +57,11 @@ class QuestionStep(Step):
 
     def run(self, job: Job) -> dict[str, Any]:
         """Build and encode."""
-        from functools import partial
-
-        from esft_bench.harness.backbone.model import load_tokenizer, text_ids  # here: they take seconds to import
+        from esft_bench.harness.backbone.model import load_tokenizer  # here: it takes seconds to import
+        from esft_bench.harness.backbone.prompts import form_of
         from esft_bench.harness.serving.questions import write_questions
 
         tokenizer = load_tokenizer(self.backbone.path, self.loading.trust_remote_code)
         items = list(read_jsonl(self.items.path))
-        return {"requests": write_questions(self.benchmark, items, partial(text_ids, tokenizer), job.out)}
+        form = form_of(self.loading.prompt, tokenizer)
+        return {"requests": write_questions(self.benchmark, items, form, job.out)}

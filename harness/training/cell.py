@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
-from esft_bench.harness.backbone.model import experts_of, load_tokenizer
+from esft_bench.harness.backbone.model import experts_of
+from esft_bench.harness.backbone.prompts import Form
 from esft_bench.harness.merging import Merger, merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
@@ -30,6 +31,7 @@ from esft_bench.harness.training.data import (
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
+from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
 from esft_bench.harness.training.processes import launch
 from esft_bench.harness.training.profiling import Start, measuring, profile_model
@@ -104,7 +106,7 @@ class CellTraining(BaseModel):
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
-    tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
+    form = start.form()
     measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch)}
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
@@ -125,12 +127,12 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
-        rows = encode_file(tokenizer, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
+        rows = encode_file(form, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
         measured["notes"] = check_reading(method, model, start, cell.out, rows)
-    _canary(model, tokenizer, cell).save(cell.out / CANARY)
+    _canary(model, form, cell).save(cell.out / CANARY)
     if cell.profile_after and cell.profiling and layers and method.trains:
         (cell.out / AFTER).mkdir()
-        profile_model(model, tokenizer, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
+        profile_model(model, form, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
     return measured
 
 
@@ -183,19 +185,21 @@ class _Trained:
 def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _Trained:
     """Make a model ready and train it, in place."""
     torch.manual_seed(cell.seed)
-    method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    looks = _Looks(model, tokenizer, cell)
-    context = _context(tokenizer, cell)
+    method, form = cell.make_method(), cell.start.form()
+    if cell.training.packed_attention == "within":
+        check_isolation(model)
+    looks = _Looks(model, form, cell)
+    context = _context(form, cell)
     parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
-    own, other, held_out = _data(tokenizer, cell)
+    own, other, held_out = _data(form, cell)
     training = cell.training
     stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
     with held(parameters, held_in(training.optimizer)):
         log = train(
             model,
             parameters,
-            packed(stream, training.sequence_length),
+            packed(stream, training.sequence_length, training.packed_attention),
             training,
             cell.scratch,
             Options(
@@ -216,11 +220,11 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))
 
 
-def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
+def _context(form: Form, cell: CellTraining) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
-    again = partial(profile_model, tokenizer=tokenizer, task=cell.tasks[0], wanted=wanted) if wanted else None
+    again = partial(profile_model, form=form, task=cell.tasks[0], wanted=wanted) if wanted else None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,
@@ -230,14 +234,12 @@ def _context(tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> Context:
     )
 
 
-def _data(
-    tokenizer: PreTrainedTokenizerBase, cell: CellTraining
-) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
+def _data(form: Form, cell: CellTraining) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:
     """The samples of a cell's tasks, of its alignment data, and those held out of the tasks where it is validated."""
     training = cell.training
     told = training.sequence_length, training.truncation
-    own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
-    other = encode_file(tokenizer, cell.alignment, *told) if cell.alignment else []
+    own = [encode_file(form, task, *told) for task in cell.tasks]
+    other = encode_file(form, cell.alignment, *told) if cell.alignment else []
     held: list[Sample] = []
     if training.evaluate_every is not None and training.evaluate_on == "held-out":
         parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
@@ -248,8 +250,8 @@ def _data(
 class _Looks:
     """What is looked at while a cell trains, made before a method wraps anything around the model."""
 
-    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> None:
-        self.model, self.tokenizer, self.cell = model, tokenizer, cell
+    def __init__(self, model: PreTrainedModel, form: Form, cell: CellTraining) -> None:
+        self.model, self.form, self.cell = model, form, cell
         self.layers = experts_of(model) if cell.training.profile_every else {}
 
     def score(self) -> Callable[[], float] | None:
@@ -258,7 +260,7 @@ class _Looks:
             return None
         scoring: Any = import_module(SCORING)
         on = [scoring.Scored.model_validate(each) for each in self.cell.scored]
-        scorer: Callable[[], float] = scoring.Scorer(self.model, self.tokenizer, on, self.cell.longest)
+        scorer: Callable[[], float] = scoring.Scorer(self.model, self.form, on, self.cell.longest)
         return scorer
 
     def measure(self) -> Measure | None:
@@ -267,7 +269,7 @@ class _Looks:
         if not self.layers or cell.profiling is None or len(cell.tasks) > 1:
             return None
         data = [*cell.tasks, *([cell.alignment] if cell.alignment else [])]
-        return measuring(self.model, self.tokenizer, data, cell.profiling, self.layers)
+        return measuring(self.model, self.form, data, cell.profiling, self.layers)
 
 
 def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
@@ -285,8 +287,8 @@ def _as_merged(cell: CellTraining) -> PreTrainedModel:
         return cell.start.load(checkpoint)
 
 
-def _canary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> canary.Canary:
+def _canary(model: PreTrainedModel, form: Form, cell: CellTraining) -> canary.Canary:
     """The canary on a few questions and answers the cell was trained on: where its weights speak most clearly."""
-    turns = first_turns(cell.tasks[0], CANARY_PROMPTS)
-    prompts = [turn_ids(tokenizer, *turn)[:CANARY_TOKENS] for turn in turns]
+    turns = first_turns(form, cell.tasks[0], CANARY_PROMPTS)
+    prompts = [turn_ids(form, *turn)[:CANARY_TOKENS] for turn in turns]
     return canary.measure(model, prompts, turns)

@@ -6,18 +6,18 @@ The order of everything follows from the seed alone, so a run that is resumed me
 import itertools
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import question_ids, text_ids
+from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.training import Mixing, Training, Truncation
-from esft_bench.tasks.prompt import segments
+from esft_bench.spec.suite import Profiling
+from esft_bench.spec.training import Mixing, PackedAttention, Training, Truncation
+from esft_bench.tasks.prompt import SEAM
 from esft_bench.tasks.task import Conversation
 
 IGNORED = -100
@@ -26,30 +26,44 @@ IGNORED = -100
 
 @dataclass(frozen=True)
 class Sample:
-    """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere."""
+    """One encoded conversation: token ids, and labels equal to them where the loss counts, `IGNORED` elsewhere.
+
+    A sequence of several has `positions` that begin anew with each, where they do not attend to each other. `row` is
+    the place, from 0, of the conversation in its file: one may be several samples.
+    """
 
     ids: list[int]
     labels: list[int]
+    positions: list[int] | None = None
+    row: int = 0
 
 
-def encode(tokenizer: PreTrainedTokenizerBase, conversation: Conversation) -> Sample:
-    """Encode a conversation: BOS before each question, EOS after each answer, loss on answers and their EOS."""
-    ids: list[int] = []
-    labels: list[int] = []
-    for text, supervised in segments(conversation):
-        if supervised:
-            piece = [*text_ids(tokenizer, text), tokenizer.eos_token_id]
-            labels += piece
-        else:
-            piece = question_ids(tokenizer, text)
-            labels += [IGNORED] * len(piece)
-        ids += piece
-    return Sample(ids, labels)
+def encode(form: Form, conversation: Conversation) -> list[Sample]:
+    """Encode a conversation, the loss on the assistant's messages and their ends alone.
+
+    A turn whose question goes on from the turn before is in one sample with it. Raises UserError where the format
+    cannot take the conversation.
+    """
+    samples: list[Sample] = []
+    seen = ""
+    for question, answer in form.turns(conversation):
+        goes_on = bool(samples) and question.startswith(seen)
+        asked = _asked(form, question, seen if goes_on else "")
+        answered = text_ids(form.tokenizer, answer)
+        if not goes_on:
+            samples.append(Sample([], []))
+        samples[-1].ids.extend([*asked, *answered])
+        samples[-1].labels.extend([*[IGNORED] * len(asked), *answered])
+        seen = question + SEAM + answer + SEAM
+    return samples
 
 
-def encode_file(
-    tokenizer: PreTrainedTokenizerBase, path: Path, sequence_length: int, truncation: Truncation = "refuse"
-) -> list[Sample]:
+def _asked(form: Form, question: str, seen: str) -> list[int]:
+    """The ids of a question after what was seen of it already."""
+    return text_ids(form.tokenizer, question[len(seen) :]) if seen else question_ids(form.tokenizer, question)
+
+
+def encode_file(form: Form, path: Path, sequence_length: int, truncation: Truncation = "refuse") -> list[Sample]:
     """Encode a JSONL file of conversations.
 
     Where a question alone fills the sequence its answer would never be seen: with `truncation` "left" it loses its
@@ -57,37 +71,35 @@ def encode_file(
     """
     samples = []
     for number, conversation in enumerate(read_jsonl(path), start=1):
-        sample = encode(tokenizer, conversation)
-        if all(label == IGNORED for label in sample.labels[:sequence_length]):
-            if truncation == "left":
-                samples.append(_without_beginning(sample, sequence_length))
-                continue
-            raise UserError(
-                f"{path}, line {number}: the question alone is longer than training.sequence_length "
-                f"({sequence_length} tokens): raise it or drop the row."
-            )
-        samples.append(sample)
+        for sample in (replace(each, row=number - 1) for each in encode(form, conversation)):
+            if all(label == IGNORED for label in sample.labels[:sequence_length]):
+                if truncation == "left":
+                    samples.append(_without_beginning(sample, sequence_length))
+                    continue
+                raise UserError(
+                    f"{path}, line {number}: the question alone is longer than training.sequence_length "
+                    f"({sequence_length} tokens): raise it or drop the row."
+                )
+            samples.append(sample)
     return samples
 
 
-def first_turns(path: Path, count: int) -> list[tuple[str, str]]:
+def first_turns(form: Form, path: Path, count: int) -> list[Turn]:
     """The first question and answer, as texts that a model sees, of the first conversations in a JSONL file."""
-    conversations = itertools.islice(read_jsonl(path), count)
-    texts = [[text for text, _ in segments(conversation)] for conversation in conversations]
-    return [(question, answer) for question, answer, *_ in texts]
+    return [form.turns(conversation)[0] for conversation in itertools.islice(read_jsonl(path), count)]
 
 
-def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
+def turn_ids(form: Form, question: str, answer: str) -> list[int]:
     """The ids of a question and its answer, as `encode` makes them."""
-    return [*question_ids(tokenizer, question), *text_ids(tokenizer, answer), tokenizer.eos_token_id]
+    return [*question_ids(form.tokenizer, question), *text_ids(form.tokenizer, answer)]
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `count` held-out ones; see `held_out_rows`."""
-    held = held_out_rows(len(samples), count, path)
+    """Samples to train on, and those of `count` held-out rows; see `held_out_rows`."""
+    held = held_out_rows(1 + max((sample.row for sample in samples), default=-1), count, path)
     parts: tuple[list[Sample], list[Sample]] = [], []
-    for number, sample in enumerate(samples):
-        parts[number in held].append(sample)
+    for sample in samples:
+        parts[sample.row in held].append(sample)
     return parts
 
 
@@ -98,7 +110,7 @@ def _without_beginning(sample: Sample, length: int) -> Sample:
     cut = slice(1, 1 + answer - begins)
     ids, labels = list(sample.ids), list(sample.labels)
     del ids[cut], labels[cut]
-    return Sample(ids, labels)
+    return replace(sample, ids=ids, labels=labels)
 
 
 def _shuffled_forever(samples: Sequence[Sample], rng: random.Random) -> Iterator[Sample]:
@@ -161,36 +173,39 @@ def mixture(
     return Mixture(*(100.0 * counts[1] / counts.sum(0).clamp(min=1)).tolist())
 
 
-def packed(samples: Iterator[Sample], length: int) -> Iterator[Sample]:
+def packed(samples: Iterator[Sample], length: int, attention: PackedAttention = "across") -> Iterator[Sample]:
     """Concatenate samples to sequences of `length` tokens; the last one of a sequence is cut.
 
-    Attention crosses the seams, as in the official training code.
+    With `across` attention crosses the seams, as in the official training code; with `within` it does not.
     """
     while True:
         ids: list[int] = []
         labels: list[int] = []
+        positions: list[int] = []
         while len(ids) < length:
             sample = next(samples)
             ids += sample.ids
             labels += sample.labels
-        yield Sample(ids[:length], labels[:length])
+            positions += range(len(sample.ids))
+        yield Sample(ids[:length], labels[:length], positions[:length] if attention == "within" else None)
 
 
 def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """A batch: `input_ids` and `labels`, each LongTensor (B, T)."""
-    return {
-        "input_ids": torch.tensor([sequence.ids for sequence in sequences]),
-        "labels": torch.tensor([sequence.labels for sequence in sequences]),
-    }
+    """A batch: `input_ids`, `labels` and, where samples are kept apart, `position_ids`, each LongTensor (B, T)."""
+    batch = {"input_ids": [each.ids for each in sequences], "labels": [each.labels for each in sequences]}
+    positions = [each.positions for each in sequences if each.positions is not None]
+    if positions:
+        batch["position_ids"] = positions
+    return {name: torch.tensor(rows) for name, rows in batch.items()}
 
 
-def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) -> tuple[list[Sample], list[Sample]]:
+def profiling_sequences(samples: Sequence[Sample], wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """Two draws of packed sequences of a task's own data: what expert scores are taken from, and a second one.
 
     The draws are fixed: every seed and method reads the same profile. No sample is in both, so the second is shorter,
     or empty, where the data do not suffice for it.
     """
-    used = 0
+    used, sequences = 0, wanted.sequences
 
     def noted() -> Iterator[Sample]:
         nonlocal used
@@ -198,7 +213,7 @@ def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) 
             used += 1
             yield sample
 
-    stream = packed(noted(), length)
+    stream = packed(noted(), wanted.sequence_length, wanted.packed_attention)
     first = [next(stream) for _ in range(sequences)]
     second: list[Sample] = []
     while len(second) < sequences:
@@ -209,7 +224,13 @@ def profiling_sequences(samples: Sequence[Sample], sequences: int, length: int) 
     return first, second
 
 
-def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Sequences as batches to profile: pairs (input_ids, attention_mask), LongTensors (B, T), nothing masked."""
-    stacked = (stack(sequences[start : start + batch])["input_ids"] for start in range(0, len(sequences), batch))
-    return [(ids, torch.ones_like(ids)) for ids in stacked]
+def profiling_batches(sequences: Sequence[Sample], batch: int = 8) -> list[tuple[torch.Tensor, ...]]:
+    """Sequences as batches to profile: (input_ids, attention_mask), LongTensors (B, T), nothing masked.
+
+    Where samples are kept apart, their positions, (B, T), are third.
+    """
+    stacked = [stack(sequences[start : start + batch]) for start in range(0, len(sequences), batch)]
+    return [
+        (each["input_ids"], torch.ones_like(each["input_ids"]), *([each["position_ids"]] if len(each) > 2 else []))
+        for each in stacked
+    ]

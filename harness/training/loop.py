@@ -9,7 +9,7 @@ import itertools
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -182,7 +182,7 @@ def _share(batch: Sequence[Sample], process: int, processes: int) -> list[Sample
 
     a process that would have one less gets one on which no token counts.
     """
-    idle = Sample(batch[0].ids, [IGNORED] * len(batch[0].ids))
+    idle = replace(batch[0], labels=[IGNORED] * len(batch[0].ids))
     return [*batch, *[idle] * (-len(batch) % processes)][process::processes]
 
 

@@ -9,6 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from esft_bench.harness.training.data import IGNORED
+from esft_bench.methods.packing import apart
 
 AUXILIARY = (
     *("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight"),
@@ -29,12 +30,18 @@ class AnswerLoss(nn.Module):
         self.model = model
         self._no_split_modules = model._no_split_modules  # FSDP shards layer by layer
 
-    def forward(self, input_ids: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """`input_ids` and `labels`: (B, T). Returns a scalar."""
+    def forward(
+        self, input_ids: torch.Tensor, labels: torch.Tensor, position_ids: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """`input_ids`, `labels` and, where samples are kept apart, `position_ids`: (B, T). Returns a scalar."""
+        inputs = {"input_ids": input_ids, "labels": labels}
+        if position_ids is not None:
+            inputs = apart(self.model, {**inputs, "position_ids": position_ids})
+        labels = inputs.pop("labels")
         targets = labels[:, 1:]
         supervised = targets != IGNORED
         with _head_on(self.model, supervised):
-            logits = self.model(input_ids=input_ids, use_cache=False).logits  # (1, supervised, V)
+            logits = self.model(**inputs, use_cache=False).logits  # (1, supervised, V)
         if logits.shape[:2] == labels.shape:  # the model's head is no module that is called: (B, T, V)
             logits = logits[:, :-1][supervised]
         return nn.functional.cross_entropy(logits.flatten(0, -2).float(), targets[supervised], reduction="sum")

@@ -7,13 +7,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
+from esft_bench.harness.backbone.prompts import Form, form_of
 from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
 from esft_bench.harness.store.names import SECOND
 from esft_bench.harness.training.data import Sample, encode_file, profiling_batches, profiling_sequences
+from esft_bench.harness.training.packing import check_isolation
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import MoeLayer
 from esft_bench.spec.suite import Backbone, Profiling
@@ -35,17 +37,22 @@ class Start:
         """The model of its merged checkpoint."""
         return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code)
 
+    def form(self) -> Form:
+        """How the model is spoken to: a prompt format with its tokenizer."""
+        return form_of(self.loading.prompt, load_tokenizer(self.backbone, self.loading.trust_remote_code))
+
 
 def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch: Path) -> dict[str, Any]:
     """Profile a model's experts on a task's conversations into `out`; returns what it cost.
 
     A second sample's profile goes into the folder `second`, where the data suffice for one.
     """
-    tokenizer = load_tokenizer(start.backbone, start.loading.trust_remote_code)
-    first, second = _samples(tokenizer, task, wanted)
+    first, second = _samples(start.form(), task, wanted)
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
         model = start.load(checkpoint)
+        if wanted.packed_attention == "within":
+            check_isolation(model)
         profile(model, profiling_batches(first)).save(out)
         if second:
             (out / SECOND).mkdir()
@@ -55,19 +62,19 @@ def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch
 
 def profile_model(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
     task: Path,
     wanted: Profiling,
     layers: Mapping[int, MoeLayer] | None = None,
 ) -> Profile:
     """A profile of a model in memory on the sequences that a task is profiled on."""
-    first, _ = _samples(tokenizer, task, wanted)
+    first, _ = _samples(form, task, wanted)
     return profile(model, profiling_batches(first), layers)
 
 
 def measuring(
     model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
+    form: Form,
     data: Sequence[Path],
     wanted: Profiling,
     layers: Mapping[int, MoeLayer],
@@ -77,7 +84,7 @@ def measuring(
     `layers` are the model's as they were before a method wrapped anything around them. None comes of routers that do
     not tell the scores of all experts.
     """
-    batches = [profiling_batches(_samples(tokenizer, path, wanted)[0]) for path in data]
+    batches = [profiling_batches(_samples(form, path, wanted)[0]) for path in data]
 
     def measure() -> Tensor | None:
         seen = [profile(model, each, layers) for each in batches]
@@ -87,7 +94,7 @@ def measuring(
     return measure
 
 
-def _samples(tokenizer: PreTrainedTokenizerBase, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
+def _samples(form: Form, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:
     """The two samples of a task's data that are profiled."""
-    samples = encode_file(tokenizer, task, wanted.sequence_length, wanted.truncation)
-    return profiling_sequences(samples, wanted.sequences, wanted.sequence_length)
+    samples = encode_file(form, task, wanted.sequence_length, wanted.truncation)
+    return profiling_sequences(samples, wanted)

@@ -5,11 +5,13 @@ Choices are compared by likelihood. Answers that a judge would read are held aga
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from pydantic import BaseModel, ConfigDict
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
+from esft_bench.harness.backbone.prompts import Form
 from esft_bench.harness.evaluate import asked, evaluate, quiet
 from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.serving.requests import generation_config
@@ -27,19 +29,18 @@ class Scored(BaseModel):
     name: str
     metric: str
     lm_eval: Path
+    otherwise: dict[str, Any] = {}
     items: Path
 
 
 class Scorer:
     """Scores `model`, in place, on all of `on`; questions and answers have at most `length` tokens together."""
 
-    def __init__(
-        self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, on: Sequence[Scored], length: int
-    ) -> None:
-        self.model, self.on = model, [asked(each, read_jsonl(each.items)) for each in on]
-        self.decoding = generation_config(tokenizer)
+    def __init__(self, model: PreTrainedModel, form: Form, on: Sequence[Scored], length: int) -> None:
+        self.model, self.on = model, [asked(each, read_jsonl(each.items), form) for each in on]
+        self.decoding = generation_config(form.tokenizer)
         with quiet():
-            self.lm = LocalLM.of(model, tokenizer, length, BATCH)
+            self.lm = LocalLM.of(model, form.tokenizer, length, BATCH)
 
     def __call__(self) -> float:
         """The mean score, 0 to 100; each of `on` counts alike. The model must be in evaluation mode.

@@ -15,6 +15,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.observed import observed
 from esft_bench.methods.moe.router_scores import SeenRouter, seen_routers
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.packing import apart
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")
@@ -113,11 +114,12 @@ def check_same_experts(first: Profile, second: Profile) -> None:
 
 @torch.no_grad()
 def profile(
-    model: PreTrainedModel, batches: Iterable[tuple[Tensor, Tensor]], layers: Mapping[int, MoeLayer] | None = None
+    model: PreTrainedModel, batches: Iterable[tuple[Tensor, ...]], layers: Mapping[int, MoeLayer] | None = None
 ) -> Profile:
     """Run `model` once over `batches` and collect the statistics of all its experts.
 
     A batch is (input_ids, attention_mask), both (B, T); the mask is 0 on padding, which is ignored; a row is a sample.
+    Where a third tensor, (B, T), gives positions that begin anew within a row, each part attends to itself alone.
     The result does not depend on how samples are batched. Only the layers run, not the LM head. `layers` are the
     model's MoE layers as they were found before anything was wrapped around them.
 
@@ -136,11 +138,13 @@ def profile(
         for index, router in stack.enter_context(seen_routers(model, layers)).items():
             counters[index].router = router
         stack.enter_context(observed(model, layers, {index: counter.see for index, counter in counters.items()}))
-        for ids, mask in batches:
-            ids, mask = ids.to(model.device), mask.to(model.device)
+        for batch in batches:
+            ids, mask, *positions = (tensor.to(model.device) for tensor in batch)
             for counter in counters.values():
                 counter.lengths, counter.mask = mask.sum(1), mask.bool()
-            model.base_model(input_ids=ids, attention_mask=mask, use_cache=False)
+            inputs = {"input_ids": ids, "position_ids": positions[0]} if positions else {"input_ids": ids}
+            told = apart(model, inputs) if positions else {**inputs, "attention_mask": mask}
+            model.base_model(**told, use_cache=False)
             tokens += int(mask.sum())
             samples += int((mask.sum(1) > 0).sum())
     if not tokens:

@@ -78,7 +78,7 @@ def read(tmp_path):
     def run(**given):
         task = replace(load_tasks()["mini-intent"], name="tickets", training=None, items=None)
         yields: Any = {part: lambda source, found=found: iter(found) for part, found in given.items()}
-        return data.materialise(replace(task, **yields), Source(), None, Store(tmp_path))
+        return data.materialise(replace(task, **yields), data.Reading(Source()), Store(tmp_path))
 
     return run
 

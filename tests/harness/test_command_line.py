@@ -4,9 +4,13 @@ import typer.main
 
 from esft_bench.harness.cli import app
 
-SUITE = "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --run-dir"
+SUITE = (
+    "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --data --columns --metric "
+    "--test --include-path --run-dir"
+)
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --track --unsafe-code",
+    "look": "data --backbone --columns --metric --test --set",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
     "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",

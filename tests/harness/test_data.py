@@ -2,13 +2,16 @@
 
 import itertools
 import random
+import re
 import string
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.training.data import (
     IGNORED,
     Sample,
@@ -23,18 +26,32 @@ from esft_bench.harness.training.data import (
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
+from esft_bench.spec.suite import Profiling
 from esft_bench.spec.training import Mixing, Training
 
 
 class Letters:
     """A tokenizer of one token a character."""
 
-    bos_token_id = 1
-    eos_token_id = 2
+    bos_token, eos_token = CONTROL = ("<s>", "</s>")
+    bos_token_id, eos_token_id = 1, 2
+    all_special_tokens = CONTROL
+    added_tokens_decoder: ClassVar[dict[int, Any]] = {}
 
-    def encode(self, text, add_special_tokens):
+    def convert_tokens_to_ids(self, token):
+        return 1 + self.CONTROL.index(token)
+
+    def encode(self, text, add_special_tokens, split_special_tokens=False):
         assert not add_special_tokens
-        return [ord(character) for character in text]
+        pieces = [text] if split_special_tokens else re.split("(</?s>)", text)
+        return [
+            token
+            for piece in pieces
+            for token in ([self.convert_tokens_to_ids(piece)] if piece in self.CONTROL else map(ord, piece))
+        ]
+
+
+FORM = Release(Letters())
 
 
 def talk(question, answer):
@@ -43,14 +60,14 @@ def talk(question, answer):
 
 @given(st.text(string.ascii_letters, min_size=1), st.text(string.ascii_letters, min_size=1))
 def test_loss_counts_on_the_answer_and_its_end_alone(question, answer):
-    sample = encode(Letters(), talk(question, answer))
+    (sample,) = encode(FORM, talk(question, answer))
     counted = [token for token, label in zip(sample.ids, sample.labels, strict=True) if label != IGNORED]
     assert counted == [*map(ord, " " + answer), 2]
     assert sample.ids[: -len(counted)] == [1, *map(ord, f"User: {question}\n\nAssistant:")]
 
 
 def test_a_second_turn_starts_anew_with_bos_and_is_counted_like_the_first():
-    sample = encode(Letters(), talk("a", "b") + talk("c", "d"))
+    (sample,) = encode(FORM, talk("a", "b") + talk("c", "d"))
     assert sample.ids.count(1) == sample.ids.count(2) == 2
     assert [chr(label) for label in sample.labels if label > 2] == list(" b d")
 
@@ -80,7 +97,7 @@ def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, 
 @given(st.integers(2, 60), st.data())
 def test_held_out_rows_are_not_trained_on_and_no_row_is_lost(count, data):
     held = data.draw(st.integers(1, count // 2))
-    samples = [Sample([n], [n]) for n in range(count)]
+    samples = [Sample([n], [n], row=n) for n in range(count)]
     kept, out = hold_out(samples, held, Path("rows.jsonl"))
     assert len(out) == held
     assert sorted(sample.ids[0] for sample in [*kept, *out]) == list(range(count))
@@ -107,15 +124,15 @@ def test_a_question_longer_than_the_sequence_is_refused_with_file_and_line(tmp_p
     path = tmp_path / "train.jsonl"
     write_jsonl(path, [talk("a", "b"), talk("".join(random.Random(0).choices("abc", k=99)), "b")])
     with pytest.raises(UserError, match=r"train\.jsonl, line 2"):
-        encode_file(Letters(), path, 64)
+        encode_file(FORM, path, 64)
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(8, 24))
 def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_path_factory, asked, answered, length):
     path = tmp_path_factory.getbasetemp() / "cut.jsonl"
     write_jsonl(path, [talk("a" * asked, "b" * answered)])
-    (whole,) = encode_file(Letters(), path, 10_000)
-    (cut,) = encode_file(Letters(), path, length, "left")
+    (whole,) = encode_file(FORM, path, 10_000)
+    (cut,) = encode_file(FORM, path, length, "left")
     assert cut.ids[0] == whole.ids[0]
     assert cut.ids[1:] == whole.ids[len(whole.ids) - len(cut.ids) + 1 :]
     seen = sum(label != IGNORED for label in cut.labels[:length])
@@ -126,13 +143,14 @@ def test_a_question_that_is_cut_loses_its_beginning_and_its_answer_is_seen(tmp_p
 @given(st.lists(st.integers(1, 9), min_size=1, max_size=30), st.integers(1, 4), st.integers(1, 12))
 def test_two_samples_to_profile_share_nothing_and_the_first_is_whole(lengths, sequences, length):
     samples = [Sample([number] * size, [number] * size) for number, size in enumerate(lengths)]
-    first, second = profiling_sequences(samples, sequences, length)
-    assert profiling_sequences(samples, sequences, length) == (first, second)
+    wanted = Profiling(sequences=sequences, sequence_length=length)
+    first, second = profiling_sequences(samples, wanted)
+    assert profiling_sequences(samples, wanted) == (first, second)
     assert len(first) == sequences >= len(second)
     seen = [{token for sequence in draw for token in sequence.ids} for draw in (first, second)]
     assert not seen[0] & seen[1]
     many = [Sample([number] * 5, [number] * 5) for number in range(100)]
-    assert len(profiling_sequences(many, sequences, length)[1]) == sequences
+    assert len(profiling_sequences(many, wanted)[1]) == sequences
 
 
 def test_sequences_to_profile_are_batched_in_order():

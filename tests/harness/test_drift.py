@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from esft_bench.harness.backbone.model import load_model, load_tokenizer, text_ids
+from esft_bench.harness.backbone.model import load_model, load_tokenizer
+from esft_bench.harness.backbone.prompts import text_ids
 from esft_bench.harness.evaluate import asked, evaluate
 from esft_bench.harness.serving import canary
 from esft_bench.harness.serving.divergence import divergence, draw

@@ -5,7 +5,7 @@ from lm_eval.api.model import LM
 
 from esft_bench.harness.evaluate import asked, evaluate
 from esft_bench.harness.plan.benchmarks import benchmark_of
-from esft_bench.harness.plan.data import materialise
+from esft_bench.harness.plan.data import Reading, materialise
 from esft_bench.harness.plan.held_out import held_out_items
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.training.held_out import held_out_rows
@@ -96,11 +96,11 @@ def test_rows_that_no_metric_scores_are_left_to_the_loss(tmp_path):
 
 def test_held_out_items_are_noted_beside_the_rows_and_found_again(tmp_path, monkeypatch):
     store = Store(tmp_path)
-    data = materialise(TASKS["mini-code"], Source(), 4, store, held_out=6)
+    data = materialise(TASKS["mini-code"], Reading(Source(), 4, held_out=6), store)
     assert len(read_jsonl(data.held_out.path)) == 6
-    assert materialise(TASKS["mini-code"], Source(), 4, store).held_out is None
+    assert materialise(TASKS["mini-code"], Reading(Source(), 4), store).held_out is None
     monkeypatch.setattr("esft_bench.harness.plan.data.rows.items", None)  # nothing is made again
-    assert materialise(TASKS["mini-code"], Source(), 4, store, held_out=6) == data
+    assert materialise(TASKS["mini-code"], Reading(Source(), 4, held_out=6), store) == data
 
 
 SUITE = """\

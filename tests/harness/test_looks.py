@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from esft_bench.harness.backbone.model import load_tokenizer
+from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.training.checkpoint import TrainingLog
 from esft_bench.harness.training.loop import Options, train
@@ -71,7 +72,7 @@ NOISE = {"mixtral": {"router_jitter_noise": 0.3, "attention_dropout": 0.3}, "dee
 @pytest.mark.parametrize("architecture", NOISE)
 def test_a_training_that_is_looked_at_ends_at_the_weights_of_one_that_is_not(tiny_model, tmp_path, architecture):
     seen, unseen = (tiny_model(architecture, vocab_size=2048, **NOISE[architecture]) for _ in range(2))
-    scorer = Scorer(seen, load_tokenizer(BACKBONE), [scored("mini-math", tmp_path)], 256)
+    scorer = Scorer(seen, Release(load_tokenizer(BACKBONE)), [scored("mini-math", tmp_path)], 256)
     settings = SETTINGS.model_copy(update={"choose": "last"})
     for model, options in ((seen, {"score": scorer}), (unseen, {})):
         torch.manual_seed(3)
@@ -141,7 +142,7 @@ def _any_precision():
 @pytest.mark.parametrize("mixed", ["no", "bf16"])
 def test_half_precision_is_no_hindrance_to_a_look(tiny_model, tmp_path, mixed):
     model = tiny_model("deepseek-v2", vocab_size=2048).to(torch.bfloat16 if mixed == "bf16" else torch.float32)
-    scorer = Scorer(model, load_tokenizer(BACKBONE), [scored("mini-math", tmp_path)], 256)
+    scorer = Scorer(model, Release(load_tokenizer(BACKBONE)), [scored("mini-math", tmp_path)], 256)
     layers = moe_layers(model)
     parameters = AttentionRouter().prepare(model, Context(seed=0))
     options = Options(mixed_precision=mixed, score=scorer, measure=lambda: routing(model, layers))
@@ -156,7 +157,7 @@ def test_texts_choices_and_what_a_judge_would_read_are_scored_by_what_the_model_
     model = tiny_model("deepseek-v2", vocab_size=2048).eval()
     on = [scored(name, tmp_path) for name in ("mini-math", "mini-pronouns", "mini-law", "mini-code")]
     for each in on:
-        assert 0.0 <= Scorer(model, load_tokenizer(BACKBONE), [each], 256)() <= 100.0
+        assert 0.0 <= Scorer(model, Release(load_tokenizer(BACKBONE)), [each], 256)() <= 100.0
 
 
 def test_what_was_tracked_is_read_back(tmp_path):

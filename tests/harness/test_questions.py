@@ -1,6 +1,5 @@
 """A benchmark's requests, built and tokenised once, are those that lm-eval would build for every model anew."""
 
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -10,7 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from lm_eval.api.instance import Instance
 
-from esft_bench.harness.backbone.model import load_tokenizer, text_ids
+from esft_bench.harness.backbone.model import load_tokenizer
+from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.evaluate import Asked, asked, evaluate
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.questions import read_questions, write_questions
@@ -37,7 +37,7 @@ def items_of(kind: str) -> list[Item]:
 
 def stored(task: Task, items: list[Item], folder: Path) -> Asked:
     folder.mkdir(exist_ok=True)
-    write_questions(task, items, partial(text_ids, TOKENIZER), folder)
+    write_questions(task, items, Release(TOKENIZER), folder)
     return read_questions(task, items, folder)
 
 

@@ -7,6 +7,7 @@ import pytest
 from transformers import AutoModelForCausalLM
 
 from esft_bench.harness.backbone.model import load_tokenizer
+from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.evaluate import asked, evaluate, lm_eval_task, quiet
 from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.training.data import encode
@@ -55,7 +56,7 @@ def test_training_rows_load_and_encode(shared_data: Path, name: str) -> None:
         return
     tokenizer = load_tokenizer(BACKBONE)
     for conversation in islice(training(Source(shared_data)), 20):
-        sample = encode(tokenizer, conversation)
+        (sample,) = encode(Release(tokenizer), conversation)
         assert sample.ids[0] == tokenizer.bos_token_id
         assert sample.ids[-1] == sample.labels[-1] == tokenizer.eos_token_id
 

@@ -11,6 +11,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
+from esft_bench.harness.backbone.prompts import Form, Release
 from esft_bench.harness.serving import canary
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.lm import ServerLM
@@ -18,7 +19,7 @@ from esft_bench.harness.serving.requests import DECODING, SAMPLING
 from esft_bench.harness.training.data import encode, first_turns, turn_ids
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl, write_jsonl
-from esft_bench.tasks.prompt import question, segments
+from esft_bench.tasks.prompt import question
 from esft_bench.tasks.task import turn
 from tests.conftest import build
 from tests.harness.conftest import BACKBONE
@@ -56,24 +57,30 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
 
 def trained_canary(folder: Path) -> canary.Canary:
     """As a training leaves it."""
-    tokenizer = load_tokenizer(folder)
-    turns = first_turns(folder.parent / "rows.jsonl", 3)
-    return canary.measure(load_model(folder), [turn_ids(tokenizer, *each) for each in turns], turns)
+    form = form_in(folder)
+    turns = first_turns(form, folder.parent / "rows.jsonl", 3)
+    return canary.measure(load_model(folder), [turn_ids(form, *each) for each in turns], turns)
+
+
+def form_in(folder: Path) -> Form:
+    """The release's format with a checkpoint's tokenizer."""
+    return Release(load_tokenizer(folder))
 
 
 def test_the_ids_of_a_request_are_those_of_training(checkpoint: Path) -> None:
-    tokenizer = load_tokenizer(checkpoint)
-    expected = [encode(tokenizer, row).ids for row in read_jsonl(checkpoint.parent / "rows.jsonl")]
+    form = form_in(checkpoint)
+    expected = [sample.ids for row in read_jsonl(checkpoint.parent / "rows.jsonl") for sample in encode(form, row)]
     proof = trained_canary(checkpoint)
     assert proof.prompts == expected
     engine = TransformersEngine()
     engine.load(checkpoint, proof)
     local, remote = engine.lm(), ServerLM.connect("http://127.0.0.1:9", checkpoint, 64)
     for row, ids in zip(ROWS, expected, strict=True):
-        (asked, _), (answer, _) = segments(row)
+        ((asked, answer),) = form.turns(row)
         for lm in (local, remote):
             context, continuation = lm._encode_pair(asked, answer)
-            assert [*context, *continuation, 2] == ids
+            assert [*context, *continuation] == ids
+            assert ids.count(2) == 1
             assert lm.tok_encode(asked) == context
             assert lm.tok_encode([asked, asked], add_special_tokens=lm.add_bos_token) == [context, context]
         padded, mask = local.tok_batch_encode([asked, question("?")])
