@@ -2,14 +2,15 @@
 
 import importlib.metadata
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.execute.local import warm_up
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
-from esft_bench.harness.plan.overrides import with_backbone, with_steps
-from esft_bench.harness.plan.own import OwnFiles, made_for_data, own_suite
+from esft_bench.harness.plan.overrides import SHIPPED, with_backbone, with_steps
+from esft_bench.harness.plan.own import DEFAULT, OwnFiles, made_for_data, own_suite
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.steps.train import TrainStep
@@ -29,7 +30,8 @@ STORE = ".store"
 class Prepared:
     """A suite, checked and planned, with its store and judges, and what there is to say about it.
 
-    `chosen` are the cells that are to be computed.
+    `chosen` are the cells that are to be computed; `micro_batch` is how many sequences fit the memory at a time, where
+    that was found out.
     """
 
     plan: Plan
@@ -38,6 +40,7 @@ class Prepared:
     chosen: list[Cell]
     run_dir: Path
     notes: list[str]
+    micro_batch: int | None = None
 
     @property
     def folder(self) -> Path:
@@ -60,13 +63,25 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     engine = engine_of(suite)
     if weights and not (store.root / TrainStep.kind).exists():  # there is something to do, for sure
         warm_up()
-    plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
+    planned = partial(make_plan, store=store, source=source, engine=engine, judges=judges.named)
+    micro_batch = None
+    if _is_made_for_data(options, suite):
+        from esft_bench.harness.plan.price.fit import fitting_rows  # here: it brings torch along
+
+        suite, micro_batch, told = fitting_rows(planned(suite, weights=False), store)
+        notes += told
+    plan = planned(suite, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
     left_out = (data.note for data in plan.data.values())
     remarks = (task.note for task in plan.tasks.values())
     said = (each for each in (*filtered, *remarks, *left_out) if each)
     notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *said]
-    return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
+    return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated], micro_batch)
+
+
+def _is_made_for_data(options: SuiteOptions, suite: Suite) -> bool:
+    """Whether the rows are ours to choose: on files of the user's own, with no suite named, on a backbone of theirs."""
+    return bool(options.data) and options.suite == DEFAULT and suite.backbone.path != SHIPPED
 
 
 def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:

@@ -78,7 +78,9 @@ class _Run:
             self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
-        parallelism = replace(_parallelism(self.options), trackers=trackers(self.options.track, self.folder))
+        parallelism = replace(
+            _parallelism(self.options, self.prepared), trackers=trackers(self.options.track, self.folder)
+        )
         self._check()
         _log_to_file(self.folder / "esft-bench.log")
         rehearse(self.prepared, self.graph, parallelism, self.display)
@@ -169,7 +171,7 @@ def _log_to_file(log: Path) -> None:
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
 
 
-def _parallelism(options: RunOptions) -> Parallelism:
+def _parallelism(options: RunOptions, prepared: Prepared) -> Parallelism:
     """Cells trained side by side, each in so many processes.
 
     Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
@@ -187,4 +189,4 @@ def _parallelism(options: RunOptions) -> Parallelism:
     else:
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         workers = wanted or max(1, cores // processes)
-    return Parallelism(workers, 1, options.micro_batch, processes)
+    return Parallelism(workers, 1, options.micro_batch or prepared.micro_batch, processes)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from esft_bench.harness.backbone.files import locate
 from esft_bench.harness.plan.availability import there
 from esft_bench.harness.plan.known import made
 from esft_bench.harness.plan.overrides import SHIPPED, fitted
 from esft_bench.spec import suite_file
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.learning_rates import learning_rate
 from esft_bench.spec.own import OwnTask
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.source import Source
@@ -70,7 +72,7 @@ def made_for_data(suite: Suite, data_dir: Path | None) -> tuple[Suite, list[str]
     """The suite made for a user's files, fitted to its backbone, with what general benchmarks there are data for."""
     notes: list[str] = []
     if suite.backbone.path != SHIPPED:
-        suite, notes = fitted(suite, [], None)
+        suite, notes = _with_known_rates(*fitted(suite, [], None))
         general = there(GENERAL, Source(data_dir)) if data_dir else []
         suite = suite.model_copy(update={"general": general})
     if not suite.general:
@@ -79,6 +81,22 @@ def made_for_data(suite: Suite, data_dir: Path | None) -> tuple[Suite, list[str]
             "under `general` in a suite."
         )
     return suite, notes
+
+
+def _with_known_rates(suite: Suite, notes: list[str]) -> tuple[Suite, list[str]]:
+    """The rows with the learning rates that are known to do well for models as wide as the backbone."""
+    from esft_bench.harness.backbone.model import load_config  # here: transformers takes seconds to import
+
+    config = load_config(locate(suite.backbone, weights=False), suite.backbone.trust_remote_code).get_text_config()
+    rows, told = dict(suite.methods), []
+    for name, row in suite.methods.items():
+        if found := learning_rate(suite.row(name)[0], config.hidden_size):
+            rows[name] = row.model_copy(update={"learning_rate": found[0]})
+            told.append(f"{suite.title(name)} {found[0]:g} ({found[1]})")
+    said = (
+        f"Learning rates for a hidden size of {config.hidden_size}: {'; '.join(told)}. Search around them with --tune."
+    )
+    return suite.model_copy(update={"methods": rows}), [*notes, *([said] if told else [])]
 
 
 def _tasks(files: OwnFiles) -> list[OwnTask]:
