@@ -32,7 +32,7 @@ class LocalExecutor:
         self._context.set_forkserver_preload(["esft_bench.harness.training.cell"])
         self._running: dict[connection.Connection, tuple[Step, Any]] = {}
         self._held: Counter[str] = Counter()
-        self._slots = {"process": parallelism.workers, "engine": 1, "network": BATCHES if batches else 1}
+        self._slots = {"process": parallelism.workers, "engine": 1, "network": BATCHES if batches else 1, "nothing": 1}
         self._engine: _Engine | None = None
 
     @property
@@ -59,7 +59,7 @@ class LocalExecutor:
             self._borrow(step, job)
             return
         ours, theirs = self._context.Pipe(duplex=False)
-        if asked.holds == "network":
+        if asked.holds in ("network", "nothing"):
             job = replace(job, borrowed=self._judges)
             thread = threading.Thread(target=run, args=(step, job, theirs.send), daemon=True)
             thread.start()
@@ -110,7 +110,7 @@ class LocalExecutor:
                 self._close_engine()
             return
         pipe.close()
-        runner.close() if step.resources.holds == "network" else runner.join()
+        runner.join() if step.resources.holds == "process" else runner.close()
 
     def close(self) -> None:
         """End every child, the engine and the judging at once; scratch folders stay for the next run."""

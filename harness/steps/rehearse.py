@@ -55,6 +55,7 @@ def rehearsed(step: TrainStep) -> RehearsedTraining:
         "training": step.training.model_copy(update=none),
         "profiling": step.profiling.model_copy(update={"sequences": 1, "after_training": False}),
         "seed": 0,
+        "tuned": None,
         "first": rehearsed(step.first) if step.first else None,
         "before": tuple(rehearsed(each) for each in step.before),
     }
