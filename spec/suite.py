@@ -8,12 +8,16 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validato
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.strict import Strict
+from esft_bench.spec.tuning import Space, Tune
 
 Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
 Mixing = Literal["conversations", "tokens"]
 Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
 
+
+ABLATED = "of"
+"""The hyperparameter of an ablation that holds those of the method it ablates."""
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average of gradients the next step keeps."""
@@ -103,6 +107,7 @@ class Row(BaseModel):
     together: bool | None = None
     continues: str = ""
     after: Names = []
+    tune: Space = Space()
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
@@ -167,7 +172,7 @@ class Suite(Strict):
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
-    the same.
+    the same. With `tune`, learning rates are searched, on rows held out of the training data, before cells are trained.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -182,6 +187,7 @@ class Suite(Strict):
     methods: dict[RowName, Row] = Field(min_length=1)
     training: Training = Training()
     profiling: Profiling = Profiling()
+    tune: Tune | None = None
     evaluation: Evaluation = Evaluation()
     judge: JudgeSettings = JudgeSettings()
     rehearse: Literal["auto", "always", "never"] = "auto"
@@ -208,8 +214,8 @@ class Suite(Strict):
         if not row.ablates:
             return row.method or name, row.hyperparameters, own or self.training.learning_rate
         method, hyperparameters, learning_rate = self.row(row.ablates)
-        of = {"method": method, **hyperparameters}
-        return row.method or "random-experts", {"of": of, **row.hyperparameters}, own or learning_rate
+        of = {ABLATED: {"method": method, **hyperparameters}}
+        return row.method or "random-experts", of | row.hyperparameters, own or learning_rate
 
     def steps(self, name: str) -> int:
         """A row's training steps: its own, those of the row it continues or ablates, or the suite's."""
@@ -221,6 +227,18 @@ class Suite(Strict):
         """Whether a row trains all tasks together; None where its method decides."""
         row = self.methods[name]
         return self.together(row.ablates) if row.together is None and row.ablates else row.together
+
+    def tuned_as(self, name: str) -> str | None:
+        """The row whose search finds a row's values, itself or one it ablates or continues; None where none does."""
+        if self.tune is None:
+            return None
+        row, named = self.methods[name], self.tune.rows
+        follows = row.ablates or row.continues
+        if named is not None and name in named:
+            return name
+        if follows:
+            return None if row.learning_rate else self.tuned_as(follows)
+        return name if named is None else None
 
     def title(self, name: str) -> str:
         """How tables print a row."""
@@ -242,6 +260,10 @@ def _check(suite: Suite) -> None:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
     _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
+    if suite.tune is not None:
+        _known("tune.rows", suite.tune.rows or [], suite.methods, "no row of this suite")
+        for row in suite.methods.values():
+            suite.tune.first_rates(1.0, row.tune)
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
-from esft_bench.harness.plan.overrides import with_backbone, with_steps
+from esft_bench.harness.plan.overrides import with_backbone, with_steps, with_tuning
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.store.artifacts import Store
@@ -58,7 +58,8 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
     remarks = (task.note for task in plan.tasks.values())
-    notes += [*_optimizer(suite), *_validated(suite), *(said for said in (*filtered, *remarks) if said)]
+    own = [*_optimizer(suite), *_validated(suite), *_tuned(suite)]
+    notes += [*own, *(said for said in (*filtered, *remarks) if said)]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
 
@@ -66,6 +67,8 @@ def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
     """The suite with the options' changes, and what there is to say about them."""
     suite = load(options.suite, _overrides(options))
     notes: list[str] = []
+    if options.tune:
+        suite = with_tuning(suite)
     if options.steps:
         suite = with_steps(suite, options.steps)
     if options.backbone is not None:
@@ -111,6 +114,21 @@ def _validated(suite: Suite) -> list[str]:
     return [
         f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
         f"training data was measured; the weights of the {kept} taken."
+    ]
+
+
+def _tuned(suite: Suite) -> list[str]:
+    """What a suite says about the values that it searches for; nothing where it does not."""
+    tune = suite.tune
+    if tune is None:
+        return []
+    whole = suite.training.steps
+    rungs = [str(tune.steps(rung, whole)) for rung in range(tune.rungs)]
+    halved = f"; of each rung one in {tune.reduction} went on to {', then '.join(rungs[1:])} steps" if rungs[1:] else ""
+    return [
+        f"Learning rates were searched for each row and {'task' if tune.per == 'task' else 'over all tasks'} by the "
+        f"loss on {suite.training.validation_items} rows held out of each task's training data, in {tune.trials} "
+        f"trials of {rungs[0]} steps{halved}. No test item was looked at; the cells were then trained on all rows."
     ]
 
 

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from esft_bench.harness.commands.prepare import STORE
 from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
-from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL
+from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, TUNED
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import JSONL, read
 
-HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "train": ADAPTER}
+HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "train": ADAPTER, "tune": TUNED, "trial": LOG}
 """What of an artifact is meant, by its kind; of others the folder."""
 
 

@@ -1,8 +1,8 @@
 """From cells to steps: a cell is a path through the graph, from profiles to verdicts."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.plan.checks import make_method
@@ -12,11 +12,13 @@ from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.search import Search
 from esft_bench.harness.steps.step import Content, Step
-from esft_bench.harness.steps.train import TrainStep
-from esft_bench.methods.method import FirstStage
+from esft_bench.harness.steps.train import TrainStep, Tuned
+from esft_bench.harness.steps.tune import TrialStep, TuneStep
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.opinions import Kind
+from esft_bench.spec.suite import ABLATED
 from esft_bench.tasks.task import Rubric
 
 
@@ -93,13 +95,50 @@ class Paths:
 
     def training(self, cell: Cell) -> TrainStep:
         """A cell's training, the last one where there are several."""
+        step = self._given(cell)
+        search = self.search(cell)
+        tuned = Tuned(search, within=self._within(cell.method)) if search else None
+        return _after_first(replace(step, tuned=tuned))
+
+    def search(self, cell: Cell) -> TuneStep | None:
+        """The search whose values a cell is trained with, the same for all seeds; None where it has its own."""
         suite = self.matrix.suite
-        row = suite.methods[cell.method]
-        before: tuple[TrainStep, ...] = ()
-        for number, task in enumerate(cell.after):
-            earlier = Cell(row.continues, task, cell.seed, cell.after[:number])
-            before = (*before, self._training(earlier, [task], before))
-        return self._training(cell, cell.tasks or suite.tasks[:1], before)
+        tune, row = suite.tune, suite.tuned_as(cell.method)
+        if tune is None or row is None or not self.matrix.methods[row].trains:
+            return None
+        name, cells = row, [Cell(row, cell.task, tune.seed, tuple(suite.methods[row].after))]
+        if tune.per == "row":
+            cells = [each for each in self.matrix.cells if each.method == row and each.seed == suite.seeds[0]]
+        else:
+            name = f"{row} · {cell.task}"
+        tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
+        return TuneStep(name, Search(tune, suite.row(row)[2], suite.methods[row].tune), suite.steps(row), tried)
+
+    def searches(self) -> dict[tuple[str, str], TuneStep]:
+        """Every search, by row and task; without a task where it is for all tasks of a row."""
+        found: dict[tuple[str, str], TuneStep] = {}
+        suite = self.matrix.suite
+        for cell in self.matrix.cells:
+            search = self.search(cell) if suite.tuned_as(cell.method) == cell.method else None
+            if suite.tune is not None and search is not None:
+                found[cell.method, cell.task if suite.tune.per == "task" else ""] = search
+        return found
+
+    def _tried(self, cell: Cell) -> TrialStep:
+        """What a trial of a cell is, before values are put in."""
+        step = self._given(cell)
+        told = {field.name: getattr(step, field.name) for field in fields(step)}
+        profiling = step.profiling.model_copy(update={"after_training": False})
+        return _after_first(TrialStep(**(told | {"profiling": profiling})))
+
+    def _within(self, row: str) -> str:
+        """The hyperparameter that holds those of the row whose search it takes its values from."""
+        suite = self.matrix.suite
+        way = [row]
+        while way[-1] != suite.tuned_as(row):
+            above = suite.methods[way[-1]]
+            way.append(above.ablates or above.continues)
+        return ABLATED if any(suite.methods[each].ablates for each in way[:-1]) else ""
 
     def profile(self, task: str) -> ProfileStep:
         """The profile of the backbone on a task's training data, which methods may read and the report shows."""
@@ -108,12 +147,14 @@ class Paths:
         assert data is not None
         return ProfileStep(task, data, self.backbone, suite.backbone, suite.profiling)
 
-    def _training(self, cell: Cell, tasks: Sequence[str], before: tuple[TrainStep, ...]) -> TrainStep:
+    def _given(self, cell: Cell) -> TrainStep:
+        """A cell's training with the values that its row was given."""
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
+        tasks = cell.tasks or suite.tasks[:1]
         name, _, learning_rate = suite.row(cell.method)
         told = {"learning_rate": learning_rate, "steps": suite.steps(cell.method)}
         alignment = self._conversations(suite.alignment) if suite.alignment else None
-        step = TrainStep(
+        return TrainStep(
             name=cell.label,
             method_name=name,
             method=method.for_task(tasks[0]),
@@ -126,9 +167,14 @@ class Paths:
             alignment=alignment,
             general=(suite.alignment, alignment) if method.needs_general and suite.alignment and alignment else None,
             source=self.sources.get((cell.method, cell.task)),
-            before=before,
+            before=tuple(self._before(cell)),
         )
-        return _after_first(step, method.first_stage) if method.first_stage else step
+
+    def _before(self, cell: Cell) -> Iterator[TrainStep]:
+        """The trainings on the tasks that a cell's model had been trained on before."""
+        for number, task in enumerate(cell.after):
+            row = self.matrix.suite.methods[cell.method]
+            yield self.training(Cell(row.continues or cell.method, task, cell.seed, cell.after[:number]))
 
     def _conversations(self, task: str) -> Content:
         data = self.data[task].training
@@ -141,18 +187,20 @@ class Paths:
         return AnswerStep(cell.label, training, benchmark_of(self.matrix.tasks[benchmark]), items, self.engine)
 
 
-def _after_first(step: TrainStep, first: FirstStage) -> TrainStep:
-    """A training with the one before it, between which its steps are shared out."""
-    total = step.training.steps
-    spent = min(max(1, round(first.share * total)), total - 1)
-    rate = first.learning_rate or step.training.learning_rate
-    before = replace(
-        step,
-        name=f"{step.name}, stage 1",
-        method_name=first.method,
-        method=make_method(first.method, dict(first.hyperparameters), first.method),
-        training=step.training.model_copy(update={"steps": spent, "learning_rate": rate}),
-        general=None,
-        source=None,
-    )
-    return replace(step, training=step.training.model_copy(update={"steps": total - spent}), first=before)
+S = TypeVar("S", bound=TrainStep)
+
+
+def _after_first(step: S) -> S:
+    """A training with the one before it, where its method has two stages, between which its steps are shared out."""
+    stage = step.method.first_stage
+    if stage is None:
+        return step
+    told = {field.name: getattr(step, field.name) for field in fields(step)} | {
+        "name": f"{step.name}, stage 1",
+        "method_name": stage.method,
+        "method": make_method(stage.method, dict(stage.hyperparameters), stage.method),
+        "general": None,
+        "source": None,
+        "tuned": replace(step.tuned, within=None) if step.tuned and stage.learning_rate is None else None,
+    }
+    return replace(step, first=TrainStep(**told)).trained(step.training)

@@ -2,8 +2,8 @@
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
@@ -112,6 +112,16 @@ class TrainStep(Step):
         """All trainings that lead to this one, in order, itself last."""
         earlier = self.first or (self.before[-1] if self.before else None)
         return (*(earlier.whole if earlier else ()), self)
+
+    def trained(self, training: Training) -> Self:
+        """The same trained otherwise; where a stage goes before, it gets its share of the steps."""
+        stage, total = self.method.first_stage, training.steps
+        if stage is None or self.first is None:
+            return replace(self, training=training)
+        spent = min(max(1, round(stage.share * total)), total - 1)
+        rate = stage.learning_rate or training.learning_rate
+        first = self.first.trained(training.model_copy(update={"steps": spent, "learning_rate": rate}))
+        return replace(self, training=training.model_copy(update={"steps": total - spent}), first=first)
 
     @property
     def profiles(self) -> dict[str, ProfileStep]:

@@ -29,7 +29,7 @@ from esft_bench.harness.training.data import (
     packed,
     turn_ids,
 )
-from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.loop import DivergedError, Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.precision import held, products
@@ -61,6 +61,7 @@ class CellTraining(BaseModel):
         training, seed: how.
         profiling: how the task is profiled, where the method or `profile_after` wants it.
         profile_after: whether the trained model is profiled on the task's data too.
+        trial: whether it is trained for its log alone, and nothing else of it is kept.
         out, scratch: the artifact's folder, and the one that outlives a kill.
         micro_batch, processes: how it is carried out.
     """
@@ -79,6 +80,7 @@ class CellTraining(BaseModel):
     seed: int
     profiling: Profiling | None = None
     profile_after: bool = False
+    trial: bool = False
     out: Path
     scratch: Path
     micro_batch: int | None = None
@@ -95,7 +97,10 @@ class CellTraining(BaseModel):
 
 
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
-    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
+    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost.
+
+    Raises DivergedError.
+    """
     method, start = cell.make_method(), cell.start
     tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
     measured: dict[str, Any] = {"damaged": _drop_damaged(cell.scratch)}
@@ -112,6 +117,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
             write_json(cell.out / LOG, asdict(trained.log))
     _count_shares(measured, shares)
     history.add_to(measured)
+    if cell.trial:
+        return measured
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)
@@ -138,7 +145,10 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
     if cell.processes == 1:
         return []
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
-    return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+    shares = launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+    if "diverged" in shares[0]:  # all of them, since they share the loss
+        raise DivergedError(shares[0]["diverged"])
+    return shares
 
 
 def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -149,7 +159,10 @@ def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any
     cell = CellTraining.model_validate(told["cell"])
     measured: dict[str, Any] = {}
     with metered(measured):
-        _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
+        try:
+            _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
+        except DivergedError as error:
+            measured["diverged"] = str(error)
     return measured
 
 

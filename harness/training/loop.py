@@ -29,7 +29,11 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Training
 
-__all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
+__all__ = ["CHECKPOINT", "DivergedError", "Options", "TrainingLog", "train"]
+
+
+class DivergedError(UserError):
+    """A loss or a gradient that is no finite number."""
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def train(
     jitter), which chunks share out otherwise. Where several processes train, a last checkpoint in `scratch` holds the
     weights that came out: a process of its own that calls this again gets them at once.
 
-    Raises UserError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
+    Raises DivergedError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
     accelerator = _accelerator(options.mixed_precision, parameters)
     if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
@@ -91,7 +95,7 @@ def train(
         loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             checkpoint.forget(scratch, validation.best)
-            raise UserError(_diverged(step, loss, norm, settings, options))
+            raise DivergedError(_diverged(step, loss, norm, settings, options))
         core.update()
         state.log.losses.append(loss)
         state.log.gradient_norms.append(norm)
