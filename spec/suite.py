@@ -228,18 +228,6 @@ class Suite(Strict):
         row = self.methods[name]
         return self.together(row.ablates) if row.together is None and row.ablates else row.together
 
-    def tuned_as(self, name: str) -> str | None:
-        """The row whose search finds a row's values, itself or one it ablates or continues; None where none does."""
-        if self.tune is None:
-            return None
-        row, named = self.methods[name], self.tune.rows
-        follows = row.ablates or row.continues
-        if named is not None and name in named:
-            return name
-        if follows:
-            return None if row.learning_rate else self.tuned_as(follows)
-        return name if named is None else None
-
     def title(self, name: str) -> str:
         """How tables print a row."""
         return self.methods[name].title or name

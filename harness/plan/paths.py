@@ -19,6 +19,7 @@ from esft_bench.harness.steps.tune import TrialStep, TuneStep
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.opinions import Kind
 from esft_bench.spec.suite import ABLATED
+from esft_bench.spec.tuned import tuned_as
 from esft_bench.tasks.task import Rubric
 
 
@@ -103,7 +104,7 @@ class Paths:
     def search(self, cell: Cell) -> TuneStep | None:
         """The search whose values a cell is trained with, the same for all seeds; None where it has its own."""
         suite = self.matrix.suite
-        tune, row = suite.tune, suite.tuned_as(cell.method)
+        tune, row = suite.tune, tuned_as(suite, cell.method)
         if tune is None or row is None or not self.matrix.methods[row].trains:
             return None
         name, cells = row, [Cell(row, cell.task, tune.seed, tuple(suite.methods[row].after))]
@@ -119,7 +120,7 @@ class Paths:
         found: dict[tuple[str, str], TuneStep] = {}
         suite = self.matrix.suite
         for cell in self.matrix.cells:
-            search = self.search(cell) if suite.tuned_as(cell.method) == cell.method else None
+            search = self.search(cell) if tuned_as(suite, cell.method) == cell.method else None
             if suite.tune is not None and search is not None:
                 found[cell.method, cell.task if suite.tune.per == "task" else ""] = search
         return found
@@ -135,7 +136,7 @@ class Paths:
         """The hyperparameter that holds those of the row whose search it takes its values from."""
         suite = self.matrix.suite
         way = [row]
-        while way[-1] != suite.tuned_as(row):
+        while way[-1] != tuned_as(suite, row):
             above = suite.methods[way[-1]]
             way.append(above.ablates or above.continues)
         return ABLATED if any(suite.methods[each].ablates for each in way[:-1]) else ""

@@ -6,6 +6,7 @@ from esft_bench.reports.backbone_results import BackboneResults, TableRow
 from esft_bench.reports.formatting import MISSING, listing
 from esft_bench.reports.tables.view import Entry, Head, TableView
 from esft_bench.spec.trials import TrialRecord
+from esft_bench.spec.tuned import tuned_as
 
 ENDED = {
     "low": ("a", "the lowest learning rate tried; a still lower one may be better."),
@@ -30,7 +31,7 @@ def tuning_view(results: BackboneResults, trials: Sequence[TrialRecord]) -> Tabl
 def _entry(results: BackboneResults, row: TableRow, chosen: dict[tuple[str, str], TrialRecord], task: str) -> Entry:
     """The learning rate of a row on a task, and the loss it was chosen by; what a row took from another names that."""
     suite = results.suite
-    source = (suite.tuned_as(row.name) if row.name in suite.methods else None) or row.name
+    source = (tuned_as(suite, row.name) if row.name in suite.methods else None) or row.name
     trial = chosen.get((source, task))
     if trial is None:
         given = suite.row(row.name)[2] if row.name in suite.methods else None

@@ -4,7 +4,7 @@ import typer.main
 
 from esft_bench.harness.cli import app
 
-SUITE = "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --run-dir"
+SUITE = "suite --only --seeds --quick --tune --set --backbone --steps --limit --engine --data-dir --run-dir"
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --unsafe-code",
     "status": "run",
