@@ -82,17 +82,19 @@ def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> 
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `count` held-out ones, the same for every method and seed.
+    """Samples to train on and `count` different held-out ones, the same for every method and seed.
 
-    Raises UserError where less than half of them would be left.
+    No copy of a held-out sample is trained on. Raises UserError where less than half of the different ones would be
+    left.
     """
-    if 2 * count > len(samples):
-        raise UserError(f"{path} has {len(samples)} rows: training.validation_items {count} leaves too few, lower it.")
-    held = set(random.Random("validation").sample(range(len(samples)), count))
-    parts: tuple[list[Sample], list[Sample]] = [], []
-    for number, sample in enumerate(samples):
-        parts[number in held].append(sample)
-    return parts
+    different = {tuple(sample.ids): sample for sample in samples}
+    if 2 * count > len(different):
+        raise UserError(
+            f"{path} has {len(different)} different rows: training.validation_items {count} leaves too few, lower it."
+        )
+    drawn = set(random.Random("validation").sample(range(len(different)), count))
+    held = {ids: sample for number, (ids, sample) in enumerate(different.items()) if number in drawn}
+    return [sample for sample in samples if tuple(sample.ids) not in held], list(held.values())
 
 
 def _without_beginning(sample: Sample, length: int) -> Sample:

@@ -6,7 +6,7 @@ import string
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esft_bench.harness.training.data import (
@@ -84,8 +84,17 @@ def test_held_out_rows_are_not_trained_on_and_no_row_is_lost(count, data):
     kept, out = hold_out(samples, held, Path("rows.jsonl"))
     assert len(out) == held
     assert sorted(sample.ids[0] for sample in [*kept, *out]) == list(range(count))
-    with pytest.raises(UserError, match=r"rows\.jsonl has .* rows: training\.validation_items"):
+    with pytest.raises(UserError, match=r"rows\.jsonl has .* different rows: training\.validation_items"):
         hold_out(samples, count // 2 + 1, Path("rows.jsonl"))
+
+
+@given(st.lists(st.integers(0, 9), min_size=20, max_size=60), st.integers(1, 3))
+def test_no_copy_of_a_held_out_row_is_trained_on(numbers, held):
+    assume(len(set(numbers)) >= 2 * held)
+    kept, out = hold_out([Sample([n], [n]) for n in numbers], held, Path("rows.jsonl"))
+    gone = {sample.ids[0] for sample in out}
+    assert len(gone) == len(out) == held
+    assert [sample.ids[0] for sample in kept] == [n for n in numbers if n not in gone]
 
 
 def test_several_tasks_alternate_in_equal_shares_whatever_their_sizes():

@@ -48,7 +48,7 @@ evaluation: {engine: transformers, max_length: 512, limit: 4}
 """
 
 
-OWN = re.compile("^base|seed [01]")
+OWN = re.compile(r"^base|seed [01]\b")
 
 
 @pytest.fixture
