@@ -105,12 +105,17 @@ class Tune(Strict):
         """The steps of a trial on a rung, where the last rung takes `last`; at least 2, which two stages take."""
         return max(min(2, last), round(last / self.reduction ** (self.rungs - 1 - rung)))
 
+    @property
+    def counts(self) -> list[int]:
+        """How many trials each rung has, where none diverges."""
+        found = [self.trials]
+        while len(found) < self.rungs:
+            found.append(max(1, found[-1] // self.reduction))
+        return found
+
     def budget(self, last: int) -> int:
         """All steps of a search, where the last rung takes `last` and no trial diverges."""
-        counts = [self.trials]
-        while len(counts) < self.rungs:
-            counts.append(max(1, counts[-1] // self.reduction))
-        return sum(count * self.steps(rung, last) for rung, count in enumerate(counts))
+        return sum(count * self.steps(rung, last) for rung, count in enumerate(self.counts))
 
 
 def rounded(rate: float) -> float:

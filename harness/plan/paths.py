@@ -1,6 +1,6 @@
 """From cells to steps: a cell is a path through the graph, from profiles to verdicts."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 

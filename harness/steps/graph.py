@@ -1,7 +1,7 @@
 """The graph of steps, and what of it is there."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from esft_bench.harness.steps.step import Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, Store
@@ -52,6 +52,12 @@ class Graph:
     def with_needs(self, steps: Iterable[Step]) -> list[Step]:
         """Steps and all that they rest on so far, each once, what is needed first."""
         return list(with_needs(steps, lambda step: self._needs[step].values()))
+
+    def to_come(self, steps: Iterable[Step]) -> Iterator[str]:
+        """The kinds of what is left to do for steps, with what will be asked for as far as it is foreseen."""
+        for step in self.with_needs(steps):
+            if step not in self.finished:
+                yield from (step.kind, *step.foreseen[len(self._needs[step]) :])
 
     def is_ready(self, step: Step) -> bool:
         """Whether all that a step needs is finished, and it is not."""

@@ -123,6 +123,11 @@ class Step(ABC):
         """
         return {}
 
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """The kinds of all steps that it will need, with those it will ask for, where it asks; for telling the time."""
+        return ()
+
     def is_complete(self, artifact: Artifact) -> bool:
         """Whether nothing is left to do about a finished artifact; one that is not is made again."""
         return True

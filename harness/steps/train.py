@@ -183,10 +183,12 @@ class TrainStep(Step):
         return Resources("process")
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Train."""
+        """Train; says what it was tuned to, where it was."""
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
 
-        return train_cell(self.told(job), job.progress)
+        told = self.told(job)
+        values = {"learning_rate": told.training.learning_rate, "hyperparameters": told.hyperparameters}
+        return train_cell(told, job.progress) | ({"tuned": values} if self.tuned else {})
 
     def told(self, job: Job) -> "CellTraining":
         """What the training core is told for a job."""

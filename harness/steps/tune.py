@@ -85,6 +85,11 @@ class TuneStep(Step):
         return self._steps(self.losses({role: artifact.folder for role, artifact in inputs.items()}))
 
     @property
+    def foreseen(self) -> tuple[str, ...]:
+        """Trials: so many on every rung, on each task."""
+        return (TrialStep.kind,) * (sum(self.search.tune.counts) * len(self.tried))
+
+    @property
     def contents(self) -> Mapping[str, Content]:
         """None but the trials."""
         return {}

@@ -6,15 +6,18 @@ import re
 import signal
 import subprocess
 import time
+from collections import Counter
 from dataclasses import fields
 
 import pytest
 from transformers import AutoTokenizer
 
+from esft_bench.harness.commands.export.choice import Chosen
 from esft_bench.harness.commands.plan import describe
 from esft_bench.harness.plan.price.estimate import TrainingPrice, tuning_prices
 from esft_bench.harness.steps.rehearse import rehearsed
 from esft_bench.harness.steps.step import Job, with_needs
+from esft_bench.harness.store.artifacts import Artifact, Manifest
 from esft_bench.harness.store.names import LOG, TUNED
 from esft_bench.harness.training.cell import _data
 from esft_bench.harness.training.data import encode_file
@@ -179,7 +182,7 @@ def test_trials_and_their_first_stages_train_without_the_held_out_rows_and_none_
         assert [len(held) for _, _, held in parts] == [8, 8]
         assert parts[0][2] == parts[1][2]
         for (own,), _, held in parts:
-            assert len(own) + len(held) == len(everything)
+            assert len(own) + sum(everything.count(sample) for sample in held) == len(everything)
             assert not any(sample in own for sample in held)
             asked = {prompts[everything.index(sample)] for sample in held}
             assert not any(prompt in item for prompt in asked for item in items)
@@ -225,6 +228,29 @@ def test_values_that_the_method_does_not_take_are_refused_before_anything_is_com
 def test_what_makes_a_first_stage_is_not_searched(made):
     with pytest.raises(UserError, match=r"das-tune\.tune\.first_share: what makes the first of two stages"):
         made(SUITE.replace("first_share: 0.34", "first_share: 0.34, tune: {first_share: [0.3, 0.5]}"))
+
+
+def test_a_card_says_what_a_training_was_tuned_to():
+    told = {"method": "fft", "hyperparameters": {"p": 1}, "training": {"steps": 6, "learning_rate": {"factor": 1.0}}}
+    values = {"learning_rate": 0.02, "hyperparameters": {"p": 0.5}}
+    manifest = Manifest(kind="train", key="k", digest="d", settings=told, measured={"tuned": values})
+    found = Chosen(None, [], [Artifact(BACKBONE, manifest)], "").settings
+    assert found == {"method": "fft", "hyperparameters": {"p": 0.5}, "training": {"steps": 6, "learning_rate": 0.02}}
+
+
+def test_what_is_left_of_a_search_is_foreseen_before_it_is_asked_for(made):
+    ready = made(SUITE.replace("{trials: 4}", "{trials: 4, rows: [fft]}"))
+    wanted = [path.training for cell, path in ready.plan.paths.items() if cell.method == "fft"]
+
+    def left():
+        return Counter(graph_of(ready).to_come(wanted))
+
+    assert left() == {"trial": 10, "tune": 2, "train": 4}
+    first = ready_steps(ready)[0]
+    finish(ready, first, log_of(1.0))
+    assert left()["trial"] == 9
+    finish_trials(ready, lambda step: step.training.learning_rate)
+    assert left() == {"tune": 2, "train": 4}
 
 
 def test_the_price_of_tuning_is_that_of_its_steps(made):
