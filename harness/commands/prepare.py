@@ -125,10 +125,11 @@ def _tuned(suite: Suite) -> list[str]:
     whole = suite.training.steps
     rungs = [str(tune.steps(rung, whole)) for rung in range(tune.rungs)]
     halved = f"; of each rung one in {tune.reduction} went on to {', then '.join(rungs[1:])} steps" if rungs[1:] else ""
+    other = " (rows with steps of their own: in proportion)" if any(row.steps for row in suite.methods.values()) else ""
     return [
         f"Learning rates were searched for each row and {'task' if tune.per == 'task' else 'over all tasks'} by the "
         f"loss on {suite.training.validation_items} rows held out of each task's training data, in {tune.trials} "
-        f"trials of {rungs[0]} steps{halved}. No test item was looked at; the cells were then trained on all rows."
+        f"trials of {rungs[0]} steps{halved}{other}. No test item was looked at; the cells were then trained on all rows."
     ]
 
 

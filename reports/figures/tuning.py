@@ -55,8 +55,8 @@ def _panel(panel: "Axes", trials: Sequence[TrialRecord], style: Mapping[str, Loo
     for name in (name for name in style if any(trial.method == name for trial in trials)):
         own = [trial for trial in trials if trial.method == name]
         _curve(panel, own, style[name], titles.get(name, own[0].method_title))
-    panel.set_yscale("log")
     plain_log(panel)
+    plain_log(panel, "y")
 
 
 def _curve(panel: "Axes", trials: Sequence[TrialRecord], look: Look, label: str) -> None:
