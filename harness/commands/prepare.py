@@ -129,7 +129,8 @@ def _tuned(suite: Suite) -> list[str]:
     return [
         f"Learning rates were searched for each row and {'task' if tune.per == 'task' else 'over all tasks'} by the "
         f"loss on {suite.training.validation_items} rows held out of each task's training data, in {tune.trials} "
-        f"trials of {rungs[0]} steps{halved}{other}. No test item was looked at; the cells were then trained on all rows."
+        f"trials of {rungs[0]} steps{halved}{other}. No test item was looked at; the cells were then trained on all "
+        "rows."
     ]
 
 
