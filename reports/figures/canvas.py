@@ -171,7 +171,7 @@ def draw(picture: Picture, folder: Path) -> Drawn:
 
 
 WIDE = 300
-"""An axis that spans so many times its lowest value has ticks at powers of ten, a narrower one at three times as well."""
+"""An axis that spans so many times its lowest value has ticks at powers of ten, a narrower one at their threes too."""
 
 
 def plain_log(axes: "Axes", which: Literal["x", "y"] = "x") -> None:

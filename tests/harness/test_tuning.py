@@ -1,11 +1,7 @@
 """Tuned rows: what is searched and shared, what trials look at, and what cells are then trained with."""
 
 import json
-import os
 import re
-import signal
-import subprocess
-import time
 from collections import Counter
 from dataclasses import fields
 
@@ -24,11 +20,8 @@ from esft_bench.harness.training.data import encode_file
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.trials import read
 from esft_bench.tasks.mini import BACKBONE
 from tests.harness.plans import finish, graph_of, prepared
-from tests.harness.runs import artifacts, command
-from tests.harness.runs import finish as carried_out
 
 SUITE = """\
 name: tuned
@@ -263,29 +256,3 @@ def test_a_plan_of_a_tuned_suite_is_shown_while_its_searches_go_on(made):
     ready = made()
     finish_trials(ready, lambda step: 1.0)
     assert "0 done" in describe(ready, graph_of(ready)).title
-
-
-@pytest.mark.slow
-def test_a_search_killed_in_the_middle_finds_the_same_rates_and_does_no_trial_again(tmp_path):
-    def folder(name):
-        (tmp_path / name).mkdir()
-        return tmp_path / name, [*command(tmp_path / name), "--tune", "--set", "training.steps=6", "--workers", "1"]
-
-    undisturbed, arguments = folder("undisturbed")
-    assert carried_out(arguments).returncode == 0
-    killed, arguments = folder("killed")
-    process = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 200
-    while sum(name.startswith("trial") for name in artifacts(killed)) < 5 and time.monotonic() < deadline:
-        assert process.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    os.kill(process.pid, signal.SIGKILL)
-    process.wait()
-    before = artifacts(killed)
-    done = carried_out(arguments)
-    assert done.returncode == 0, done.stderr
-    trials = read(killed / "runs" / "path-tuned")
-    assert trials == read(undisturbed / "runs" / "path-tuned")
-    assert {trial.method for trial in trials} == {"fft", "esft-token"}
-    assert artifacts(killed).keys() == artifacts(undisturbed).keys()
-    assert before.items() <= artifacts(killed).items()
