@@ -22,7 +22,7 @@ from esft_bench.harness.store.names import LOG, TUNED
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_json
 
-CODE = Code(("esft_bench.harness.steps.search",), ("optuna",))
+CODE = Code((__name__,), ("optuna",))
 
 
 @dataclass(frozen=True, eq=False)
