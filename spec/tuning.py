@@ -103,7 +103,7 @@ class Tune(Strict):
 
     def steps(self, rung: int, last: int) -> int:
         """The steps of a trial on a rung, where the last rung takes `last`; at least 2, which two stages take."""
-        return max(min(2, last), round(last / self.reduction ** (self.rungs - 1 - rung)))
+        return max(min(2, last), round(last / int(self.reduction ** (self.rungs - 1 - rung))))
 
     @property
     def counts(self) -> list[int]:

@@ -8,13 +8,10 @@ rate are drawn by the tree-structured Parzen estimator (Bergstra et al., 2011), 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from esft_bench.spec.trials import Ended
 from esft_bench.spec.tuning import Range, Space, Tune, Values, between, rounded
-
-if TYPE_CHECKING:
-    import optuna
 
 
 @dataclass(frozen=True)
@@ -139,11 +136,11 @@ def goes_on(place: int, count: int, reduction: int) -> bool:
     return not stopped
 
 
-def _distribution(values: Values) -> "optuna.distributions.BaseDistribution":
-    """What Optuna draws from."""
+def _distribution(values: Values) -> Any:
+    """What Optuna draws from, one of its distributions."""
     optuna = _optuna()
     if not isinstance(values, Range):
-        return optuna.distributions.CategoricalDistribution(values)  # type: ignore[arg-type]
+        return optuna.distributions.CategoricalDistribution(values)
     if values.whole:
         return optuna.distributions.IntDistribution(int(values.low), int(values.high))
     return optuna.distributions.FloatDistribution(values.low, values.high, log=values.log)

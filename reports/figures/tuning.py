@@ -67,11 +67,12 @@ def _curve(panel: "Axes", trials: Sequence[TrialRecord], look: Look, label: str)
     stopped = [trial for trial in trials if trial.state != "finished"]
     panel.plot(*_points(stopped, 0), color=colour, marker="x", linestyle="", markersize=5, alpha=0.7)
     panel.plot(*_points(trials, last), color=colour, linestyle=look.dash, marker=look.marker, label=label)
-    for trial in (trial for trial in trials if trial.chosen):
+    for trial in trials:
         rate, loss = trial.learning_rate, trial.losses[-1]
+        if not trial.chosen or loss is None:
+            continue
         panel.plot([rate], [loss], marker="o", markersize=12, markerfacecolor="none", color=colour, linestyle="")
-        arrow = {"low": "←", "high": "→"}.get(trial.ended)
-        if arrow and loss is not None:
+        if arrow := {"low": "←", "high": "→"}.get(trial.ended):
             panel.annotate(arrow, (rate, loss), (-16 if arrow == "←" else 7, -4), textcoords="offset points")
 
 

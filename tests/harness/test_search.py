@@ -12,7 +12,7 @@ from esft_bench.spec.tuning import Range, Rates, Space, Tune
 
 def carried_out(search, loss):
     """All trials of a search and their losses, where a trial's loss is `loss(learning rate, rung)`."""
-    losses = {}
+    losses: dict[tuple[int, int], float] = {}
     while left := [trial for trial in search.trials(losses) if (trial.number, trial.rung) not in losses]:
         losses |= {(trial.number, trial.rung): loss(trial, trial.rung) for trial in left}
     return search.trials(losses), losses

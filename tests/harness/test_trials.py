@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from esft_bench.harness.steps.step import Job
-from esft_bench.harness.steps.tune import held_out_loss
+from esft_bench.harness.steps.tune import TrialStep, held_out_loss
 from esft_bench.harness.store.names import LOG
 from esft_bench.spec.trials import read
 from tests.harness.plans import prepared
@@ -31,6 +31,7 @@ evaluation: {engine: transformers, max_length: 512, limit: 4}
 def test_a_trial_leaves_its_log_alone_and_one_that_diverges_ends_well_too(tmp_path):
     search = prepared(tmp_path, SUITE).plan.searches["fft", "mini-law"]
     sound = next(iter(search.needs.values()))
+    assert isinstance(sound, TrialStep)
     wild = replace(sound, training=sound.training.model_copy(update={"learning_rate": 1.0e30}))
     left = {}
     for name, step in (("sound", sound), ("wild", wild)):

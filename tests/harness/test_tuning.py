@@ -4,6 +4,7 @@ import json
 import re
 from collections import Counter
 from dataclasses import fields
+from functools import partial
 
 import pytest
 from transformers import AutoTokenizer
@@ -89,8 +90,13 @@ def tuned(made):
     found = {}
     for step in [step for step in graph.steps if step.kind == "tune" and graph.is_ready(step)]:
         inputs = {role: artifact.folder for role, artifact in graph.inputs(step).items()}
-        found[step.label] = finish(made, step, lambda out, step=step, inputs=inputs: step.run(Job(inputs, out, out)))
+        found[step.label] = finish(made, step, partial(run, step, inputs))
     return found
+
+
+def run(step, inputs, out):
+    """Run a step into a folder."""
+    step.run(Job(inputs, out, out))
 
 
 def test_seeds_share_a_search_and_a_row_that_ablates_another_takes_what_was_found_for_it(made):

@@ -3,10 +3,11 @@
 import csv
 import io
 
+import numpy as np
 import pytest
 
 from esft_bench.reports.backbone_results import BackboneResults
-from esft_bench.reports.figures.canvas import Missing, figure_of, table
+from esft_bench.reports.figures.canvas import Missing, Picture, figure_of, table
 from esft_bench.reports.figures.tuning import tuning_curves
 from esft_bench.reports.manifest import Manifest
 from esft_bench.reports.tables.tuning import tuning_view
@@ -85,6 +86,7 @@ def test_without_trials_there_is_no_table_and_the_figure_says_why(results):
 
 def test_the_figure_draws_every_rung_and_marks_what_was_chosen_stopped_and_where_a_bracket_ended(results):
     picture = tuning_curves(results, TRIALS)
+    assert isinstance(picture, Picture)
     rows = list(csv.DictReader(io.StringIO(table(picture.columns, picture.rows))))
     assert [(row["method"], row["rung"], row["loss"]) for row in rows if row["chosen"] == "1"] == [
         ("fft", "0", "2"),
@@ -94,7 +96,7 @@ def test_the_figure_draws_every_rung_and_marks_what_was_chosen_stopped_and_where
     ]
     with figure_of(picture) as figure:
         (panel,) = figure.axes
-        lines = [(line.get_marker(), [*map(float, line.get_xdata())]) for line in panel.get_lines()]
+        lines = [(line.get_marker(), np.asarray(line.get_xdata()).tolist()) for line in panel.get_lines()]
         arrows = [text.get_text() for text in panel.texts]
     assert ("x", [0.01, 0.03]) in lines, "ESFT's stopped trials"
     assert ("x", [1e-4]) in lines, "what diverged at once has no loss to stand at"
