@@ -25,7 +25,7 @@ class TrialRecord(Strict):
             tokens of rows held out of the task's training data, in nats; None where the training diverged.
         state: `finished` the last rung, `stopped` before it for its loss, or `diverged`.
         chosen: whether its values are those that the row's cells were trained with.
-        ended: where the chosen learning rate lies among those tried: `inside`, or at an end, `low` or `high`.
+        ended: where the chosen rate lies among those that came as far: `inside`, or at an end, `low` or `high`.
     """
 
     backbone: str

@@ -72,7 +72,8 @@ class Tune(Strict):
     `ratio` below and above the row's own; each further one is a `ratio` beyond an end as long as the best rate is
     there, and halves the wider gap beside the best one when it is not. All `trials` take the first rung's steps; of
     each rung one in `reduction` goes on to the next, which takes `reduction` times as many steps; the last of `rungs`
-    takes as many as the row's own training does.
+    takes as many as the row's own training does. Short trainings favour high rates, so `beside` further trials take the
+    last rung next to the best one there: below it, then above it, until it is inside.
 
     `per` says whether values are found for each `task`, as whoever trains on one would, or for all tasks of a `row`
     together, by the mean of their losses. `rows` are those tuned; unless named, every row that is trained and follows
@@ -84,6 +85,7 @@ class Tune(Strict):
     trials: Count = 6
     rungs: Annotated[int, Field(ge=1, le=10)] = 2
     reduction: Annotated[int, Field(ge=2, le=100)] = 3
+    beside: Annotated[int, Field(ge=0, le=100)] = 2
     learning_rate: LearningRates | None = None
     ratio: Annotated[float, Field(ge=1.01, le=1000)] = 3.0
     rows: Names | None = None
@@ -107,11 +109,11 @@ class Tune(Strict):
 
     @property
     def counts(self) -> list[int]:
-        """How many trials each rung has, where none diverges."""
+        """How many trials each rung has, where none diverges; with a single rung it has none beside."""
         found = [self.trials]
         while len(found) < self.rungs:
             found.append(max(1, found[-1] // self.reduction))
-        return found
+        return [*found[:-1], found[-1] + self.beside] if self.rungs > 1 else found
 
     def budget(self, last: int) -> int:
         """All steps of a search, where the last rung takes `last` and no trial diverges."""

@@ -124,7 +124,8 @@ def _tuned(suite: Suite) -> list[str]:
         return []
     whole = suite.training.steps
     rungs = [str(tune.steps(rung, whole)) for rung in range(tune.rungs)]
-    halved = f"; of each rung one in {tune.reduction} went on to {', then '.join(rungs[1:])} steps" if rungs[1:] else ""
+    going_on = f"; of each rung one in {tune.reduction} went on to {', then '.join(rungs[1:])} steps"
+    halved = f"{going_on}, with {tune.beside} beside the best" if rungs[1:] else ""
     other = " (rows with steps of their own: in proportion)" if any(row.steps for row in suite.methods.values()) else ""
     return [
         f"Learning rates were searched for each row and {'task' if tune.per == 'task' else 'over all tasks'} by the "

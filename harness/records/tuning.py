@@ -6,7 +6,6 @@ from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.search import Trial
 from esft_bench.harness.steps.tune import TuneStep
 from esft_bench.spec import trials
 from esft_bench.spec.cell import TOGETHER
@@ -42,19 +41,19 @@ def _records(plan: Plan, graph: Graph, row: str, step: TuneStep) -> Iterator[Tri
                 number=trial.number,
                 learning_rate=trial.learning_rate,
                 hyperparameters=dict(trial.hyperparameters),
-                **_came(step, trial, [own[trial.number, rung] for rung in range(trial.rung + 1)]),
+                **_came(step, {rung: loss for (number, rung), loss in own.items() if number == trial.number}),
                 chosen=trial.number == chosen.number,
                 ended=ended,
             )
 
 
-def _came(step: TuneStep, trial: Trial, losses: list[float]) -> dict[str, object]:
+def _came(step: TuneStep, losses: dict[int, float]) -> dict[str, object]:
     """How far a trial came, with the loss on each rung."""
     tune = step.search.tune
-    diverged = not all(map(isfinite, losses))
-    last = "finished" if trial.rung + 1 == tune.rungs else "stopped"
+    diverged = not all(map(isfinite, losses.values()))
+    last = "finished" if max(losses) + 1 == tune.rungs else "stopped"
     return {
-        "steps": [tune.steps(rung, step.steps) for rung in range(trial.rung + 1)],
-        "losses": [loss if isfinite(loss) else None for loss in losses],
+        "steps": [tune.steps(rung, step.steps) for rung in losses],
+        "losses": [loss if isfinite(loss) else None for loss in losses.values()],
         "state": "diverged" if diverged else last,
     }

@@ -7,7 +7,7 @@ rate are drawn by the tree-structured Parzen estimator (Bergstra et al., 2011), 
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from math import isfinite
+from math import isfinite, log
 from typing import Any
 
 from esft_bench.spec.trials import Ended
@@ -43,7 +43,39 @@ class Search:
         while len(rung) and all((trial.number, trial.rung) in losses for trial in rung) and self._is_whole(found):
             rung = self._next_rung(rung, losses)
             found = [*found, *rung]
+        last = [trial for trial in found if trial.rung == self.tune.rungs - 1]
+        if self.tune.rungs > 1 and last:
+            found += self._beside(found, last, losses)
         return found
+
+    def _beside(self, found: Sequence[Trial], last: list[Trial], losses: Losses) -> list[Trial]:
+        """The trials next to the best of the last rung, one after another, as far as those there are over."""
+        added: list[Trial] = []
+        while len(added) < self.tune.beside and all((trial.number, trial.rung) in losses for trial in (*last, *added)):
+            added.append(self._next_beside(found, [*last, *added], losses))
+        return added
+
+    def _next_beside(self, found: Sequence[Trial], last: Sequence[Trial], losses: Losses) -> Trial:
+        """A trial below the best of the last rung where none there is, else above it; then the nearest.
+
+        One that was stopped before, or a new one where none was.
+        """
+        best = min(last, key=lambda trial: (losses[trial.number, trial.rung], trial.learning_rate))
+        there, numbers = sorted({trial.learning_rate for trial in last}), {trial.number for trial in last}
+        low, high = best.learning_rate == there[0], best.learning_rate == there[-1]
+        waiting = [
+            trial
+            for trial in found
+            if trial.rung == 0
+            and trial.number not in numbers
+            and (trial.learning_rate < there[0] if low else trial.learning_rate > there[-1] if high else True)
+        ]
+        if waiting:
+            near = min(waiting, key=lambda trial: (abs(log(trial.learning_rate / best.learning_rate)), trial.number))
+            return Trial(near.number, best.rung, near.learning_rate, near.hyperparameters)
+        rate = self._next_rate(there, [abs(log(rate / best.learning_rate)) for rate in there])
+        number = max(self.tune.trials, 1 + max(numbers))
+        return Trial(number, best.rung, rate, best.hyperparameters)
 
     def chosen(self, losses: Losses) -> Trial | None:
         """Of the trials that came furthest and did not diverge, the one with the lowest loss, or with the lower rate.
@@ -57,8 +89,10 @@ class Search:
         return best[1] if best else None
 
     def ended(self, rate: float, losses: Losses) -> Ended:
-        """Where among those tried a learning rate lies: inside, or at an end, beyond which a better one may be."""
-        rates = [trial.learning_rate for trial in self.trials(losses)]
+        """Where among those that came furthest a rate lies: inside, or at an end, beyond which a better one may be."""
+        trials = self.trials(losses)
+        furthest = max(trial.rung for trial in trials)
+        rates = [trial.learning_rate for trial in trials if trial.rung == furthest]
         return "low" if rate == min(rates) else "high" if rate == max(rates) else "inside"
 
     def _is_whole(self, found: Sequence[Trial]) -> bool:

@@ -122,7 +122,8 @@ class TuneStep(Step):
         """
         tasks = [task] if task else list(self.tried)
         found: dict[tuple[int, int], float] = {}
-        for number, rung in product(range(self.search.tune.trials), range(self.search.tune.rungs)):
+        tune = self.search.tune
+        for number, rung in product(range(tune.trials + tune.beside), range(tune.rungs)):
             roles = [_role(number, rung, each) for each in tasks]
             if all(role in folders for role in roles):
                 found[number, rung] = sum(held_out_loss(folders[role]) for role in roles) / len(roles)
@@ -154,7 +155,7 @@ class TuneStep(Step):
             raise UserError(f"every trial diverged, down to learning rate {lowest:g}: give its row a lower one.")
         values = {"learning_rate": chosen.learning_rate, "hyperparameters": dict(chosen.hyperparameters)}
         write_json(job.out / TUNED, values)
-        said = f"{self.name}: {_described(chosen)} is the best of {self.search.tune.trials} trials"
+        said = f"{self.name}: {_described(chosen)} is the best of {len({number for number, _ in losses})} trials"
         return {"said": [said]}
 
 

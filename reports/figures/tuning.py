@@ -14,9 +14,9 @@ TITLE = "Tuning: loss over learning rates"
 CAPTION = (
     "Mean loss, in nats a token, on rows held out of the task's training data. Faint: all trials, after the first "
     "rung's steps; a cross marks those that were stopped there, or diverged. Strong: those that went on to the last "
-    "rung. The ring is the rate chosen; an arrow beside it says that it is the last one tried on that side."
+    "rung. The ring is the rate chosen; an arrow beside it says that none farther on that side took as many."
 )
-COLUMNS = ("task", "method", "title", "trial", "learning_rate", "rung", "steps", "loss", "state", "chosen", "ended")
+COLUMNS = ("task", "method", "title", "trial", "learning_rate", "steps", "loss", "state", "chosen", "ended")
 
 
 def tuning_curves(results: BackboneResults, trials: Sequence[TrialRecord]) -> Picture | Missing:
@@ -45,8 +45,8 @@ def _lines(trial: TrialRecord, titles: Mapping[str, str]) -> list[tuple[object, 
     about = (trial.task, trial.method, titles.get(trial.method, trial.method_title), trial.number, trial.learning_rate)
     losses = zip(trial.steps, trial.losses, strict=True)
     return [
-        (*about, rung, steps, "" if loss is None else loss, trial.state, int(trial.chosen), trial.ended)
-        for rung, (steps, loss) in enumerate(losses)
+        (*about, steps, "" if loss is None else loss, trial.state, int(trial.chosen), trial.ended)
+        for steps, loss in losses
     ]
 
 
@@ -61,12 +61,12 @@ def _panel(panel: "Axes", trials: Sequence[TrialRecord], style: Mapping[str, Loo
 
 def _curve(panel: "Axes", trials: Sequence[TrialRecord], look: Look, label: str) -> None:
     """A row's trials: faint after the first rung, strong after the last, with its choice marked."""
-    colour, last = look.colour, max(len(trial.losses) for trial in trials) - 1
-    if last > 0:
-        panel.plot(*_points(trials, 0), color=colour, linestyle=look.dash, linewidth=1, alpha=0.45)
+    colour, steps = look.colour, sorted({count for trial in trials for count in trial.steps})
+    if len(steps) > 1:
+        panel.plot(*_points(trials, steps[0]), color=colour, linestyle=look.dash, linewidth=1, alpha=0.45)
     stopped = [trial for trial in trials if trial.state != "finished"]
-    panel.plot(*_points(stopped, 0), color=colour, marker="x", linestyle="", markersize=5, alpha=0.7)
-    panel.plot(*_points(trials, last), color=colour, linestyle=look.dash, marker=look.marker, label=label)
+    panel.plot(*_points(stopped, steps[0]), color=colour, marker="x", linestyle="", markersize=5, alpha=0.7)
+    panel.plot(*_points(trials, steps[-1]), color=colour, linestyle=look.dash, marker=look.marker, label=label)
     for trial in trials:
         rate, loss = trial.learning_rate, trial.losses[-1]
         if not trial.chosen or loss is None:
@@ -76,8 +76,8 @@ def _curve(panel: "Axes", trials: Sequence[TrialRecord], look: Look, label: str)
             panel.annotate(arrow, (rate, loss), (-16 if arrow == "←" else 7, -4), textcoords="offset points")
 
 
-def _points(trials: Sequence[TrialRecord], rung: int) -> tuple[list[float], list[float]]:
-    """Rates and losses of the trials that came to a rung and did not diverge on it, by rate."""
-    found = [(trial.learning_rate, trial.losses[rung]) for trial in trials if len(trial.losses) > rung]
+def _points(trials: Sequence[TrialRecord], steps: int) -> tuple[list[float], list[float]]:
+    """Rates and losses of the trials that took so many steps and did not diverge in them, by rate."""
+    found = [(trial.learning_rate, dict(zip(trial.steps, trial.losses, strict=True)).get(steps)) for trial in trials]
     points = sorted((rate, loss) for rate, loss in found if loss is not None)
     return [rate for rate, _ in points], [loss for _, loss in points]

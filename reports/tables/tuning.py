@@ -9,8 +9,8 @@ from esft_bench.spec.trials import TrialRecord
 from esft_bench.spec.tuned import tuned_as
 
 ENDED = {
-    "low": ("a", "the lowest learning rate tried; a still lower one may be better."),
-    "high": ("b", "the highest learning rate tried; a still higher one may be better."),
+    "low": ("a", "the lowest learning rate tried at full length; a lower one may be better."),
+    "high": ("b", "the highest learning rate tried at full length; a higher one may be better."),
 }
 """Letter and note of a bracket that ended before the best was inside."""
 

@@ -42,7 +42,7 @@ def test_a_search_begins_around_the_rows_own_rate_and_widens_until_the_best_is_i
 
 
 def test_it_widens_downwards_too_and_away_from_rates_that_diverge():
-    search = Search(Tune(trials=6), 1.0)
+    search = Search(Tune(trials=6, beside=0), 1.0)
     trials, losses = carried_out(
         search, lambda trial, rung: trial.learning_rate if trial.learning_rate < 0.1 else math.inf
     )
@@ -87,9 +87,38 @@ def test_a_search_that_is_cut_off_anywhere_asks_for_the_same_trials_again(random
 
 
 def test_the_lowest_loss_of_the_last_rung_is_chosen_though_others_were_lower_before():
-    search = Search(Tune(trials=6, learning_rate=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 1.0)
+    search = Search(Tune(trials=6, beside=0, learning_rate=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0]), 1.0)
     _, losses = carried_out(search, lambda trial, rung: trial.learning_rate if rung == 0 else 9 - trial.learning_rate)
     assert search.chosen(losses).learning_rate == 2.0
+
+
+def last_rung(trials):
+    return [trial.learning_rate for trial in trials if trial.rung == 1]
+
+
+def test_what_short_trainings_misjudge_is_tried_at_full_length_below_and_above_until_the_best_is_inside():
+    """Short trainings favour rates five times as high."""
+    search = Search(Tune(trials=6, learning_rate=[1.0, 2.0, 4.0, 8.0, 16.0, 32.0]), 1.0)
+
+    def loss(trial, rung):
+        return bowl(4.0 if rung else 20.0)(trial, rung)
+
+    trials, losses = carried_out(search, loss)
+    assert last_rung(trials) == [16.0, 32.0, 8.0, 4.0]
+    assert search.chosen(losses).learning_rate == 4.0
+    assert search.ended(4.0, losses) == "low", "nothing below it was tried at full length"
+    search = Search(search.tune.model_copy(update={"beside": 3}), 1.0)
+    trials, losses = carried_out(search, loss)
+    assert last_rung(trials) == [16.0, 32.0, 8.0, 4.0, 2.0]
+    assert search.ended(4.0, losses) == "inside"
+
+
+def test_where_all_rates_were_tried_at_full_length_new_ones_are():
+    search = Search(Tune(trials=2, reduction=2, beside=4, learning_rate=[3.0, 9.0]), 1.0)
+    trials, losses = carried_out(search, bowl(9.0))
+    assert last_rung(trials) == [9.0, 3.0, 27.0, 5.196, 15.59]
+    assert {trial.number for trial in trials} == {0, 1, 2, 3, 4}
+    assert search.ended(search.chosen(losses).learning_rate, losses) == "inside"
 
 
 def test_a_trial_that_diverges_on_the_last_rung_is_not_chosen_and_where_all_do_none_is():

@@ -123,9 +123,9 @@ def test_every_row_has_as_many_trials_of_as_many_steps(made):
     ran = finish_trials(ready, lambda step: step.training.learning_rate)
     for row in ("fft", "lora", "esft-gate", "das-tune"):
         own = [step for step in ran if step.label.startswith(f"{row} · mini-law")]
-        assert sorted(sum(stage.training.steps for stage in step.whole) for step in own) == [4, 4, 4, 4, 12]
+        assert sorted(sum(stage.training.steps for stage in step.whole) for step in own) == [4, 4, 4, 4, 12, 12, 12]
     budgets = {price.steps for price in tuning_prices(ready.plan, [])}
-    assert budgets == {28}
+    assert budgets == {52}
 
 
 def test_a_search_over_all_tasks_of_a_row_goes_by_the_mean_of_their_losses(made):
@@ -244,10 +244,10 @@ def test_what_is_left_of_a_search_is_foreseen_before_it_is_asked_for(made):
     def left():
         return Counter(graph_of(ready).to_come(wanted))
 
-    assert left() == {"trial": 10, "tune": 2, "train": 4}
+    assert left() == {"trial": 14, "tune": 2, "train": 4}
     first = ready_steps(ready)[0]
     finish(ready, first, log_of(1.0))
-    assert left()["trial"] == 9
+    assert left()["trial"] == 13
     finish_trials(ready, lambda step: step.training.learning_rate)
     assert left() == {"tune": 2, "train": 4}
 
@@ -255,7 +255,7 @@ def test_what_is_left_of_a_search_is_foreseen_before_it_is_asked_for(made):
 def test_the_price_of_tuning_is_that_of_its_steps(made):
     plan = made().plan
     (fft, *_) = tuning_prices(plan, [TrainingPrice("FFT", 4, operations=12e9, seconds=6.0)])
-    assert (fft.searches, fft.trials, fft.operations, fft.seconds) == (2, 4, 56e9, 28.0)
+    assert (fft.searches, fft.trials, fft.operations, fft.seconds) == (2, 4, 104e9, 52.0)
 
 
 def test_a_plan_of_a_tuned_suite_is_shown_while_its_searches_go_on(made):

@@ -70,7 +70,7 @@ def test_the_table_has_each_rows_rate_its_loss_and_where_a_bracket_ended(results
         "Told": [("0.005", "given", "")],
     }
     assert [head.title for head in shown.heads] == ["Law"]
-    assert shown.notes == ["(b) the highest learning rate tried; a still higher one may be better."]
+    assert shown.notes == ["(b) the highest learning rate tried at full length; a higher one may be better."]
 
 
 def test_the_caption_counts_trials_and_steps(results):
@@ -88,11 +88,11 @@ def test_the_figure_draws_every_rung_and_marks_what_was_chosen_stopped_and_where
     picture = tuning_curves(results, TRIALS)
     assert isinstance(picture, Picture)
     rows = list(csv.DictReader(io.StringIO(table(picture.columns, picture.rows))))
-    assert [(row["method"], row["rung"], row["loss"]) for row in rows if row["chosen"] == "1"] == [
-        ("fft", "0", "2"),
-        ("fft", "1", "1.5"),
-        ("esft", "0", "0.5"),
-        ("esft", "1", "0.25"),
+    assert [(row["method"], row["steps"], row["loss"]) for row in rows if row["chosen"] == "1"] == [
+        ("fft", "20", "2"),
+        ("fft", "60", "1.5"),
+        ("esft", "20", "0.5"),
+        ("esft", "60", "0.25"),
     ]
     with figure_of(picture) as figure:
         (panel,) = figure.axes
