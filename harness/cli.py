@@ -105,12 +105,13 @@ def where(
     method: Annotated[str, typer.Argument(help="A row of the suite, e.g. esft-gate.")],
     task: Annotated[str, typer.Argument(help="The task it was trained on, e.g. mini-law.")],
     seed: Annotated[int | None, typer.Option(help="The training seed; without it all of them.")] = None,
+    rate: Annotated[float, typer.Option(help="The point of its curve: what its learning rate is multiplied by.")] = 1.0,
     run: Annotated[Path, typer.Option(help="The run's folder.")] = Path("runs/mini"),
 ) -> None:
     """Print the way back from a table's number: to completions, adapter, selection, profile and data, as paths."""
     from esft_bench.harness.commands.where import where as places
 
-    for place in places(run, method, task, seed):
+    for place in places(run, method, task, seed, rate):
         console.say(f"{'  ' * place.depth}{place.what}  {place.path}")
 
 

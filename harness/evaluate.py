@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import math
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,6 +31,8 @@ ABOUT_THEIR_DATA = (
 """What a configuration of lm-eval's says about where its data lie; ours come with their examples."""
 
 TEMPLATES = ("doc_to_text", "doc_to_choice", "doc_to_target")
+BITS = "bits_per_byte"
+"""The metric of a task that asks how likely texts are: lm-eval has (log-likelihood, bytes) for each."""
 JUDGED = "bypass"
 """The metric of a task that lm-eval only generates for; a judge scores it later."""
 
@@ -123,17 +126,30 @@ def _scores(task: Benchmark, items: Sequence[Item], samples: Sequence[dict[str, 
     for sample in samples:
         if wanted_filter in ("", sample["filter"]):
             by_id.setdefault(str(sample["doc"]["id"]), sample)
-    return [_score(task, metric, item, by_id) for item in items]
+    for sample in by_id.values():
+        if metric not in sample:
+            raise UserError(
+                f"task {task.name} names the metric {task.metric!r}, but its lm-eval configuration {task.lm_eval} "
+                f"gives {', '.join(sample['metrics'])}"
+            )
+    values = {key: None if metric == JUDGED else sample[metric] for key, sample in by_id.items()}
+    if metric == BITS:
+        values = dict(zip(values, _bits([value for value in values.values() if value is not None]), strict=True))
+    return [_score(metric, item, by_id[item["id"]], values[item["id"]]) for item in items]
 
 
-def _score(task: Benchmark, metric: str, item: Item, by_id: Mapping[str, dict[str, Any]]) -> ItemScore:
-    sample = by_id[item["id"]]
-    if metric not in sample:
-        raise UserError(
-            f"task {task.name} names the metric {task.metric!r}, but its lm-eval configuration {task.lm_eval} "
-            f"gives {', '.join(sample['metrics'])}"
-        )
-    value = None if metric == JUDGED or sample[metric] is None else float(sample[metric])
+def _bits(likelihoods: Sequence[tuple[float, int]]) -> list[float]:
+    """What each text adds to the bits a byte of all: its bits over the mean length of a text, in bytes.
+
+    From (natural log-likelihood, bytes). Their mean is the bits of all texts over the bytes of all texts, which is what
+    lm-eval's `bits_per_byte` is, and what an item adds depends on no other item's likelihood: so models are paired.
+    """
+    mean_bytes = sum(size for _, size in likelihoods) / len(likelihoods)
+    return [-likelihood / math.log(2) / mean_bytes for likelihood, _ in likelihoods]
+
+
+def _score(metric: str, item: Item, sample: Mapping[str, Any], found: Any) -> ItemScore:
+    value = None if found is None else float(found)
     return ItemScore(
         id=item["id"],
         score=value,
@@ -149,6 +165,8 @@ def _completion(item: Item, responses: Sequence[Sequence[Any]], *, by_length: bo
     first = responses[0][0]
     if isinstance(first, str):
         return first
+    if "choices" not in item:
+        return ""  # a text's likelihood was asked for
     lengths = [len(choice) if by_length else 1 for choice in item["choices"]]
     likelihoods = [float(choice[0][0]) / length for choice, length in zip(responses, lengths, strict=True)]
     return str(item["choices"][likelihoods.index(max(likelihoods))])

@@ -1,5 +1,6 @@
 """What is to be said of one backbone: its tables, what they say in words, and samples of answers."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 
@@ -8,29 +9,34 @@ from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
 from esft_bench.reports.calibration import Calibration
 from esft_bench.reports.comparisons import Comparisons, Families
 from esft_bench.reports.formatting import Sentence
-from esft_bench.reports.prose.advice import Advice, TaskAdvice, advise
+from esft_bench.reports.prose.advice import Advice, advise
+from esft_bench.reports.prose.equal_gain import no_reading
 from esft_bench.reports.prose.hour import one_more_hour
 from esft_bench.reports.prose.summary import compared, summary
+from esft_bench.reports.prose.task_advice import TaskAdvice
 from esft_bench.reports.samples import Sample, choose
 from esft_bench.reports.statistics.paired import PairedDifference
 from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table, judging_table
+from esft_bench.reports.tables.equal_gain import EqualGain
 from esft_bench.reports.tables.glance import glance
 from esft_bench.reports.tables.judged import agreement_note, debiased_view
 from esft_bench.reports.tables.noise import decoding_remark, noise_view
 from esft_bench.reports.tables.paper import BesideTable, beside, judged, p_values
 from esft_bench.reports.tables.published_values import Kind
 from esft_bench.reports.tables.retention import retention_table
-from esft_bench.reports.tables.scores import ability_table, general_table, table_of
-from esft_bench.reports.tables.table import Table
+from esft_bench.reports.tables.scores import ability_table, drift_table, general_table, table_of
+from esft_bench.reports.tables.table import Table, TableCell
 from esft_bench.reports.tables.tuning import tuning_view
 from esft_bench.reports.tables.view import (
+    Entry,
     TableView,
     beside_view,
     cost_entry,
     difference_entry,
     glance_view,
+    reading_entry,
     score_entry,
     view,
 )
@@ -87,6 +93,16 @@ class BackboneReport:
         return retention_table(self.results)
 
     @cached_property
+    def equal_gain(self) -> EqualGain:
+        """Each row's curve of gain against forgetting, read where they are equal."""
+        return EqualGain(self.results)
+
+    @cached_property
+    def drift(self) -> Table:
+        """How far rows have moved, in bits."""
+        return drift_table(self.results)
+
+    @cached_property
     def beside(self) -> list[BesideTable]:
         """A paper's values beside ours, where the suite is that paper's."""
         return judged(self._unjudged, self.families.differences, self.backbone)
@@ -110,7 +126,7 @@ class BackboneReport:
     @cached_property
     def advice(self) -> Advice:
         """Which method to take, task by task and in sum."""
-        return advise(self.comparisons, self.ability, self.general)
+        return advise(self.comparisons, self.ability, self.general, self.equal_gain)
 
     @cached_property
     def hour(self) -> Sentence | None:
@@ -178,9 +194,13 @@ class BackboneReport:
         return glance_view(seen).titled(self.suffix)
 
     def score_views(self) -> list[TableView]:
-        """Tables 1 to 3, further ones and what tuning found, as they are shown; empty ones are left out."""
-        shown = [(self.ability, score_entry), (self.general, score_entry), (self.ablation, difference_entry)]
-        shown += [(table, score_entry) for table in self.further]
+        """Tables 1 to 3, drift, further ones and what tuning found, as they are shown; empty ones are left out."""
+        shown: list[tuple[Table, Callable[[TableCell], Entry]]] = [
+            (self.ability, score_entry),
+            (self.general, score_entry),
+            (self.ablation, difference_entry),
+        ]
+        shown += [(self.drift, reading_entry(3)), *((table, score_entry) for table in self.further)]
         views = [
             replace(seen, notes=[*seen.notes, *agreement_note(table, self.calibrations)])
             for table, write in shown
@@ -199,6 +219,15 @@ class BackboneReport:
         """Judged columns on the scale of the paper's judge, where it is known how far ours is from that."""
         found = debiased_view(self.results, self.calibrations)
         return found.titled(self.suffix) if found else None
+
+    def curve_views(self) -> list[TableView]:
+        """The curves read at equal gain and at equal forgetting, as they are shown."""
+        return [view(one.table, reading_entry(one.digits)).titled(self.suffix) for one in self.equal_gain.tables]
+
+    @property
+    def without_curves(self) -> str:
+        """Why nothing is read at equal gain, and what would be needed; empty where curves are read."""
+        return "" if self.equal_gain.tables else no_reading(self.equal_gain)
 
     def beside_views(self) -> list[TableView]:
         """The paper's values beside ours, as they are shown."""

@@ -14,6 +14,7 @@ from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.paired import paired_difference
 from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.statistics.variance import VarianceComponents, variance_components, without_gaps
+from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import read_items
 
@@ -23,8 +24,9 @@ ENOUGH = 0.95
 ROUNDING = 0.05
 """In points: values and the means of their items may differ by that much."""
 
-Role = Literal["ability", "general"]
+Role = Literal["ability", "general", "drift"]
 ROLES: tuple[Role, ...] = ("ability", "general")
+"""Those whose scores are points, the more the better; drift is in bits, the less the better."""
 Run = tuple[str, int]
 """A training run of a method: (task, seed); the base model has ("", seed)."""
 
@@ -65,18 +67,19 @@ class TableRow:
 
 
 class BackboneResults:
-    """The records of one backbone in a run folder.
+    """The records of one backbone in a run folder: of its rows themselves, and `at` another rate of those.
 
     Args:
-        records: those of one backbone.
+        records: those of one backbone, at all rates.
         folder: the run folder, for the items.
         manifest: gives the order of rows and columns, and what is expected. Where its suite is empty, rows and columns
             come in the order of the records.
     """
 
-    def __init__(self, records: Iterable[Record], folder: Path, manifest: Manifest) -> None:
+    def __init__(self, records: Iterable[Record], folder: Path, manifest: Manifest, rate: float = ITSELF) -> None:
         self.folder, self.suite, self.benchmarks = folder, manifest.suite, manifest.benchmarks
-        self.records = list(records)
+        self.every, self._manifest = list(records), manifest
+        self.records = [record for record in self.every if record.rate == rate or not record.task]
         self._items: dict[str, dict[str, float]] = {}
         self._by_cell: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
@@ -84,6 +87,15 @@ class BackboneResults:
             self._by_cell.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
             if record.state == "failed":
                 self._failed.setdefault((record.method, record.benchmark, record.role), []).append(record)
+
+    @cached_property
+    def rates(self) -> list[float]:
+        """What rows' learning rates were multiplied by, from the lowest up; 1 is the rows themselves."""
+        return sorted({ITSELF} | {record.rate for record in self.every})
+
+    def at(self, rate: float) -> "BackboneResults":
+        """The same rows at another point of their curves; the base model stays what it is."""
+        return BackboneResults(self.every, self.folder, self._manifest, rate)
 
     @cached_property
     def rows(self) -> list[TableRow]:
@@ -113,15 +125,15 @@ class BackboneResults:
 
         What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand alone.
         """
-        listed = self.suite.general
+        listed = self.suite.drift if role == "drift" else self.suite.general
         if role == "ability":
-            listed = [name for task in self.suite.tasks for name in self._tested_on(task)]
+            listed = [name for task in self.suite.tasks for name in self.tested_on(task)]
         alone = set(self.suite.tested_only) - set(listed)
         found = {rec.benchmark: None for rec in self.records if rec.role == role and rec.benchmark not in alone}
         return [self._column(name, role) for name in dict.fromkeys([*listed, *found])]
 
-    def _tested_on(self, task: str) -> list[str]:
-        """The benchmarks of a task: those the run or the records name, else itself."""
+    def tested_on(self, task: str) -> list[str]:
+        """The benchmarks of a task that is trained on: those the run or the records name, else itself."""
         if task in self.benchmarks:
             return list(self.benchmarks[task])
         found = {record.benchmark: None for record in self.records if (record.task, record.role) == (task, "ability")}
@@ -146,8 +158,8 @@ class BackboneResults:
         return {
             (task, record.seed): record
             for record in [*failed, *own]  # a failure stands until there is a record in the metric
-            for task in ([record.task] if role == "general" else record.tasks or [""])
-            if role == "general" or task in ("", *column.tasks)
+            for task in (record.tasks or [""] if role == "ability" else [record.task])
+            if role != "ability" or task in ("", *column.tasks)
         }
 
     def covered(self, row: TableRow, column: Column, role: Role) -> bool:
@@ -178,7 +190,7 @@ class BackboneResults:
         runs_of_all = {run for row in rows for column in columns for run in self._trained(row, column, role)}
         shared = sorted(run for run in runs_of_all if task in ("", run[0]))
         for column in columns:
-            items = {row.name: self._scores(row, column, role) for row in rows}
+            items = {row.name: self.scores(row, column, role) for row in rows}
             if role == "ability":
                 shared = sorted({run for row in rows for run in self._trained(row, column, role)})
             ids = sorted({key for runs in items.values() for scores in runs.values() for key in scores})
@@ -237,23 +249,25 @@ class BackboneResults:
                 yield f"{len(records)} record(s) {what} ({named}{', …' if len(records) > 3 else ''})."
 
     def _trained(self, row: TableRow, column: Column, role: Role) -> list[Run]:
-        return [] if self.is_base(row) else [run for run, scores in self._scores(row, column, role).items() if scores]
+        return [] if self.is_base(row) else [run for run, scores in self.scores(row, column, role).items() if scores]
 
-    def _scores(self, row: TableRow, column: Column, role: Role) -> dict[Run, dict[str, float]]:
+    def scores(self, row: TableRow, column: Column, role: Role) -> dict[Run, dict[str, float]]:
+        """The item scores of each training run, by item id."""
         return {run: self.scores_of(record) for run, record in self.of(row, column, role).items()}
 
     def scores_of(self, record: Record) -> dict[str, float]:
-        """Scores in points by item id; items without a score are absent."""
+        """Scores in points, or bits of drift, by item id; items without a score are absent."""
         key = record.items
         if key not in self._items:
             items = read_items(self.folder, record)
-            self._items[key] = {item.id: 100.0 * item.score for item in items if item.score is not None}
+            scale = 1.0 if record.role == "drift" else 100.0
+            self._items[key] = {item.id: scale * item.score for item in items if item.score is not None}
         return self._items[key]
 
     def _column(self, name: str, role: Role) -> Column:
         """The metric of a column is the judged one where there is one, then the one most records have."""
         records = [record for record in self.records if record.benchmark == name and record.role == role]
-        tasks = tuple(task for task in self.tasks if role == "ability" and name in self._tested_on(task)) or (name,)
+        tasks = tuple(task for task in self.tasks if role == "ability" and name in self.tested_on(task)) or (name,)
         if not records:
             return Column(name, name, tasks=tasks)
         finished = [record for record in records if record.state != "failed"] or records

@@ -242,13 +242,13 @@ def _in_short(table: Table) -> str:
 
 
 Place = tuple[str, str, str, int, str]
-"""Backbone, row, task, seed and benchmark of a record, as they are called."""
+"""Backbone, row, task, seed and benchmark of a record of a row itself, as they are called."""
 
 
 def _cells(content: Content) -> list[Place]:
     """Where there are scores."""
     scored = [
-        record for record in content.records if record.role not in ("cost", "repeat") and record.state == "scored"
+        record for record in content.of_rows if record.role not in ("cost", "repeat") and record.state == "scored"
     ]
     return list(dict.fromkeys((r.backbone, r.method_title, r.task, r.seed, r.benchmark_title) for r in scored))
 

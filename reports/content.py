@@ -1,5 +1,7 @@
 """A run folder, read: what every form of the report writes, and nothing else."""
 
+import csv
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,7 @@ from esft_bench.reports.comparisons import Families
 from esft_bench.reports.manifest import Manifest
 from esft_bench.reports.prose.judged import opinions_in_words
 from esft_bench.reports.prose.spent import spent
+from esft_bench.reports.tables.equal_gain import LINE
 from esft_bench.reports.tables.view import TableView
 from esft_bench.spec import opinions
 from esft_bench.spec.record import Record
@@ -31,13 +34,28 @@ class Content:
 
     @property
     def records(self) -> list[Record]:
-        """All records that were read."""
-        return [record for one in self.backbones for record in one.results.records]
+        """All records that were read, further points of curves among them."""
+        return [record for one in self.backbones for record in one.results.every]
+
+    @property
+    def of_rows(self) -> list[Record]:
+        """The records of the rows themselves, without further points of their curves."""
+        return [record for record in self.records if record.is_row]
 
     @property
     def title(self) -> str:
         """The suite's name, or the folder's."""
         return self.manifest.suite.name or self.folder.name
+
+    @property
+    def readings(self) -> str:
+        """The curves of all backbones, read at equal gain, as CSV; empty where there are none."""
+        lines = [[one.backbone, *line] for one in self.backbones for line in one.equal_gain.lines()]
+        if not lines:
+            return ""
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["backbone", *LINE], *lines])
+        return text.getvalue()
 
     @property
     def spent(self) -> list[str]:

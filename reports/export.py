@@ -5,8 +5,8 @@ store: `data/COLLECTION/DEVELOPER/MODEL/UUID.json` and `UUID_samples.jsonl`. Sco
 project asks of accuracies. Ids follow from what the run is, so that a second export gives the same files.
 
 What the format has no place for is left out and stays in the run's own results: values that were not scored, items
-without a score (their number is told), costs. A judge stands under a metric's details: the format's own field for
-judges wants the prompt in full, which records do not hold.
+without a score (their number is told), costs, drift in bits. A judge stands under a metric's details: the format's own
+field for judges wants the prompt in full, which records do not hold.
 """
 
 import hashlib
@@ -32,10 +32,10 @@ ORGANISATION = "esft-bench"
 def export(content: Content) -> list[Path]:
     """Write a run's cells into `every_eval_ever/` of its folder, afresh; returns the logs, one for each scored cell."""
     shutil.rmtree(content.folder / FOLDER, ignore_errors=True)
-    cells: dict[tuple[str, str, str, int, str], list[Record]] = {}
+    cells: dict[tuple[str, str, str, int, float, str], list[Record]] = {}
     for record in content.records:
-        if record.role not in ("cost", "repeat") and record.state == "scored" and record.value is not None:
-            key = (record.backbone, record.method, record.task, record.seed, record.engine)
+        if record.role not in ("cost", "drift", "repeat") and record.state == "scored" and record.value is not None:
+            key = (record.backbone, record.method, record.task, record.seed, record.rate, record.engine)
             cells.setdefault(key, []).append(record)
     return [_write(content, records) for records in cells.values()]
 
@@ -72,6 +72,7 @@ def model_id(record: Record) -> str:
         return record.backbone
     names = [record.backbone.rsplit("/", 1)[-1]]
     names += [record.method, record.task, f"seed-{record.seed}"] if record.task else []
+    names += [] if record.is_row else [f"x{record.rate:g}"]
     return f"{ORGANISATION}/{_portable('-'.join(names))}"
 
 
@@ -87,6 +88,7 @@ def _log(content: Content, records: Sequence[Record], evaluation_id: str) -> dic
         "method": first.method_title,
         "trained_on": first.task or "nothing",
         "seed": str(first.seed),
+        **({} if first.is_row else {"learning_rate_times": f"{first.rate:g}"}),
     }
     return {
         "schema_version": SCHEMA_VERSION,

@@ -28,9 +28,9 @@ def number(value: float, signed: bool = False, digits: int = 1) -> str:
     return f"{rounded:{'+' if signed else ''}.{digits}f}".replace("-", "−")
 
 
-def bounds(low: float, high: float) -> str:
+def bounds(low: float, high: float, digits: int = 1) -> str:
     """An interval: `[1.4, 6.8]`."""
-    return f"[{number(low)}, {number(high)}]"
+    return f"[{number(low, digits=digits)}, {number(high, digits=digits)}]"
 
 
 def interval(value: float, low: float, high: float) -> str:

@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from esft_bench.reports.content import Content
 
 MARKDOWN, HTML = "report.md", "report.html"
+EQUAL_GAIN = "equal_gain.csv"
 COMPARISON, COMPARISON_HTML = "comparison.md", "comparison.html"
 
 
 def write_reports(run_folder: Path, *, draw: bool = True) -> "Content":
     """Write `report.md` and `report.html` into a run folder, from what is stored there; returns what was read.
+
+    Where rows have curves, what is read of them stands in `equal_gain.csv` too.
 
     May be called at any time, also while the run goes on: what is missing is marked as missing. Figures
     are drawn into `figures/` of the run folder unless `draw` is off, as it is while a run goes on.
@@ -38,6 +41,10 @@ def write_reports(run_folder: Path, *, draw: bool = True) -> "Content":
     inputs.forget(run_folder)
     content = gather(run_folder)
     drawn = gallery(content) if draw else None
+    if readings := content.readings:
+        write_text(run_folder / EQUAL_GAIN, readings)
+    else:
+        (run_folder / EQUAL_GAIN).unlink(missing_ok=True)
     write_text(run_folder / MARKDOWN, text.render(content, drawn))
     write_text(run_folder / HTML, page.render(content, drawn))
     inputs.remember(run_folder, digest if draw else "")

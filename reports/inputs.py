@@ -26,7 +26,7 @@ READ = (
     "items/*.jsonl",
 )
 FIGURES = "figures"
-MADE = ("report.md", "report.html")
+MADE = ("report.md", "report.html", "equal_gain.csv")
 MANIFEST = "manifest.json"
 TIMES = ("started", "finished")
 LIBRARIES = ("jinja2", "matplotlib", "numpy", "scipy")

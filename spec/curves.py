@@ -9,6 +9,9 @@ from esft_bench.spec.results import write_text
 from esft_bench.spec.strict import Strict
 
 FILE = "curves.jsonl"
+LOSS, HELD_OUT_LOSS, SCORE, CONSISTENCY = "loss", "validation_loss", "score", "rc"
+CONCENTRATION = "c-das@"
+"""Names of metrics; the last one with its K behind it."""
 
 
 class Point(Strict):
@@ -16,10 +19,11 @@ class Point(Strict):
 
     Attributes:
         method, method_title, task, task_title, seed: the cell.
-        step: optimizer steps done, from 1.
+        step: optimizer steps done, from 1; 0 is before training.
         metric: `loss`, the mean loss over the supervised tokens of the step's batch; `validation_loss`, that over rows
-            held out of the training data, where the suite measures it; or a benchmark's name, whose
-            score 0–100 was measured after that step (only where the suite evaluates during training).
+            held out of the training data; `score`, 0–100, by the task's metric on such rows or on its benchmarks, where
+            the suite looks at it; `c-das@K` and `rc`, the concentration of the domain advantage and the consistency of
+            routing (expert-concentration paper, Equations 2 and 5), where the suite profiles during training.
         value: the number.
     """
 

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 from esft_bench.spec.cell import TOGETHER
+from esft_bench.spec.curve import ITSELF
 
 SCHEMA_VERSION = 1
 
@@ -41,18 +42,20 @@ class Record(BaseModel):
     """The tasks that the cell's model had been trained on before, in order, with spaces between."""
     seed: int
     """The training seed."""
+    rate: float = ITSELF
+    """What the row's learning rate was multiplied by: 1 for the row itself, else a further point of its curve."""
     benchmark: str
     """What was evaluated, a task's name; empty for costs."""
     benchmark_title: str
     """How tables print the benchmark."""
-    role: Literal["ability", "general", "retained", "cost", "repeat"]
-    """`ability` (the task trained on), `general` (nobody was), `retained` (a task of `after`), `cost` or `repeat`."""
+    role: Literal["ability", "general", "drift", "retained", "cost", "repeat"]
+    """`ability` (its task), `general`, `drift` (in bits), `retained` (a task of `after`), `cost` or `repeat`."""
     repeat: int = 0
     """The time, from 1, that a model was asked again; 0 for the score that counts."""
     metric: str
     """Name of the metric, e.g. `exact_match`, `pass@1`, `judge`, or of the cost."""
     value: float | None
-    """Mean over the scored items, 0–100 for scores; SI units for costs. Empty when nothing was scored."""
+    """Mean over the scored items, 0–100 for scores, bits for drift; SI units for costs. Empty if nothing was scored."""
     n: int = 0
     """Number of items."""
     scored: int = 0
@@ -82,11 +85,17 @@ class Record(BaseModel):
         """The tasks that the cell's model had been trained on before, in order."""
         return self.after.split()
 
+    @property
+    def is_row(self) -> bool:
+        """Whether it is of the row itself and not of a further point of its curve."""
+        return self.rate == ITSELF
+
 
 class ItemScore(BaseModel):
     """One evaluated item: a line of the per-item JSONL.
 
-    `score` is in [0, 1]; None with state `unscored` (could not be read or judged) or `failed` (an outage): never 0.
+    `score` is in [0, 1], or what an item adds to a measure of drift, which is the mean of these; None with state
+    `unscored` (could not be read or judged) or `failed` (an outage): never 0.
     """
 
     model_config = ConfigDict(extra="forbid")

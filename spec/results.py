@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from esft_bench.spec.record import SCHEMA_VERSION, ItemScore, Record
 
 JSONL, CSV, PARQUET = "results.jsonl", "results.csv", "results.parquet"
-KEY = ["run", "backbone", "method", "task", "seed", "benchmark", "role", "metric", "repeat"]
+KEY = ["run", "backbone", "method", "task", "seed", "rate", "benchmark", "role", "metric", "repeat"]
 """What makes a record the same measurement as another."""
 
 
@@ -163,6 +163,7 @@ def _parquet(rows: list[dict[str, object]]) -> bytes:
 
     numbers = {"schema_version": pyarrow.int64(), "seed": pyarrow.int64(), "n": pyarrow.int64()}
     numbers |= {"repeat": pyarrow.int64(), "scored": pyarrow.int64(), "value": pyarrow.float64()}
+    numbers |= {"rate": pyarrow.float64()}
     fields = [
         pyarrow.field(name, numbers.get(name, pyarrow.string()), metadata={"description": meaning})
         for name, meaning in columns().items()

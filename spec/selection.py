@@ -17,18 +17,20 @@ def quick_slice(suite: Suite) -> Suite:
 
 
 def selection(suite: Suite, only: str | None) -> dict[str, set[str]]:
-    """Read `method=a,method=b,task=c`: the rows and tasks to compute; a kind that is not named keeps all.
+    """Read `method=a,method=b,task=c,rate=1`: rows, tasks and points of their curves; what is not named keeps all.
 
-    Raises UserError naming what the suite does not have, or where nothing is named.
+    Points are multiples of a row's learning rate, written as a suite's `curve` has them. Raises UserError naming what
+    the suite does not have, or where nothing is named.
     """
-    known = {"method": set(suite.methods), "task": set(suite.tasks)}
-    chosen: dict[str, set[str]] = {"method": set(), "task": set()}
+    rates = {f"{rate:g}" for rate in suite.curve.points}
+    known = {"method": set(suite.methods), "task": set(suite.tasks), "rate": rates}
+    chosen: dict[str, set[str]] = {kind: set() for kind in known}
     kind = ""
     for part in [] if only is None else only.split(","):
         left, equals, right = part.partition("=")
         kind, name = (left.strip(), right.strip()) if equals else (kind, part.strip())
         if kind not in known or not name:
-            raise UserError(f"--only {only}: write method=NAME or task=NAME, several with commas between.")
+            raise UserError(f"--only {only}: write method=NAME, task=NAME or rate=NUMBER, several with commas between.")
         if name not in known[kind]:
             near = difflib.get_close_matches(name, known[kind], n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"it has {', '.join(sorted(known[kind]))}."

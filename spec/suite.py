@@ -5,23 +5,18 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, model_validator
 
+from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.sections import DataAddress, Evaluation, Quick, TableOf
 from esft_bench.spec.strict import Strict
+from esft_bench.spec.training import Training, Truncation
 from esft_bench.spec.tuning import Space, Tune
 
-Truncation = Literal["refuse", "left"]
 Average = Literal["tasks", "items"]
-Mixing = Literal["conversations", "tokens"]
-Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
-
 
 ABLATED = "of"
 """The hyperparameter of an ablation that holds those of the method it ablates."""
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
-"""How much of an average of gradients the next step keeps."""
 
 
 class Backbone(Strict):
@@ -36,42 +31,6 @@ class Backbone(Strict):
     revision: str | None = None
     precision: Literal["float32", "bf16-mixed", "bf16"] = "float32"
     trust_remote_code: bool = False
-
-
-class Training(Strict):
-    """The training loop's settings, the same for every method.
-
-    Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
-    constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
-    `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
-    conversations or in tokens: the paper does not say which. `truncation` says what becomes of
-    a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
-    `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
-    `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps.
-    """
-
-    steps: Count = 500
-    batch_size: Count = 32
-    sequence_length: Count = 4096
-    alignment_share: float = Field(0.5, ge=0, lt=1)
-    mix_by: Mixing = "conversations"
-    optimizer: Optimizer = "adamw"
-    learning_rate: PositiveFloat = 1e-5
-    betas: tuple[Decay, Decay] = (0.9, 0.95)
-    weight_decay: float = Field(0.1, ge=0)
-    max_grad_norm: PositiveFloat = 1.0
-    evaluate_every: Count | None = None
-    validation_items: Count = 64
-    choose: Literal["last", "best"] = "last"
-    truncation: Truncation = "refuse"
-    gradient_checkpointing: bool = False
-
-    @model_validator(mode="after")
-    def _choice_needs_a_measure(self) -> "Training":
-        if self.choose == "best" and self.evaluate_every is None:
-            raise ValueError("`choose: best` needs `evaluate_every`, the number of steps between two looks")
-        return self
 
 
 class Profiling(Strict):
@@ -91,8 +50,8 @@ class Row(BaseModel):
     """One row of the matrix: a method with its hyperparameters, as the suite names it.
 
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
-    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` are in
-    place of the suite's.
+    random experts in each layer as that row selects, with its learning rate unless another is given. `steps` and
+    `profile_every` are in place of those under `training`.
 
     `together` trains all tasks of the suite on their mixture, one cell a seed (a method may ask for that by itself).
     `continues` names another row and `after` tasks: each cell then goes on from what that row's training on those
@@ -104,6 +63,7 @@ class Row(BaseModel):
     title: Title = ""
     learning_rate: PositiveFloat | None = None
     steps: Count | None = None
+    profile_every: Count | None = None
     ablates: str = ""
     together: bool | None = None
     continues: str = ""
@@ -125,7 +85,9 @@ class Suite(Strict):
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
-    the same. With `tune`, learning rates are searched, on rows held out of the training data, before cells are trained.
+    the same. `drift` names the measures of how far a model has moved that have no ceiling; `curve` trains every row at
+    several multiples of its learning rate. With `tune`, learning rates are searched, on rows held out of the training
+    data, before cells are trained.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -135,9 +97,11 @@ class Suite(Strict):
     tasks: Names = Field(min_length=1)
     tested_only: Names = Field([])
     general: Names = Field([])
+    drift: Names = Field([])
     alignment: str | None = None
     data: dict[str, DataAddress] = Field({})
     methods: dict[RowName, Row] = Field(min_length=1)
+    curve: Curve = Curve()
     training: Training = Training()
     profiling: Profiling = Profiling()
     tune: Tune | None = None
@@ -175,6 +139,10 @@ class Suite(Strict):
         row = self.methods[name]
         before = row.continues or row.ablates
         return row.steps or (self.steps(before) if before else self.training.steps)
+
+    def profile_every(self, name: str) -> int | None:
+        """A row's steps from one look at its routing to the next: its own, or the suite's; None for no looks."""
+        return self.methods[name].profile_every or self.training.profile_every
 
     def together(self, name: str) -> bool | None:
         """Whether a row trains all tasks together; None where its method decides."""
@@ -221,8 +189,8 @@ def _known(field: str, names: Iterable[str], known: Iterable[str], otherwise: st
 def _check_roles(suite: Suite) -> None:
     """Refuse a task under two of the sections that say what it is for."""
     place: dict[str, str] = {}
-    for section, names in (("tasks", suite.tasks), ("tested_only", suite.tested_only), ("general", suite.general)):
-        for name in names:
+    for section in ("tasks", "tested_only", "general", "drift"):
+        for name in getattr(suite, section):
             if name in place:
                 raise ValueError(f"'{name}' is under {place[name]} and under {section}: leave it out of one")
             place[name] = section

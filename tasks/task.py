@@ -19,6 +19,11 @@ as the model sees it, without the chat format) and `answer` (the reference: str)
 also has `choices` (list[str]) and `gold` (index into it). More keys are the task's own business."""
 
 
+DIVERGENCE = "kl"
+"""The metric of a task whose items are prompts: the base model answers them, and it is measured how likely a trained
+model finds these answers. No configuration of lm-eval's asks that."""
+
+
 class Message(TypedDict):
     """One turn of a conversation."""
 
@@ -69,17 +74,21 @@ class Task:
     Attributes:
         name: what a suite calls it, e.g. `mini-law`. Lower case, digits and hyphens.
         title: the column header in tables, e.g. `Law`.
-        role: `ability` (a column of Table 1), `general` (a column of Table 2) or `alignment` (training data only,
-            mixed into every fine-tuning run).
+        role: `ability` (a column of Table 1), `general` (a column of Table 2), `drift` (how far a model has moved, in
+            bits) or `alignment` (training data only, mixed into every fine-tuning run).
         lm_eval: the YAML file that lm-eval reads (`dataset_path: json`; the harness fills in `dataset_kwargs` with
             the items file it wrote, and the split is called `test`). None for alignment data.
         metric: the metric of lm-eval's per-sample output that is the task's score, in [0, 1]. For a judged task it is
-            `bypass`: lm-eval then only generates, and the judge scores the stored completions.
+            `bypass`: lm-eval then only generates, and the judge scores the stored completions. For drift it is
+            `bits_per_byte`, of lm-eval's (log-likelihood, bytes) for each item, or DIVERGENCE.
         training: yields the training conversations. None: nobody trains on it.
         items: yields the evaluation items. None: nobody is tested on it.
         rubric: for a judged task, how to judge; `paper_rubric`: the paper's own prompt for that, where it is known.
         benchmarks: for training data without items of their own: the tasks that a cell trained on them is tested on.
         runs_code: whether testing runs generated code (in the sandbox, or not at all).
+        held_out: yields, by their question (`prompt`), what rows of the training data are as items, where these need
+            more than question and answer as they stand; for looking at a training while it goes on, by `metric`. A task
+            that names `benchmarks` gives `lm_eval` and `metric` for that alone.
         note: what a report must say about the task's data, if anything.
         version: raise it when prompts, data or metric change, so that stored results are not reused.
         filters: tests of the training rows that a suite may ask for, by name, made ready with the source; `training`
@@ -88,7 +97,7 @@ class Task:
 
     name: str
     title: str
-    role: Literal["ability", "general", "alignment"]
+    role: Literal["ability", "general", "drift", "alignment"]
     lm_eval: Path | None = None
     metric: str = "exact_match"
     training: Callable[[Source], Iterable[Conversation]] | None = None
@@ -97,6 +106,7 @@ class Task:
     paper_rubric: Rubric | None = None
     benchmarks: tuple[str, ...] = ()
     runs_code: bool = False
+    held_out: Callable[[Source], Iterable[Item]] | None = None
     note: str = ""
     version: int = 1
     filters: Mapping[str, Callable[[Source], Keep]] = field(default_factory=dict, hash=False)

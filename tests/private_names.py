@@ -64,6 +64,7 @@ _STEP = "an estimate carries out a training step on shapes alone"
 _EXPERTS = "selected experts are trained, and experts observed, by an experts implementation of our own"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
+_TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
 _REQUESTS = "options of one question share the queries for their common beginning"
 _TASKS = "benchmarks are lm-eval configurations that lie beside our tasks"
 
@@ -121,6 +122,8 @@ NAMES = (
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
     PrivateName("lm_eval.evaluator", "group_map", _TASKS, sign="'group_map'"),
     PrivateName("lm_eval.utils", "handle_non_serializable", _TASKS),
+    PrivateName("lm_eval.utils", "get_rolling_token_windows", _TEXTS),
+    PrivateName("lm_eval.utils", "make_disjoint_window", _TEXTS),
     PrivateName("lm_eval.tasks.ifeval.utils", "process_results", "IFEval is scored by lm-eval's own rules"),
     PrivateName("lm_eval.api.task", "_instances", "a test scores answers without a model", sign="self._instances:"),
     PrivateName("lm_eval.models.openai_completions", "LocalCompletionsAPI", _REQUESTS),

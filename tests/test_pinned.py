@@ -15,7 +15,7 @@ from esft_bench.harness.training.loop import train
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.profile import Profile, profile
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 LENGTH = 24
 SETTINGS = Training(steps=3, batch_size=2, sequence_length=LENGTH, learning_rate=1e-2)

@@ -1,6 +1,6 @@
 """Step time and memory of every method at OLMoE's and DeepSeek-V2-Lite's shapes, on one GPU, in bf16.
 
-    python -m benchmarks.gpu --out FOLDER [--shape olmoe|v2-lite|tiny …] [--row NAME …] [--seconds 480] [--limit 60]
+    python -m benchmarks.gpu --out FOLDER [--shape olmoe|v2-lite|tiny …] [--row NAME …] [--seconds 3600] [--limit 300]
 
 Rows come one after the other, each with a model of its own, made on the device: nothing is downloaded. They run in a
 process of their own, which a row that takes longer than `--limit`, or breaks the device's context, ends; the next one
@@ -106,8 +106,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--shape", action="append", choices=SHAPES)
     parser.add_argument("--row", action="append", choices=ROWS, help="only this one; may be repeated")
-    parser.add_argument("--seconds", type=float, default=480, help="for everything")
-    parser.add_argument("--limit", type=float, default=60, help="seconds a row may take")
+    parser.add_argument("--seconds", type=float, default=3600, help="for everything")
+    parser.add_argument("--limit", type=float, default=300, help="seconds a row may take")
     parser.add_argument("--tests", action="store_true")
     parser.add_argument("--kernels", action="store_true", help="say in kernels.txt what a step's time goes to")
     parser.add_argument("--jobs", nargs="*", help=argparse.SUPPRESS)

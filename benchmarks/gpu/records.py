@@ -13,7 +13,7 @@ from benchmarks.gpu.rows import OWN
 from benchmarks.gpu.shapes import SHAPES, Shape, assumed_context
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.methods.errors import MethodError
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 STEPS, ESTIMATES = "steps.jsonl", "estimates.jsonl"
 

@@ -16,7 +16,7 @@ class SuiteOptions:
 
     suite: Annotated[str, typer.Argument(help="A suite that ships (see `suites`), or a YAML file.")] = "mini"
     only: Annotated[
-        str | None, typer.Option(help="Compute only these: method=NAME,task=NAME, several with commas.")
+        str | None, typer.Option(help="Compute only these: method=NAME,task=NAME,rate=1, several with commas.")
     ] = None
     seeds: Annotated[str | None, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = None
     quick: Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")] = False
@@ -47,6 +47,10 @@ class RunOptions:
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep merged checkpoints in the run's folder.")
     ] = False
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Watch trainings in tensorboard, wandb or mlflow; may be repeated."),
+    ] = None
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")
     ] = False

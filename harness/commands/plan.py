@@ -1,5 +1,8 @@
 """What `plan` shows: the matrix and how far it is, and what its items and runs can tell apart."""
 
+from collections import Counter
+from collections.abc import Iterable
+
 from rich.table import Table
 
 from esft_bench.harness.commands.prepare import Prepared
@@ -21,12 +24,17 @@ def describe(prepared: Prepared, graph: Graph) -> Table:
     for row in suite.methods:
         cells = [cell for cell in states if cell.method == row]
         by_task = [[cell for cell in cells if task in cell.tasks or not cell.task] for task in suite.tasks]
-        shown = [", ".join(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
+        shown = [_counted(states[c] if c in chosen else f"({states[c]})" for c in group) for group in by_task]
         table.add_row(suite.title(row), *shown)
     tested = dict.fromkeys(name for cell in plan.cells for name in plan.matrix.benchmarks(cell))
     table.caption = "Items: " + ", ".join(f"{plan.tasks[name].title} {plan.data[name].count}" for name in tested)
     table.caption_justify = "left"
     return table
+
+
+def _counted(states: Iterable[str]) -> str:
+    """States, each once with how many there are of it."""
+    return ", ".join(f"{count} × {state}" if count > 1 else state for state, count in Counter(states).items())
 
 
 def foreseen(prepared: Prepared) -> Table:

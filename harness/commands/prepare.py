@@ -58,7 +58,7 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     plan = make_plan(suite, store, source, engine=engine, judges=judges.named, weights=weights)
     filtered = (data.sentence(name) for name, data in plan.data.items())
     remarks = (task.note for task in plan.tasks.values())
-    own = [*_optimizer(suite), *_validated(suite), *_tuned(suite)]
+    own = [*_optimizer(suite), *_looked_at(plan), *_tuned(suite)]
     notes += [*own, *(said for said in (*filtered, *remarks) if said)]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated])
 
@@ -96,7 +96,11 @@ def _source(options: SuiteOptions, suite: Suite) -> Source:
 def _chosen(plan: Plan, only: str | None) -> list[Cell]:
     """The cells that --only leaves to compute."""
     chosen = selection(plan.suite, only)
-    return [cell for cell in plan.cells if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"]]
+    return [
+        cell
+        for cell in plan.cells
+        if cell.method in chosen["method"] and set(cell.tasks) <= chosen["task"] and f"{cell.rate:g}" in chosen["rate"]
+    ]
 
 
 def _optimizer(suite: Suite) -> list[str]:
@@ -105,16 +109,24 @@ def _optimizer(suite: Suite) -> list[str]:
     return [] if name == "adamw" else [f"Every row was trained by {name}, which needs less memory than AdamW."]
 
 
-def _validated(suite: Suite) -> list[str]:
+def _looked_at(plan: Plan) -> list[str]:
     """What a suite says about looking at its trainings while they go on; nothing where it does not."""
-    training = suite.training
+    training = plan.suite.training
     if training.evaluate_every is None:
         return []
-    kept = "lowest loss there was" if training.choose == "best" else "last step were"
-    return [
-        f"Every {training.evaluate_every} steps the loss on {training.validation_items} rows held out of each task's "
-        f"training data was measured; the weights of the {kept} taken."
-    ]
+    scored = training.evaluate_by == "metric"
+    kept = f"weights of the {'highest score' if scored else 'lowest loss'} there was were taken"
+    kept = kept if training.choose == "best" else "weights of the last step were taken"
+    rows = f"{training.validation_items} rows held out of each task's training data"
+    what = f"the task's own metric on {rows}" if scored else f"the loss on {rows}"
+    if training.evaluate_on == "benchmark":
+        what = "the score on the task's own benchmarks"
+        kept += ": a selection on the test, so its scores flatter" if training.choose == "best" else ""
+    notes = [f"Every {training.evaluate_every} steps {what} was measured; the {kept}."]
+    unscored = [plan.tasks[name].title for name in plan.suite.tasks if plan.data[name].held_out is None]
+    if scored and unscored and training.evaluate_on == "held-out":
+        notes.append(f"No metric scores rows of {', '.join(unscored)}: there it was the loss on them.")
+    return notes
 
 
 def _tuned(suite: Suite) -> list[str]:

@@ -3,12 +3,14 @@
 import logging
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 from esft_bench.harness import manifest
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.commands.rehearsal import rehearse
+from esft_bench.harness.commands.tracked import trackers
 from esft_bench.harness.commands.watch import Watch
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.calibrations import carry
@@ -76,7 +78,7 @@ class _Run:
             self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
-        parallelism = _parallelism(self.options)
+        parallelism = replace(_parallelism(self.options), trackers=trackers(self.options.track, self.folder))
         self._check()
         _log_to_file(self.folder / "esft-bench.log")
         rehearse(self.prepared, self.graph, parallelism, self.display)
@@ -100,8 +102,13 @@ class _Run:
             from esft_bench.harness.serving.server import choose_port
 
             choose_port(evaluation.port)
-        if any(self.plan.tasks[name].runs_code for name in missing):
+        if any(self.plan.tasks[name].runs_code for name in missing | self._scored_on_the_way()):
             require()
+
+    def _scored_on_the_way(self) -> set[str]:
+        """What trainings that are still to be done are scored on while they go on."""
+        trainings = {step for cell in self.prepared.chosen for step in self.plan.paths[cell].training.whole}
+        return {benchmark.name for step in trainings - self.graph.finished for benchmark, _ in step.looks.benchmarks}
 
     def _states(self) -> dict[Cell, str]:
         return {cell: state_of(path, self.graph) for cell, path in self.plan.paths.items()}

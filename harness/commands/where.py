@@ -6,12 +6,21 @@ from pathlib import Path
 
 from esft_bench.harness.commands.prepare import STORE
 from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
-from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, TUNED
+from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, SAMPLES, TUNED
+from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import JSONL, read
 
-HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "train": ADAPTER, "tune": TUNED, "trial": LOG}
+HOLDS = {
+    "verdicts": ITEMS,
+    "answers": ITEMS,
+    "divergence": ITEMS,
+    "samples": SAMPLES,
+    "train": ADAPTER,
+    "tune": TUNED,
+    "trial": LOG,
+}
 """What of an artifact is meant, by its kind; of others the folder."""
 
 
@@ -24,28 +33,32 @@ class Place:
     path: Path
 
 
-def where(run: Path, method: str, task: str, seed: int | None = None) -> Iterator[Place]:
+def where(run: Path, method: str, task: str, seed: int | None = None, rate: float | None = ITSELF) -> Iterator[Place]:
     """The way from each number of a cell to completions, adapter, selection, profile and data.
 
-    `task` is the one trained on or, for the base model, tested on. Raises UserError where the run has no such cell.
+    `task` is the one trained on or, for the base model, tested on; `rate` the point of the row's curve. Raises
+    UserError where the run has no such cell.
     """
     records = [record for record in _records(run) if record.method == method and record.source and record.benchmark]
-    ours = [each for each in records if (each.task or each.benchmark) == task and seed in (None, each.seed)]
+    points = [each for each in records if not each.task or rate in (None, each.rate)]
+    ours = [each for each in points if (each.task or each.benchmark) == task and seed in (None, each.seed)]
     if not ours:
         known = sorted({(each.method, each.task or each.benchmark) for each in records or _records(run)})
         there = ", ".join(f"{row} {name}" for row, name in known[:12])
-        raise UserError(f"{run} has no results of {method} on {task}{_of(seed)}; it has: {there or 'none'}.")
+        raise UserError(f"{run} has no results of {method} on {task}{_of(seed, rate)}; it has: {there or 'none'}.")
     store = run.parent / STORE
     seen: set[Path] = set()
     for record in ours:
         value = "not scored" if record.value is None else f"{record.value:.2f}"
-        yield Place(0, f"{record.benchmark_title}, seed {record.seed}: {value}", run / record.items)
+        times = "" if record.is_row else f", rate × {record.rate:g}"
+        yield Place(0, f"{record.benchmark_title}, seed {record.seed}{times}: {value}", run / record.items)
         kind, _, key = record.source.partition("/")
         yield from _back(store, kind, key, 1, seen)
 
 
-def _of(seed: int | None) -> str:
-    return "" if seed is None else f" with seed {seed}"
+def _of(seed: int | None, rate: float | None) -> str:
+    seeds = "" if seed is None else f" with seed {seed}"
+    return seeds if rate in (None, ITSELF) else f"{seeds} at {rate:g} of its learning rate"
 
 
 def _records(run: Path) -> list[Record]:

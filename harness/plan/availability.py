@@ -33,6 +33,7 @@ def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
         elif len(testable) == len(benchmarks):
             tasks.append(name)
     general = [name for name in suite.general if _there(known.get(name), "items", source, notes)]
+    drift = [name for name in suite.drift if _there(known.get(name), "items", source, notes)]
     alignment = suite.alignment
     if alignment and not _there(known.get(alignment), "training", source, notes):
         alignment = STAND_IN
@@ -42,7 +43,8 @@ def with_available(suite: Suite, source: Source) -> tuple[Suite, list[str]]:
     rows = {name: row for name, row in suite.methods.items() if set(row.after) < set(tasks)}
     if lost := [name for name in suite.methods if name not in rows]:
         notes.append(f"Left out, since they go on from tasks without data: {', '.join(lost)}.")
-    changes = {"tasks": tasks, "tested_only": tested_only, "general": general, "alignment": alignment, "methods": rows}
+    changes: dict[str, Any] = {"tasks": tasks, "tested_only": tested_only, "general": general, "drift": drift}
+    changes |= {"alignment": alignment, "methods": rows}
     return suite.model_copy(update=changes | _quick(suite, tasks)), notes
 
 

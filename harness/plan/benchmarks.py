@@ -6,7 +6,7 @@ from functools import cache
 from pathlib import Path
 
 from esft_bench import tasks
-from esft_bench.harness.steps.answer import Benchmark
+from esft_bench.harness.steps.benchmark import Benchmark
 from esft_bench.harness.store.keys import module_of
 from esft_bench.spec.files import digest_of_files
 from esft_bench.tasks.task import Task
@@ -26,9 +26,9 @@ def _files(configuration: Path) -> str:
 
 
 def benchmark_of(task: Task) -> Benchmark:
-    """What an answer step needs of a task that has items."""
+    """What a step needs of a task that has an lm-eval configuration."""
     assert task.lm_eval is not None
-    modules = [*_scoring(task.lm_eval, module_of(task.items)), *(SANDBOX if task.runs_code else ())]
+    modules = [*_scoring(task.lm_eval, module_of(task.items or task.training)), *(SANDBOX if task.runs_code else ())]
     return Benchmark(
         task.name, task.title, task.version, task.metric, task.lm_eval, _files(task.lm_eval), tuple(modules)
     )

@@ -23,7 +23,7 @@ from esft_bench.tasks.registry import get as find_task
 from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
-from esft_bench.tasks.task import Task
+from esft_bench.tasks.task import DIVERGENCE, Task
 
 EXTRA = "optimizers"
 """The extra of this package that brings what optimizers other than AdamW need."""
@@ -95,6 +95,7 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
         ("tasks", suite.tasks),
         ("tested_only", suite.tested_only),
         ("general", suite.general),
+        ("drift", suite.drift),
         ("alignment", alignment),
     ):
         for name in names:
@@ -104,6 +105,8 @@ def tasks_of(suite: Suite) -> dict[str, Task]:
             if task.filters or name in suite.filters:
                 task = replace(task, filters=_filters(task, suite.filters.get(name, [])))
             chosen |= _as_used(part, task, known)
+    if any(task.metric == DIVERGENCE for task in chosen.values()) and base_row(suite) is None:
+        raise UserError("drift: a divergence is one from the base model: add the row `base: {}` to methods.")
     if suite.judge.rubric == "paper":
         return {name: replace(task, rubric=task.paper_rubric or task.rubric) for name, task in chosen.items()}
     return chosen
@@ -126,9 +129,17 @@ def _as_used(part: str, task: Task, known: Mapping[str, Task]) -> dict[str, Task
         raise UserError(f"{part}: task '{task.name}' has no training data.")
     tested = [find_task(other, known) for other in task.benchmarks] if part == "tasks" else []
     for other in tested or [task]:
-        if part != "alignment" and (other.items is None or other.lm_eval is None):
+        if (part == "drift") != (other.role == "drift"):
+            wants = "how far a model has moved" if other.role != "drift" else "scores"
+            raise UserError(f"{part}: task '{other.name}' does not measure {wants}: name it elsewhere.")
+        if part != "alignment" and (other.items is None or (other.lm_eval is None and other.metric != DIVERGENCE)):
             raise UserError(f"{part}: task '{other.name}' has no evaluation items.")
     return {task.name: task, **{other.name: other for other in tested}}
+
+
+def base_row(suite: Suite) -> str | None:
+    """The first row that is the backbone as it is; None where a suite has none."""
+    return next((row for row in suite.methods if suite.row(row)[0] == "base"), None)
 
 
 def check_file_names(matrix: Matrix) -> None:

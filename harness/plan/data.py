@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.plan import rows
+from esft_bench.harness.plan.held_out import held_out_items
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import OURS, module_of, sources
@@ -26,7 +27,7 @@ from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
 
 TASKS = f"{OURS}.tasks"
-PARTS = ("training", "items")
+PARTS = ("training", "items", "held_out")
 DATA, NOTED = "data", "data/.noted"
 READ = "read"
 """How many rows there were before any filter."""
@@ -36,13 +37,15 @@ READ = "read"
 class TaskData:
     """A task's conversations and items, where it has them, and how many items there are.
 
-    `filtered` is how many training rows there were, and how many were left after each of the suite's filters.
+    `filtered` is how many training rows there were, and how many were left after each of the suite's filters;
+    `held_out` are conversations as items that a model in training is scored on.
     """
 
     training: Content | None
     items: Content | None
     count: int
     filtered: Mapping[str, int] = field(default_factory=dict)
+    held_out: Content | None = None
 
     def sentence(self, task: str) -> str:
         """What the filters did to the training rows of `task`; empty where there are none."""
@@ -52,13 +55,14 @@ class TaskData:
         return f"Training rows of {task}: {self.filtered[READ]:,} before filters, {', '.join(left)}."
 
 
-def materialise(task: Task, source: Source, limit: int | None, store: Store) -> TaskData:
-    """Write a task's rows to files in the store; files that are there stay. `limit` is for test items.
+def materialise(task: Task, source: Source, limit: int | None, store: Store, held_out: int | None = None) -> TaskData:
+    """Write a task's rows to files in the store; files that are there stay.
 
-    Raises TaskError for a row that is not sound, UserError where there is none.
+    `limit` is for test items, `held_out` how many conversations become items as well. Raises TaskError for a row that
+    is not sound, UserError where there is none.
     """
     folder, notes = store.root / DATA, store.notes(NOTED)
-    noted = _note(task, source, limit)
+    noted = _note(task, source, limit, held_out)
     if noted is not None and (found := _noted(noted, folder, notes)) is not None:
         return found
     with _named(task):
@@ -66,6 +70,9 @@ def materialise(task: Task, source: Source, limit: int | None, store: Store) -> 
         sieved = replace(source, sieve=sieve)
         conversations = list(rows.conversations(task.training(sieved))) if task.training else None
         questions = list(rows.items(islice(task.items(source), limit))) if task.items else None
+        held = None
+        if conversations and held_out:
+            held = list(rows.items(held_out_items(task, source, conversations, questions or [], held_out)))
     training, _ = _write(conversations, folder)
     items, count = _write(questions, folder)
     if task.training and training is None:
@@ -74,7 +81,8 @@ def materialise(task: Task, source: Source, limit: int | None, store: Store) -> 
         raise UserError(f"Task '{task.name}': its training split is empty.")
     if task.items and items is None:
         raise UserError(f"Task '{task.name}': its evaluation split is empty.")
-    data = TaskData(training, items, count, {READ: sieve.read, **sieve.passed} if sieve.tests else {})
+    filtered = {READ: sieve.read, **sieve.passed} if sieve.tests else {}
+    data = TaskData(training, items, count, filtered, _write(held, folder)[0])
     if noted is not None:
         notes.write(noted, _described(task.name, data, folder))
     return data
@@ -115,14 +123,15 @@ def _path(digest: str, folder: Path) -> Path:
     return folder / f"{digest[:20]}.jsonl"
 
 
-def _note(task: Task, source: Source, limit: int | None) -> str | None:
+def _note(task: Task, source: Source, limit: int | None, held_out: int | None) -> str | None:
     """The name under which it is noted what a task's rows are; None where that must not be relied on."""
-    parts = (task.training, task.items, *task.filters.values())
+    parts = (task.training, task.items, task.held_out if held_out else None, *task.filters.values())
     modules = [module_of(yields) for yields in parts if yields is not None]
     if not all(name.startswith(f"{TASKS}.") for name in modules):
         return None
     told = [task.name, task.version, limit, sources((*modules, rows.__name__)), _origin(source), bool(task.training)]
     told.append(list(task.filters))
+    told += [held_out, sources((held_out_items.__module__,))] if held_out else []
     return digest_of_text(canonical(told))[:20]
 
 
@@ -143,11 +152,11 @@ def _noted(name: str, folder: Path, notes: Notes) -> TaskData | None:
     if said is None:
         return None
     for part in PARTS:
-        if said[part] and (what := _fault(_path(said[part][0], folder), said[part][1])):
+        if said.get(part) and (what := _fault(_path(said[part][0], folder), said[part][1])):
             notes.news.append(f"Damaged: the rows of task '{said['task']}', {what}; they are read again.")
             return None
-    training, items = (Content(_path(said[part][0], folder), said[part][0]) if said[part] else None for part in PARTS)
-    return TaskData(training, items, said["count"], said["filtered"])
+    found = {part: Content(_path(said[part][0], folder), said[part][0]) if said.get(part) else None for part in PARTS}
+    return TaskData(count=said["count"], filtered=said["filtered"], **found)
 
 
 def _fault(path: Path, digest: str) -> str:
@@ -161,6 +170,6 @@ def _fault(path: Path, digest: str) -> str:
 
 def _described(name: str, data: TaskData, folder: Path) -> dict[str, Any]:
     """A task's rows as they are noted: by digest of the rows and of the file they were written to."""
-    parts = dict(zip(PARTS, (data.training, data.items), strict=True))
+    parts = {part: getattr(data, part) for part in PARTS}
     files = {part: [each.digest, digest_of_file(each.path)] if each else [] for part, each in parts.items()}
     return {"task": name, "count": data.count, "filtered": dict(data.filtered), **files}

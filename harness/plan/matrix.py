@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from esft_bench.methods.method import Method
 from esft_bench.spec.cell import TOGETHER, Cell
+from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.task import Task
 
@@ -21,8 +22,9 @@ class Matrix:
     def cells(self) -> list[Cell]:
         """Every cell, row by row."""
         return [
-            Cell(row, task, seed, tuple(self.suite.methods[row].after))
+            Cell(row, task, seed, tuple(self.suite.methods[row].after), rate)
             for row, method in self.methods.items()
+            for rate in (self.suite.curve.points if method.trains else [ITSELF])
             for seed in (self.suite.seeds if method.trains else self.suite.seeds[:1])
             for task in self._trained_on(row, method)
         ]
@@ -37,13 +39,13 @@ class Matrix:
         return [task for task in self.suite.tasks if task not in self.suite.methods[row].after]
 
     def benchmarks(self, cell: Cell) -> list[str]:
-        """What a cell is tested on: its tasks, earlier ones too (the base model: all), and the general benchmarks.
+        """What a cell is tested on: its tasks, earlier ones too (the base model: all), the general benchmarks, drift.
 
         A task without items of its own names the benchmarks that stand for it.
         """
         trained = [*cell.tasks, *cell.after] or [*self.suite.tasks, *self.suite.tested_only]
         own = [name for task in trained for name in self.tested_on(task)]
-        return [*dict.fromkeys([*own, *self.suite.general])]
+        return [*dict.fromkeys([*own, *self.suite.general, *self.suite.drift])]
 
     @property
     def repeated(self) -> list[Cell]:
@@ -57,4 +59,4 @@ class Matrix:
 
     def own(self, cell: Cell) -> list[str]:
         """The benchmarks of the tasks that a cell was trained on; of all tasks for the base model."""
-        return [name for name in self.benchmarks(cell) if name not in self.suite.general]
+        return [name for name in self.benchmarks(cell) if name not in {*self.suite.general, *self.suite.drift}]

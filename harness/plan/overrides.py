@@ -14,8 +14,10 @@ from esft_bench.spec.suite import Backbone, Row, Suite
 from esft_bench.spec.tuning import Tune
 
 SHIPPED = "mini"
-SMOKE_TEST = {"steps": 20, "batch_size": 4, "sequence_length": 512}
+SMOKE_TEST = {"steps": 20, "batch_size": 4, "sequence_length": 512, "validation_items": 2}
 """What training is held to on the small backbone that ships, unless --steps says otherwise."""
+LOOKS = 4
+"""So often, at most, a trial's training is looked at."""
 
 
 def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Suite, list[str]]:
@@ -73,10 +75,17 @@ def _at_most(section: str, settings: S, limits: Mapping[str, int | None]) -> tup
     cut = {
         name: limit
         for name, limit in limits.items()
-        if limit is not None and name in type(settings).model_fields and getattr(settings, name) > limit
+        if limit is not None and name in type(settings).model_fields and (getattr(settings, name) or 0) > limit
     }
     told = [f"{section}.{name} {getattr(settings, name)} → {limit}" for name, limit in cut.items()]
     return settings.model_copy(update=cut), told
+
+
+def _trial(steps: int | None) -> dict[str, int | None]:
+    """What training is held to in a trial of so many steps."""
+    steps = steps or SMOKE_TEST["steps"]
+    between = max(1, steps // LOOKS)
+    return {**SMOKE_TEST, "steps": steps, "evaluate_every": between, "profile_every": between}
 
 
 def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
@@ -86,7 +95,7 @@ def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, l
     config = load_config(locate(suite.backbone, weights=False))
     longest = getattr(config, "max_position_embeddings", None)
     mini = suite.backbone.path == SHIPPED
-    limits = (SMOKE_TEST | ({"steps": steps} if steps else {})) if mini else {"sequence_length": longest}
+    limits = _trial(steps) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
@@ -98,7 +107,6 @@ def _fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, l
         notes.insert(1, f"Cut for it: {', '.join([*told, *more, *rest])}.")
     if mini:
         notes.append("This is a trial of the path, no comparison of the methods.")
-    fewer = {name: row for name, row in suite.methods.items() if mini and (row.steps or 0) > training.steps}
-    rows = suite.methods | {name: row.model_copy(update={"steps": training.steps}) for name, row in fewer.items()}
+    rows = {name: _at_most(name, row, limits)[0] if mini else row for name, row in suite.methods.items()}
     changes = {"training": training, "profiling": profiling, "evaluation": evaluation, "methods": rows}
     return suite.model_copy(update=changes), notes

@@ -5,11 +5,13 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from esft_bench.harness.plan.benchmarks import benchmark_of
-from esft_bench.harness.plan.checks import make_method
+from esft_bench.harness.plan.checks import base_row, make_method
 from esft_bench.harness.plan.data import TaskData
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.benchmark import UNSCORED, Looks
+from esft_bench.harness.steps.diverge import DivergeStep, SampleStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.search import Search
@@ -17,10 +19,14 @@ from esft_bench.harness.steps.step import Content, Step
 from esft_bench.harness.steps.train import TrainStep, Tuned
 from esft_bench.harness.steps.tune import TrialStep, TuneStep
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.opinions import Kind
 from esft_bench.spec.suite import ABLATED
 from esft_bench.spec.tuned import tuned_as
-from esft_bench.tasks.task import Rubric
+from esft_bench.tasks.task import DIVERGENCE, Rubric
+
+BY_LOSS = {"evaluate_by": "loss", "evaluate_on": "held-out"}
+"""How trials are looked at, whatever the cells' own trainings are: no test item has a part in a search."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +71,21 @@ class Paths:
     def of(self, cell: Cell) -> CellPath:
         """A cell's path."""
         training = self.training(cell)
-        answers = {name: self._answers(cell, training, name) for name in self.matrix.benchmarks(cell)}
-        rubrics = {name: self.matrix.tasks[name].rubric for name in answers}
+        names, tasks = self.matrix.benchmarks(cell), self.matrix.tasks
+        answers = {name: self._answers(cell, training, name) for name in names if tasks[name].metric != DIVERGENCE}
+        rubrics = {name: tasks[name].rubric for name in answers}
         opinions = {
             name: dict(self._opinions(step, rubric)) for name, step in answers.items() if (rubric := rubrics[name])
         }
         scores = {name: self._scored(step) for name, step in answers.items()}
+        scores |= {name: self._divergence(cell, training, name) for name in names if name not in answers}
         asked = self.matrix.suite.evaluation.repeats
         times = asked.times if asked and cell in self.matrix.repeated else 1
         repeats = {
             (name, time): self._scored(replace(step, repeat=time))
             for time in range(1, times)
             for name, step in answers.items()
+            if tasks[name].role != "drift"
         }
         return CellPath(cell, training, answers, scores, opinions, repeats)
 
@@ -98,8 +107,8 @@ class Paths:
         """A cell's training, the last one where there are several."""
         step = self._given(cell)
         search = self.search(cell)
-        tuned = Tuned(search, within=self._within(cell.method)) if search else None
-        return _after_first(replace(step, tuned=tuned))
+        tuned = Tuned(search, cell.rate, self._within(cell.method)) if search else None
+        return _after_first(replace(step, tuned=tuned), cell.rate)
 
     def search(self, cell: Cell) -> TuneStep | None:
         """The search whose values a cell is trained with, the same for all seeds; None where it has its own."""
@@ -109,7 +118,8 @@ class Paths:
             return None
         name, cells = row, [Cell(row, cell.task, tune.seed, tuple(suite.methods[row].after))]
         if tune.per == "row":
-            cells = [each for each in self.matrix.cells if each.method == row and each.seed == suite.seeds[0]]
+            of_row = [each for each in self.matrix.cells if each.method == row and each.is_row]
+            cells = [each for each in of_row if each.seed == suite.seeds[0]]
         else:
             name = f"{row} · {cell.task}"
         tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
@@ -129,8 +139,12 @@ class Paths:
         """What a trial of a cell is, before values are put in."""
         step = self._given(cell)
         told = {field.name: getattr(step, field.name) for field in fields(step)}
-        profiling = step.profiling.model_copy(update={"after_training": False})
-        return _after_first(TrialStep(**(told | {"profiling": profiling})))
+        told |= {
+            "profiling": step.profiling.model_copy(update={"after_training": False}),
+            "training": step.training.model_copy(update={"profile_every": None} | BY_LOSS),
+            "looks": UNSCORED,
+        }
+        return _after_first(TrialStep(**told))
 
     def _within(self, row: str) -> str:
         """The hyperparameter that holds those of the row whose search it takes its values from."""
@@ -153,7 +167,8 @@ class Paths:
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
         tasks = cell.tasks or suite.tasks[:1]
         name, _, learning_rate = suite.row(cell.method)
-        told = {"learning_rate": learning_rate, "steps": suite.steps(cell.method)}
+        told: dict[str, Any] = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
+        told["profile_every"] = None if cell.after else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None
         return TrainStep(
             name=cell.label,
@@ -167,6 +182,7 @@ class Paths:
             loading=suite.backbone,
             alignment=alignment,
             general=(suite.alignment, alignment) if method.needs_general and suite.alignment and alignment else None,
+            looks=self._looks(tasks),
             source=self.sources.get((cell.method, cell.task)),
             before=tuple(self._before(cell)),
         )
@@ -182,17 +198,41 @@ class Paths:
         assert data is not None
         return data
 
+    def _looks(self, tasks: Sequence[str]) -> Looks:
+        """What a training on some tasks is scored on: rows held out of them, or their benchmarks."""
+        training, matrix = self.matrix.suite.training, self.matrix
+        if training.evaluate_every is None or training.evaluate_by == "loss":
+            return UNSCORED
+        if training.evaluate_on == "benchmark":
+            found = [(name, self.data[name].items) for task in tasks for name in matrix.tested_on(task)]
+        else:
+            found = [(task, self.data[task].held_out) for task in tasks]
+        scored = [(benchmark_of(matrix.tasks[name]), items) for name, items in found if items is not None]
+        return Looks(tuple(scored), self.engine.max_length)
+
     def _answers(self, cell: Cell, training: TrainStep, benchmark: str) -> AnswerStep:
         items = self.data[benchmark].items
         assert items is not None
         return AnswerStep(cell.label, training, benchmark_of(self.matrix.tasks[benchmark]), items, self.engine)
 
+    def _divergence(self, cell: Cell, training: TrainStep, measure: str) -> DivergeStep:
+        suite, items = self.matrix.suite, self.data[measure].items
+        base = base_row(suite)
+        assert items is not None
+        assert base is not None
+        drawing = self.training(Cell(base, "", suite.seeds[0]))
+        samples = SampleStep(suite.title(base), drawing, self.engine, items)
+        return DivergeStep(cell.label, training, self.engine, samples, self.matrix.tasks[measure].title)
+
 
 S = TypeVar("S", bound=TrainStep)
 
 
-def _after_first(step: S) -> S:
-    """A training with the one before it, where its method has two stages, between which its steps are shared out."""
+def _after_first(step: S, times: float = ITSELF) -> S:
+    """A training with the one before it, where its method has two stages, between which its steps are shared out.
+
+    `times`: of a learning rate that this one has of its own.
+    """
     stage = step.method.first_stage
     if stage is None:
         return step
@@ -204,4 +244,4 @@ def _after_first(step: S) -> S:
         "source": None,
         "tuned": replace(step.tuned, within=None) if step.tuned and stage.learning_rate is None else None,
     }
-    return replace(step, first=TrainStep(**told)).trained(step.training)
+    return replace(step, first=TrainStep(**told)).trained(step.training, times)

@@ -85,7 +85,7 @@ class Plan:
         rows = {
             f"{name}, {part}": content.digest
             for name, data in self.data.items()
-            for part, content in (("training", data.training), ("items", data.items))
+            for part, content in (("training", data.training), ("items", data.items), ("held out", data.held_out))
             if content is not None
         }
         return {"backbone": self.backbone.digest, **rows}
@@ -116,7 +116,11 @@ def make_plan(
     backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
     limit = suite.evaluation.limit
-    data = {name: materialise(task, source, limit, store) for name, task in matrix.tasks.items()}
+    held = _held_out(suite)
+    data = {
+        name: materialise(task, source, limit, store, held if name in suite.tasks else None)
+        for name, task in matrix.tasks.items()
+    }
     sources = _sources(matrix, matrix.cells, folder, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
@@ -130,6 +134,13 @@ def make_plan(
         profiles={task: paths.profile(task) for task in profiled},
         searches=paths.searches(),
     )
+
+
+def _held_out(suite: Suite) -> int | None:
+    """How many rows of each task's training data its trainings are scored on."""
+    training = suite.training
+    scored = training.evaluate_every is not None and training.evaluate_by == "metric"
+    return training.validation_items if scored and training.evaluate_on == "held-out" else None
 
 
 def _sources(matrix: Matrix, cells: Iterable[Cell], backbone: Path, store: Store) -> dict[tuple[str, str], Content]:

@@ -168,8 +168,8 @@ class Display:
         return self.console.render_str(text, style="dim")
 
     def _show(self, cells: list[Cell]) -> str:
-        """The cells of one row and task (one a seed): mean score if all are done, else their states."""
-        scores = [self.scores.get(cell) for cell in cells]
+        """The cells of one row and task (one a seed and point): the row's mean if all are done, else their states."""
+        scores = [self.scores.get(cell) for cell in cells if cell.is_row]
         if cells and all(self.states.get(cell) == "done" for cell in cells) and None not in scores:
             return f"{sum(score for score in scores if score is not None) / len(scores):.1f}"
         return "".join(SYMBOLS.get(self.states.get(cell, "to do"), "?") for cell in cells)

@@ -31,7 +31,8 @@ def collect(plan: Plan, graph: Graph) -> Routing | None:
     seen = {task: _samples(artifact.folder) for task, artifact in found.items()}
     one = next(iter(seen.values()))[0]
     general = seen.get(plan.suite.alignment or "")
-    paths = [path for path in plan.paths.values() if path.cell.task and path.training in graph.artifacts]
+    of_rows = [path for path in plan.paths.values() if path.cell.task and path.cell.is_row]
+    paths = [path for path in of_rows if path.training in graph.artifacts]
     trained = [(path.cell, graph.artifacts[path.training]) for path in paths]
     selections = [_selection(plan, cell, made) for cell, made in trained if (made.folder / ADAPTER / CONFIG).exists()]
     shifts = [

@@ -40,10 +40,10 @@ def read_scores(artifact: Artifact) -> list[ItemScore]:
     return [ItemScore.model_validate(row) for row in read_jsonl(artifact.folder / ITEMS)]
 
 
-def mean_score(scores: list[ItemScore]) -> tuple[float | None, int]:
-    """Mean over the scored items in per cent, and how many they are; None where none is."""
+def mean_score(scores: list[ItemScore], scale: float = 100.0) -> tuple[float | None, int]:
+    """Mean over the scored items, in per cent unless another `scale` is given; and how many they are: None of none."""
     values = [score.score for score in scores if score.state == "scored" and score.score is not None]
-    return (100.0 * sum(values) / len(values), len(values)) if values else (None, 0)
+    return (scale * sum(values) / len(values), len(values)) if values else (None, 0)
 
 
 @dataclass(frozen=True)
@@ -85,8 +85,8 @@ class _CellRecords:
         name = f"items/{self.path.cell.file_name}-{benchmark}{again}.jsonl"
         _copy(artifact, ITEMS, self.run_folder / name)
         scores = read_scores(artifact)
-        value, scored = mean_score(scores)
         task = self.plan.tasks[benchmark]
+        value, scored = mean_score(scores, 1.0 if task.role == "drift" else 100.0)
         states = {score.state for score in scores}
         return self._record(
             benchmark,
@@ -169,6 +169,7 @@ class _CellRecords:
             "task": cell.task,
             "after": " ".join(cell.after),
             "seed": cell.seed,
+            "rate": cell.rate,
             "benchmark": benchmark,
             "benchmark_title": task.title if task else "",
             "role": self._role(benchmark),

@@ -15,14 +15,14 @@ from typing import Literal, Protocol
 import torch
 import transformers
 from lm_eval.api.model import LM
-from lm_eval.models.huggingface import HFLM
 from packaging.version import Version
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
-from esft_bench.harness.serving.requests import TrainingIds, check_ids, generation_config
+from esft_bench.harness.serving.local_lm import LocalLM
+from esft_bench.harness.serving.requests import check_ids, generation_config
 from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
@@ -72,10 +72,6 @@ class Engine(Protocol):
     def close(self) -> None:
         """Give back memory and processes. The next `load` starts afresh."""
         ...
-
-
-class LocalLM(TrainingIds, HFLM):  # type: ignore[misc]
-    """lm-eval's own transformers model, asked in training's ids."""
 
 
 class VllmEngine:
@@ -202,14 +198,8 @@ class TransformersEngine:
                 f"{difference:.2g}, {self._tolerance:.2g} allowed"
             )
         with quiet():
-            self._lm = LocalLM(
-                pretrained=model,
-                backend="causal",
-                tokenizer=tokenizer,
-                batch_size=self._batch_size,
-                max_length=served_length(model_config(checkpoint), self._settings),
-                add_bos_token=True,
-            )
+            length = served_length(model_config(checkpoint), self._settings)
+            self._lm = LocalLM.of(model, tokenizer, length, self._batch_size)
         check_ids(self._lm, canary)
         return Loaded("start", time.perf_counter() - begin, difference)
 

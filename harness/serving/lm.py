@@ -24,6 +24,8 @@ from esft_bench.harness.serving.server import MODEL
 
 PROMPTS_A_REQUEST = 64
 CONNECTIONS = 2
+SAMPLERS = 16
+"""Connections where each asks for one answer."""
 STOPS = 4
 """vLLM's upper bound on the strings that end an answer."""
 TOKENS_A_QUERY = 128
@@ -84,6 +86,20 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
         listed = [[each] if isinstance(each, str) else each for each in stops]
         return [_until(answer, each) for answer, each in zip(answers, listed, strict=True)]
 
+    def sample(self, prompts: Sequence[list[int]], longest: int, seed: int) -> list[list[int]]:
+        """See `divergence.Sampler`. A request for each prompt: in one they would share their random numbers."""
+        ours = {**SAMPLING, "temperature": 1.0, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        told = ours | {"model": MODEL, "max_tokens": longest, "logprobs": 0, "return_tokens_as_token_ids": True}
+        with httpx.Client(trust_env=False, timeout=self.timeout) as client, ThreadPoolExecutor(SAMPLERS) as pool:
+
+            def ask(place: int) -> list[int]:
+                body = told | {"prompt": prompts[place], "seed": seed + place}
+                response = client.post(str(self.base_url), json=body)
+                response.raise_for_status()
+                return [_id_of(name) for name in response.json()["choices"][0]["logprobs"]["tokens"]]
+
+            return list(pool.map(ask, range(len(prompts))))
+
     async def amodel_call(self, *args: Any, **kwargs: Any) -> Any:
         """As inherited, and tells `on_answers`."""
         answers = await super().amodel_call(*args, **kwargs)
@@ -102,6 +118,8 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
         following: dict[Tokens, set[int]] = {}  # beginning -> the tokens that may follow
         shared: list[int] = []
         for context, places in options.items():
+            if max(len(requests[place][2]) for place in places) > ECHO_COST * len(places):
+                continue  # as many beginnings at least
             tree = _beginnings(context, [tuple(requests[place][2]) for place in places])
             if len(tree) <= ECHO_COST * len(places) and max(map(len, tree)) < self.max_length:
                 following |= tree
@@ -186,10 +204,13 @@ def _query(batch: Sequence[Tokens], tokens: Sequence[int]) -> dict[str, Any]:
 
 
 def _read(batch: Sequence[Tokens], choices: Iterable[dict[str, Any]]) -> dict[Tokens, Distribution]:
-    """Names are `token_id:7`; the most likely token is among them because it is the one that was sampled."""
+    """The most likely token is among them because it is the one that was sampled."""
     return {
-        batch[choice["index"]]: {
-            int(name.removeprefix("token_id:")): value for name, value in choice["logprobs"]["top_logprobs"][0].items()
-        }
+        batch[choice["index"]]: {_id_of(name): value for name, value in choice["logprobs"]["top_logprobs"][0].items()}
         for choice in choices
     }
+
+
+def _id_of(name: str) -> int:
+    """The id that a token is named by, `token_id:7`."""
+    return int(name.removeprefix("token_id:"))

@@ -1,10 +1,11 @@
 """What both engines share: texts become ids as in training, and decoding is ours, whatever lies beside the weights."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from lm_eval.api.model import LM
+from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
 from esft_bench.harness.backbone.model import question_ids, text_ids
@@ -37,6 +38,9 @@ class TrainingIds:
     """
 
     tokenizer: Any
+    max_length: Any
+    prefix_token_id: Any
+    _loglikelihood_tokens: Callable[..., list[tuple[float, bool]]]
 
     def tok_encode(
         self,
@@ -63,6 +67,23 @@ class TrainingIds:
         """The ids of a question and of what may follow it; spaces between them belong to the latter."""
         kept = context.rstrip()
         return self.tok_encode(kept), self.tok_encode(context[len(kept) :] + continuation, add_special_tokens=False)
+
+    def loglikelihood_rolling(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[float]:
+        """The log-likelihood of whole texts, windows after windows where they are longer than what the model reads.
+
+        lm-eval's own windows; its versions for the two engines differ by a token and put a second BOS before texts.
+        """
+        longest = self.max_length - 2  # a server wants room for a token to generate, and one precedes each window
+        windows: list[tuple[int, tuple[Any, list[int], list[int]]]] = []
+        for place, request in enumerate(requests):
+            ids = self.tok_encode(request.args[0], add_special_tokens=False)
+            found = get_rolling_token_windows(ids, self.prefix_token_id, max_seq_len=longest, context_len=1)
+            windows += [(place, (None, *make_disjoint_window(window))) for window in found]
+        totals = [0.0] * len(requests)
+        answers = self._loglikelihood_tokens([window for _, window in windows], disable_tqdm=True)
+        for (place, _), (likelihood, _greedy) in zip(windows, answers, strict=True):
+            totals[place] += likelihood
+        return totals
 
 
 def generation_config(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:

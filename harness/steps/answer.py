@@ -3,35 +3,15 @@
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, ClassVar
 
 from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.benchmark import Benchmark
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.harness.store.names import ITEMS
 from esft_bench.spec.files import read_jsonl, write_jsonl
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """A benchmark as an answer step knows it.
-
-    Attributes:
-        name, title, version, metric: as the task has them.
-        lm_eval: its lm-eval configuration.
-        files: digest of that, of those it includes and of what else lies beside them.
-        modules: the modules that score, the sandbox among them where code is run.
-    """
-
-    name: str
-    title: str
-    version: int
-    metric: str
-    lm_eval: Path
-    files: str
-    modules: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +54,7 @@ class AnswerStep(Step):
             "engine": self.engine.name,
             "precision": self.training.loading.precision,
             "max_length": self.engine.max_length,
-            "benchmark": {"name": task.name, "version": task.version, "metric": task.metric, "files": task.files},
+            "benchmark": task.settings,
         }
 
     @property

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
+from esft_bench.harness.steps.benchmark import UNSCORED
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Job
 from esft_bench.harness.steps.train import TrainStep
@@ -50,10 +51,11 @@ class RehearsedTraining(TrainStep):
 
 def rehearsed(step: TrainStep) -> RehearsedTraining:
     """The rehearsal of a training and of those it goes on from; it is the same for all seeds and learning rates."""
-    none = {"steps": 0, "learning_rate": 1.0, "evaluate_every": None, "choose": "last"}
+    none = {"steps": 0, "learning_rate": 1.0, "evaluate_every": None, "choose": "last", "profile_every": None}
     told = {field.name: getattr(step, field.name) for field in fields(step)} | {
         "training": step.training.model_copy(update=none),
         "profiling": step.profiling.model_copy(update={"sequences": 1, "after_training": False}),
+        "looks": UNSCORED,
         "seed": 0,
         "tuned": None,
         "first": rehearsed(step.first) if step.first else None,

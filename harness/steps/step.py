@@ -16,6 +16,7 @@ from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code, key_of
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.progress import Progress
+from esft_bench.spec.trackers import Trackers
 
 
 def silent(done: int, total: int) -> None:
@@ -54,6 +55,7 @@ class Parallelism:
     threads: int = 1
     micro_batch: int | None = None
     processes: int = 1
+    trackers: Trackers | None = None
 
 
 @dataclass(frozen=True)

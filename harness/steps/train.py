@@ -1,16 +1,19 @@
 """The train step: a method on the data of one or several tasks, from the backbone or from what a training made."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
+from esft_bench.harness.steps.benchmark import UNSCORED, Looks
 from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.harness.store.names import TUNED
 from esft_bench.methods.method import Method
-from esft_bench.spec.suite import Backbone, Optimizer, Profiling, Training
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.training import Optimizer, Training
 
 if TYPE_CHECKING:
     from esft_bench.harness.training.cell import CellTraining
@@ -70,6 +73,7 @@ class TrainStep(Step):
         tuned: what is found out before, and taken in place of `training`'s learning rate and the like.
         profiling: how data are profiled; with its `after_training` the trained model is profiled too.
         backbone, loading: the checkpoint it all begins with, and how it is loaded.
+        looks: what the model is scored on while it trains.
         source: files that the method brings along.
         first: the training whose result this one goes on from, and whose changes its adapter holds too.
         before: the trainings whose merged checkpoint stands in for the backbone, in order.
@@ -87,6 +91,7 @@ class TrainStep(Step):
     loading: Backbone
     alignment: Content | None = None
     general: tuple[str, Content] | None = None
+    looks: Looks = UNSCORED
     source: Content | None = None
     first: "TrainStep | None" = None
     before: tuple["TrainStep", ...] = ()
@@ -113,13 +118,16 @@ class TrainStep(Step):
         earlier = self.first or (self.before[-1] if self.before else None)
         return (*(earlier.whole if earlier else ()), self)
 
-    def trained(self, training: Training) -> Self:
-        """The same trained otherwise; where a stage goes before, it gets its share of the steps."""
+    def trained(self, training: Training, times: float = 1.0) -> Self:
+        """The same trained otherwise; where a stage goes before, it gets its share of the steps.
+
+        `times` is what a learning rate that it has of its own is multiplied by.
+        """
         stage, total = self.method.first_stage, training.steps
         if stage is None or self.first is None:
             return replace(self, training=training)
         spent = min(max(1, round(stage.share * total)), total - 1)
-        rate = stage.learning_rate or training.learning_rate
+        rate = stage.learning_rate * times if stage.learning_rate else training.learning_rate
         first = self.first.trained(training.model_copy(update={"steps": spent, "learning_rate": rate}))
         return replace(self, training=training.model_copy(update={"steps": total - spent}), first=first)
 
@@ -146,7 +154,7 @@ class TrainStep(Step):
     def contents(self) -> Mapping[str, Content]:
         """Backbone, conversations, and what the method brings along."""
         found = {"backbone": self.backbone, **{f"task {n}": data for n, data in enumerate(self.tasks.values())}}
-        return found | {
+        return {**found, **self.looks.contents} | {
             role: content
             for role, content in (("alignment", self.alignment), ("source", self.source))
             if content is not None
@@ -154,7 +162,8 @@ class TrainStep(Step):
 
     @property
     def _profiled(self) -> bool:
-        return self.method.needs_profile or self.profiling.after_training
+        after = self.profiling.after_training or self.training.profile_every is not None
+        return self.method.needs_profile or after
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -165,6 +174,7 @@ class TrainStep(Step):
             "hyperparameters": self.method.model_dump(mode="json"),
             "training": self.training.model_dump(mode="json") | tuned,
             "seed": self.seed,
+            "looks": self.looks.settings,
             "profiling": self.profiling.model_dump() if self._profiled else None,
             **loading(self.loading),
         }
@@ -172,9 +182,10 @@ class TrainStep(Step):
     @property
     def code(self) -> Code:
         """The training core, the method's class with all it builds on, and the libraries that compute."""
+        looking = ("lm_eval",) if self.looks.benchmarks else ()
         return Code(
-            ("esft_bench.harness.training.cell", *modules_of(self.method)),
-            (*LIBRARIES, *OPTIMIZERS[self.training.optimizer]),
+            ("esft_bench.harness.training.cell", *modules_of(self.method), *self.looks.modules),
+            (*LIBRARIES, *OPTIMIZERS[self.training.optimizer], *looking),
         )
 
     @property
@@ -209,8 +220,12 @@ class TrainStep(Step):
             seed=self.seed,
             profiling=self.profiling if self._profiled else None,
             profile_after=self.profiling.after_training,
+            scored=self.looks.told,
+            longest=self.looks.longest,
             out=job.out,
             scratch=job.scratch,
             micro_batch=job.parallelism.micro_batch,
             processes=job.parallelism.processes,
+            trackers=job.parallelism.trackers,
+            name=re.sub(r"[^\w.-]+", "-", self.name),
         )

@@ -19,7 +19,7 @@ from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import LOG, TUNED
-from esft_bench.spec.errors import UserError
+from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.files import write_json
 
 CODE = Code((__name__,), ("optuna",))
@@ -34,7 +34,6 @@ class TrialStep(TrainStep):
     def run(self, job: Job) -> dict[str, Any]:
         """Train."""
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
-        from esft_bench.harness.training.loop import DivergedError
 
         try:
             measured = train_cell(self.told(job).model_copy(update={"trial": True}), job.progress)

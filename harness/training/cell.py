@@ -1,9 +1,9 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from esft_bench.harness.meter import metered
 from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
-from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.training.checkpoint import fault, forget
 from esft_bench.harness.training.data import (
     Sample,
     encode_file,
@@ -29,25 +27,29 @@ from esft_bench.harness.training.data import (
     packed,
     turn_ids,
 )
-from esft_bench.harness.training.loop import DivergedError, Options, TrainingLog, train
+from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.precision import held, products
 from esft_bench.harness.training.processes import launch
-from esft_bench.harness.training.profiling import Start, profile_model
+from esft_bench.harness.training.profiling import Start, measuring, profile_model
 from esft_bench.harness.training.readings import ROWS, check_reading
-from esft_bench.harness.training.validation import BEST, best_of
+from esft_bench.harness.training.spent import Spent
+from esft_bench.harness.training.tracking import Measure, Tracked
+from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
-from esft_bench.spec.suite import Backbone, Profiling, Training
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.trackers import Trackers
+from esft_bench.spec.training import Training
 
+SCORING = "esft_bench.harness.training.scoring"
+"""By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""
 CANARY_PROMPTS = 4
 CANARY_TOKENS = 48
-SPENT = "spent"
-"""The note of what killed attempts took."""
 
 
 class CellTraining(BaseModel):
@@ -61,9 +63,10 @@ class CellTraining(BaseModel):
         training, seed: how.
         profiling: how the task is profiled, where the method or `profile_after` wants it.
         profile_after: whether the trained model is profiled on the task's data too.
+        scored, longest: what it is scored on while it trains, and how many tokens question and answer may have.
         trial: whether it is trained for its log alone, and nothing else of it is kept.
         out, scratch: the artifact's folder, and the one that outlives a kill.
-        micro_batch, processes: how it is carried out.
+        micro_batch, processes, trackers, name: how it is carried out, who is told of it, and what they call it.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,11 +83,15 @@ class CellTraining(BaseModel):
     seed: int
     profiling: Profiling | None = None
     profile_after: bool = False
+    scored: list[dict[str, Any]] = []
+    longest: int = 0
     trial: bool = False
     out: Path
     scratch: Path
     micro_batch: int | None = None
     processes: int = 1
+    trackers: Trackers | None = None
+    name: str = ""
 
     @property
     def start(self) -> Start:
@@ -97,14 +104,11 @@ class CellTraining(BaseModel):
 
 
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
-    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost.
-
-    Raises DivergedError.
-    """
+    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
     tokenizer = load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
-    measured: dict[str, Any] = {"damaged": _drop_damaged(cell.scratch)}
-    history = _Spent(cell.scratch, measured["damaged"])
+    measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch)}
+    history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
         model = start.load(checkpoint)
@@ -114,9 +118,12 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
             trained = _train(model, cell, history.wrapped(progress))
             measured |= {**trained.counted, "steps": len(trained.log.losses)}
             measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
-            write_json(cell.out / LOG, asdict(trained.log))
+            write_json(cell.out / LOG, trained.log.told)
+            Tracked(trained.log.routing, next((layer.top_k for layer in layers.values()), 0)).save(cell.out)
     _count_shares(measured, shares)
     history.add_to(measured)
+    if method.trains:
+        _without_looks(measured, trained.log.looks, cell.processes)
     if cell.trial:
         return measured
     measured["stored_bytes"] = _export(method, model, cell)
@@ -131,24 +138,12 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     return measured
 
 
-def _drop_damaged(scratch: Path) -> list[str]:
-    """Drop what an earlier attempt left to go on from, where any of it is damaged; returns what is to be said of it."""
-    kept = {scratch: scratch.name, scratch / BEST: best_of(scratch.name)}
-    faults = [what for folder, training in kept.items() if (what := fault(folder, training))]
-    if faults:
-        forget(*kept)
-    return [f"Damaged: {what}; the training began anew." for what in faults]
-
-
 def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
     """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
     if cell.processes == 1:
         return []
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
-    shares = launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
-    if "diverged" in shares[0]:  # all of them, since they share the loss
-        raise DivergedError(shares[0]["diverged"])
-    return shares
+    return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
 
 
 def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -159,10 +154,7 @@ def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any
     cell = CellTraining.model_validate(told["cell"])
     measured: dict[str, Any] = {}
     with metered(measured):
-        try:
-            _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
-        except DivergedError as error:
-            measured["diverged"] = str(error)
+        _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
     return measured
 
 
@@ -173,6 +165,14 @@ def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> Non
     if shares:  # this process only gathers what came out
         measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in shares)
         measured["processes"] = len(shares)
+
+
+def _without_looks(measured: dict[str, Any], looks: Sequence[float], processes: int) -> None:
+    """Take the time of looks, which every process takes, out of that of training."""
+    seconds, cpu_seconds = looks
+    measured["look_seconds"] = seconds
+    measured["seconds"] = max(0.0, measured["seconds"] - seconds)
+    measured["cpu_seconds"] = max(0.0, measured["cpu_seconds"] - processes * cpu_seconds)
 
 
 @dataclass(frozen=True)
@@ -188,6 +188,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     """Make a model ready and train it, in place."""
     torch.manual_seed(cell.seed)
     method, tokenizer = cell.make_method(), load_tokenizer(cell.backbone, cell.loading.trust_remote_code)
+    looks = _Looks(model, tokenizer, cell)
     context = _context(tokenizer, cell)
     parameters = method.prepare(model, context)
     count = sum(parameter.numel() for parameter in parameters)
@@ -206,7 +207,11 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
                 micro_batch=cell.micro_batch,
                 learning_rate_factors=method.learning_rate_factors(model),
                 held_out=held_out,
+                score=looks.score(),
+                measure=looks.measure(),
                 name=cell.method,
+                trackers=cell.trackers,
+                cell=cell.name,
                 progress=progress,
             ),
         )
@@ -238,10 +243,35 @@ def _data(
     own = [encode_file(tokenizer, task, *told) for task in cell.tasks]
     other = encode_file(tokenizer, cell.alignment, *told) if cell.alignment else []
     held: list[Sample] = []
-    if training.evaluate_every is not None:
+    if training.evaluate_every is not None and training.evaluate_on == "held-out":
         parts = [hold_out(rows, training.validation_items, path) for rows, path in zip(own, cell.tasks, strict=True)]
         own, held = [kept for kept, _ in parts], [sample for _, out in parts for sample in out]
     return own, other, held
+
+
+class _Looks:
+    """What is looked at while a cell trains, made before a method wraps anything around the model."""
+
+    def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: CellTraining) -> None:
+        self.model, self.tokenizer, self.cell = model, tokenizer, cell
+        self.layers = experts_of(model) if cell.training.profile_every else {}
+
+    def score(self) -> Callable[[], float] | None:
+        """The score on what the cell names; None where it names nothing."""
+        if not self.cell.scored:
+            return None
+        scoring: Any = import_module(SCORING)
+        on = [scoring.Scored.model_validate(each) for each in self.cell.scored]
+        scorer: Callable[[], float] = scoring.Scorer(self.model, self.tokenizer, on, self.cell.longest)
+        return scorer
+
+    def measure(self) -> Measure | None:
+        """The routing of the task's data and, where there are such, of general data; None for several tasks."""
+        cell = self.cell
+        if not self.layers or cell.profiling is None or len(cell.tasks) > 1:
+            return None
+        data = [*cell.tasks, *([cell.alignment] if cell.alignment else [])]
+        return measuring(self.model, self.tokenizer, data, cell.profiling, self.layers)
 
 
 def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
@@ -264,36 +294,3 @@ def _canary(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, cell: Ce
     turns = first_turns(cell.tasks[0], CANARY_PROMPTS)
     prompts = [turn_ids(tokenizer, *turn)[:CANARY_TOKENS] for turn in turns]
     return canary.measure(model, prompts, turns)
-
-
-class _Spent:
-    """Seconds spent by earlier, killed attempts at a cell, so that a resumed cell reports its whole cost."""
-
-    def __init__(self, scratch: Path, damaged: list[str]) -> None:
-        """`damaged` takes a sentence where that was noted and cannot be relied on."""
-        self.notes, self.training = Notes(scratch, damaged), scratch.name
-        said = self.notes.read(SPENT) or {}
-        known = said if said.get("training") == self.training else {}
-        self.spent = {name: float(known.get(name, 0.0)) for name in ("seconds", "cpu_seconds")}
-        self.wall, self.cpu = time.perf_counter(), time.process_time()
-
-    def wrapped(self, progress: Progress) -> Progress:
-        """The same progress callback, noting now and then what has been spent."""
-
-        def noting(step: int, steps: int) -> None:
-            if step % 50 == 0 and step < steps:
-                self.notes.write(SPENT, {"training": self.training, **self._total()})
-            progress(step, steps)
-
-        return noting
-
-    def _total(self) -> dict[str, float]:
-        return {
-            "seconds": self.spent["seconds"] + time.perf_counter() - self.wall,
-            "cpu_seconds": self.spent["cpu_seconds"] + time.process_time() - self.cpu,
-        }
-
-    def add_to(self, measured: dict[str, Any]) -> None:
-        """Add what earlier attempts spent."""
-        for name, value in self.spent.items():
-            measured[name] += value

@@ -10,8 +10,9 @@ forgery.
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import PartialState
@@ -34,14 +35,28 @@ STATE = ("step", "exp_avg", "exp_avg_sq")
 class TrainingLog:
     """What a training run leaves behind besides weights: loss and gradient norm of each step.
 
-    `validation` holds pairs of step and loss on held-out rows; `chosen` is the step whose weights stayed, None for the
-    last.
+    Pairs with a step are the loss on held-out rows (`validation`), the score (`scores`) and the routers' average scores
+    [K, L, E] (`routing`); `chosen` is the step whose weights stayed, None for the last. `looks` are the wall and the
+    processor seconds that went into looking, not into training.
     """
 
     losses: list[float] = field(default_factory=list)
     gradient_norms: list[float] = field(default_factory=list)
     validation: list[tuple[int, float]] = field(default_factory=list)
+    scores: list[tuple[int, float]] = field(default_factory=list)
+    routing: list[tuple[int, Tensor]] = field(default_factory=list)
     chosen: int | None = None
+    looks: list[float] = field(default_factory=lambda: [0.0, 0.0], compare=False)
+
+    def add(self, loss: float, norm: float) -> None:
+        """Note a step's loss and gradient norm."""
+        self.losses.append(loss)
+        self.gradient_norms.append(norm)
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """All but the routing and the time, which no two runs share, as JSON has it."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("routing", "looks")}
 
 
 @dataclass
@@ -72,9 +87,7 @@ def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> N
                 tensors[f"state/{part}/{name}"] = _kept(tensor, write)
     tensors |= _random_states() if resumable else {}
     if write:
-        tensors["losses"] = torch.tensor(state.log.losses, dtype=torch.float64)
-        tensors["gradient_norms"] = torch.tensor(state.log.gradient_norms, dtype=torch.float64)
-        tensors["validation"] = torch.tensor(state.log.validation, dtype=torch.float64).reshape(-1, 2)
+        tensors |= _logged(state.log)
         about = {"step": str(step), "training": state.training}
         write_tensors(scratch / CHECKPOINT, tensors, {**about, DIGEST: _digest(about, tensors)})
 
@@ -102,10 +115,35 @@ def load(scratch: Path, state: State) -> int:
         for kind, (_, restore) in _generators().items():
             if (entry := f"random/{kind}/{PartialState().process_index}") in keys:
                 restore(file.get_tensor(entry))
-        state.log.losses += file.get_tensor("losses").tolist()
-        state.log.gradient_norms += file.get_tensor("gradient_norms").tolist()
-        state.log.validation += [(int(step), loss) for step, loss in file.get_tensor("validation").tolist()]
+        _read_log({name: file.get_tensor(name) for name in keys & LOGGED}, state.log)
         return int(file.metadata()["step"])
+
+
+LOGGED = {"losses", "gradient_norms", "validation", "scores", "looks", "routing_steps", "routing"}
+"""Tensors of the log."""
+
+
+def _logged(log: TrainingLog) -> dict[str, Tensor]:
+    """The log as tensors."""
+    lists = ("losses", "gradient_norms", "looks")
+    tensors = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in lists}
+    pairs = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in ("validation", "scores")}
+    tensors |= {name: pair.reshape(-1, 2) for name, pair in pairs.items()}
+    if log.routing:
+        tensors["routing_steps"] = torch.tensor([step for step, _ in log.routing])
+        tensors["routing"] = torch.stack([scores for _, scores in log.routing])
+    return tensors
+
+
+def _read_log(tensors: Mapping[str, Tensor], log: TrainingLog) -> None:
+    """Add what `_logged` made of another log."""
+    log.losses += tensors["losses"].tolist()
+    log.gradient_norms += tensors["gradient_norms"].tolist()
+    log.validation += [(int(step), loss) for step, loss in tensors["validation"].tolist()]
+    log.scores += [(int(step), score) for step, score in tensors["scores"].tolist()]
+    log.looks = [sum(pair) for pair in zip(log.looks, tensors["looks"].tolist(), strict=True)]
+    if "routing" in tensors:
+        log.routing += zip(tensors["routing_steps"].tolist(), tensors["routing"], strict=True)
 
 
 def fault(scratch: Path, training: str) -> str:

@@ -13,9 +13,10 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from esft_bench.harness.backbone.model import question_ids, text_ids
+from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import read_jsonl
-from esft_bench.spec.suite import Mixing, Training, Truncation
+from esft_bench.spec.files import canonical, read_jsonl
+from esft_bench.spec.training import Mixing, Training, Truncation
 from esft_bench.tasks.prompt import segments
 from esft_bench.tasks.task import Conversation
 
@@ -82,19 +83,16 @@ def turn_ids(tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> 
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on and `count` different held-out ones, the same for every method and seed.
+    """Samples to train on and `count` held-out ones; see `held_out_rows`. `path` has the rows that they encode.
 
-    No copy of a held-out sample is trained on. Raises UserError where less than half of the different ones would be
-    left.
+    No copy of a held-out row is trained on.
     """
-    different = {tuple(sample.ids): sample for sample in samples}
-    if 2 * count > len(different):
-        raise UserError(
-            f"{path} has {len(different)} different rows: training.validation_items {count} leaves too few, lower it."
-        )
-    drawn = set(random.Random("validation").sample(range(len(different)), count))
-    held = {ids: sample for number, (ids, sample) in enumerate(different.items()) if number in drawn}
-    return [sample for sample in samples if tuple(sample.ids) not in held], list(held.values())
+    rows = read_jsonl(path)
+    told = [canonical(row) for row in rows]
+    places = held_out_rows(rows, count, path)
+    gone = {told[place] for place in places}
+    kept = [sample for sample, row in zip(samples, told, strict=True) if row not in gone]
+    return kept, [samples[place] for place in sorted(places)]
 
 
 def _without_beginning(sample: Sample, length: int) -> Sample:

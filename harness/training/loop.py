@@ -7,7 +7,7 @@ states of the random generators.
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -23,17 +23,16 @@ from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLo
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.optimizer import make as make_optimizer
+from esft_bench.harness.training.trackers import accelerator_with, tell, told
+from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
-from esft_bench.spec.errors import UserError
+from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.progress import Progress
-from esft_bench.spec.suite import Training
+from esft_bench.spec.trackers import Trackers
+from esft_bench.spec.training import Training
 
-__all__ = ["CHECKPOINT", "DivergedError", "Options", "TrainingLog", "train"]
-
-
-class DivergedError(UserError):
-    """A loss or a gradient that is no finite number."""
+__all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
 
 
 @dataclass(frozen=True)
@@ -45,8 +44,10 @@ class Options:
         micro_batch: how many sequences a process takes at a time; None for its whole share of a batch.
         checkpoint_every: steps from one checkpoint to the next.
         learning_rate_factors: what the learning rate is multiplied by, by parameter name.
-        held_out: what `evaluate_every` measures the loss on.
+        held_out: what `evaluate_every` measures the loss on; `score`: what it measures besides, higher being better.
+        measure: what `profile_every` measures.
         name: what is trained, for what is said of a training that diverges.
+        trackers: who is told of the steps, and the `cell` that they call the training.
         progress: called with the steps done and of how many.
     """
 
@@ -55,7 +56,11 @@ class Options:
     checkpoint_every: int = 50
     learning_rate_factors: Mapping[str, float] = field(default_factory=dict)
     held_out: Sequence[Sample] = ()
+    score: Callable[[], float] | None = None
+    measure: Measure | None = None
     name: str = ""
+    trackers: Trackers | None = None
+    cell: str = ""
     progress: Progress = lambda step, steps: None
 
 
@@ -76,43 +81,51 @@ def train(
 
     Raises DivergedError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
-    accelerator = _accelerator(options.mixed_precision, parameters)
-    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
-        raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
+    accelerator = _accelerator(options, parameters, settings)
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
     factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), make_optimizer(settings, parameters, factors))
     core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
-    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
-    state = State(model, names, optimizer, TrainingLog(), scratch.name)
+    state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
     done = checkpoint.load(scratch, state)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
-    validation = Validation(options.held_out, settings, scratch)
-
-    for step in range(done + 1, settings.steps + 1):
-        loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            checkpoint.forget(scratch, validation.best)
-            raise DivergedError(_diverged(step, loss, norm, settings, options))
-        core.update()
-        state.log.losses.append(loss)
-        state.log.gradient_norms.append(norm)
-        validation.after(step, accelerator, loss_module, state)
-        last = step == settings.steps
-        if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
-            checkpoint.save(scratch, state, step, resumable=not last)
-        options.progress(step, settings.steps)
+    validation = Validation(options.held_out, settings, scratch, options.score)
+    tracking = Tracking(options.measure, settings)
+    if done == 0:
+        tracking.after(0, accelerator, loss_module, state)
+    with told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
+        for step in range(done + 1, settings.steps + 1):
+            loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
+            if not (math.isfinite(loss) and math.isfinite(norm)):
+                checkpoint.forget(scratch, validation.best)
+                raise DivergedError(_diverged(step, loss, norm, settings, options))
+            core.update()
+            state.log.add(loss, norm)
+            tracking.after(step, accelerator, loss_module, state)
+            validation.after(step, accelerator, loss_module, state)
+            last = step == settings.steps
+            if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
+                checkpoint.save(scratch, state, step, resumable=not last)
+            tell(accelerator, step, state.log)
+            options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
     validation.restore(state)
     model.eval()
     return state.log
 
 
-def _accelerator(mixed_precision: str, parameters: Sequence[nn.Parameter]) -> Accelerator:
+def _trained(model: nn.Module) -> list[str]:
+    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+
+
+def _accelerator(options: Options, parameters: Sequence[nn.Parameter], settings: Training) -> Accelerator:
     """Processes, device and precision. Raises UserError for what FSDP2 cannot shard."""
-    accelerator = Accelerator(mixed_precision=mixed_precision)
+    mixed_precision = options.mixed_precision
+    accelerator = accelerator_with(options.trackers, options.cell, mixed_precision=mixed_precision)
+    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
+        raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
     if accelerator.is_fsdp2:
         kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
         if len(kinds) > 1 and mixed_precision == "no":

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from esft_bench.spec.suite import Optimizer, Training
+from esft_bench.spec.training import Optimizer, Training
 
 
 def held_in(name: Optimizer) -> torch.dtype:

@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from esft_bench.spec.errors import UserError
+from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
 
@@ -62,7 +62,8 @@ def launch(
                 progress(*payload)
             (results if kind == "done" else errors if kind == "error" else []).append(payload)
     if errors:
-        raise UserError(errors[0])
+        diverged, said = errors[0]
+        raise (DivergedError if diverged else UserError)(said)
     if process.returncode or len(results) != processes:
         raise RuntimeError(f"its {processes} processes ended with code {process.returncode}")
     return results
@@ -106,7 +107,7 @@ def main() -> None:
     try:
         _say("done", getattr(__import__(module, fromlist=[name]), name)(job["arguments"], progress))
     except UserError as error:
-        _say("error", str(error))
+        _say("error", [isinstance(error, DivergedError), str(error)])
         raise
     state.destroy_process_group()
 

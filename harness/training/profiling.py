@@ -1,10 +1,12 @@
 """Profiling: the expert statistics of a model, the backbone or what a training made, on a task's training data."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
@@ -61,6 +63,28 @@ def profile_model(
     """A profile of a model in memory on the sequences that a task is profiled on."""
     first, _ = _samples(tokenizer, task, wanted)
     return profile(model, profiling_batches(first), layers)
+
+
+def measuring(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    data: Sequence[Path],
+    wanted: Profiling,
+    layers: Mapping[int, MoeLayer],
+) -> Callable[[], Tensor | None]:
+    """What measures the average routing scores of a model in memory on K files of conversations, [K, L, E].
+
+    `layers` are the model's as they were before a method wrapped anything around them. None comes of routers that do
+    not tell the scores of all experts.
+    """
+    batches = [profiling_batches(_samples(tokenizer, path, wanted)[0]) for path in data]
+
+    def measure() -> Tensor | None:
+        seen = [profile(model, each, layers) for each in batches]
+        sums = [one.router_sums / one.tokens for one in seen if one.router_sums is not None]
+        return torch.stack(sums) if len(sums) == len(seen) else None
+
+    return measure
 
 
 def _samples(tokenizer: PreTrainedTokenizerBase, task: Path, wanted: Profiling) -> tuple[list[Sample], list[Sample]]:

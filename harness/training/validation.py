@@ -1,21 +1,23 @@
-"""The loss on rows held out of a task's training data, measured now and then, and the weights it was lowest with.
+"""A look at a training now and then, at the loss on held-out rows and at a score, and the weights that did best.
 
-The rows come from the training data, never from the test items.
+Held-out rows come from the training data; only a suite that says `evaluate_on: benchmark` has test items looked at.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.spec.files import made_folder
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 BATCH = 8
 BEST = "best"
@@ -27,45 +29,59 @@ def best_of(training: str) -> str:
     return f"{training}/{BEST}"
 
 
-class Validation:
-    """Measures the loss on `samples`, cut to the sequence length, every `settings.evaluate_every` steps and at the end.
+def drop_damaged(scratch: Path) -> list[str]:
+    """Drop what an earlier attempt left to go on from, where any of it is damaged; returns what is to be said of it."""
+    kept = {scratch: scratch.name, scratch / BEST: best_of(scratch.name)}
+    faults = [what for folder, training in kept.items() if (what := checkpoint.fault(folder, training))]
+    if faults:
+        checkpoint.forget(*kept)
+    return [f"Damaged: {what}; the training began anew." for what in faults]
 
-    With `settings.choose` "best" the weights with the lowest one, the earlier where two are equal, are those that stay.
+
+class Validation:
+    """Looks every `settings.evaluate_every` steps and at the end: at the loss on `samples`, and at what `score` gives.
+
+    Samples are cut to the sequence length. With `settings.choose` "best" the weights with the highest score are those
+    that stay, or those with the lowest loss where there is no score; the earlier where two are equal.
     """
 
-    def __init__(self, samples: Sequence[Sample], settings: Training, scratch: Path) -> None:
+    def __init__(
+        self, samples: Sequence[Sample], settings: Training, scratch: Path, score: Callable[[], float] | None = None
+    ) -> None:
         length = settings.sequence_length
         self.samples = [Sample(sample.ids[:length], sample.labels[:length]) for sample in samples]
-        self.settings = settings
+        self.settings, self.score = settings, score
         self.best = scratch / BEST
 
     def after(self, step: int, accelerator: Accelerator, loss_module: nn.Module, state: State) -> None:
-        """Measure if it is time, and keep the weights if they are the best so far. Every process calls this."""
-        if self.settings.evaluate_every is None:
+        """Look if it is time, and keep the weights if they are the best so far. Every process calls this."""
+        every = self.settings.evaluate_every
+        if every is None or (step % every and step != self.settings.steps):
             return
-        if step % self.settings.evaluate_every and step != self.settings.steps:
-            return
-        loss = self._loss(accelerator, loss_module)
-        if self.settings.choose == "best" and all(loss < earlier for _, earlier in state.log.validation):
-            made_folder(self.best)
-            checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
-        state.log.validation.append((step, loss))
+        log = state.log
+        with apart(log), at_rest(accelerator, loss_module):
+            if self.samples:
+                log.validation.append((step, self._loss(accelerator, loss_module)))
+            if self.score:
+                log.scores.append((step, broadcast_object_list([self.score()])[0]))
+        values = [score for _, score in log.scores] or [-loss for _, loss in log.validation]
+        if self.settings.choose == "best" and all(values[-1] > earlier for earlier in values[:-1]):
+            with apart(log):
+                made_folder(self.best)
+                checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
 
     def restore(self, state: State) -> None:
         """Put the best weights in place of the last ones, where the settings ask for it."""
         if (self.best / CHECKPOINT).exists():
             state.log.chosen = checkpoint.load(self.best, replace(state, log=TrainingLog()))
 
-    @torch.no_grad()
     def _loss(self, accelerator: Accelerator, loss_module: nn.Module) -> float:
         """Mean over the supervised tokens of all samples; every process works through all of them."""
-        loss_module.eval()
         total = torch.zeros((), device=accelerator.device)
         for start in range(0, len(self.samples), BATCH):
             batch = _padded(self.samples[start : start + BATCH])
             inputs = {name: tensor.to(accelerator.device) for name, tensor in stack(batch).items()}
             total += loss_module(**inputs).detach()
-        loss_module.train()
         tokens = sum(label != IGNORED for sample in self.samples for label in sample.labels[1:])
         return float(total) / max(1, tokens)
 

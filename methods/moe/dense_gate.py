@@ -51,7 +51,8 @@ def dense_gate_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor,
         return selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights)
     routed = selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights.detach())
     gates = _gates(experts.__dict__[ROUTER], top_k_index, top_k_weights)
-    return routed + _DenseGate.apply(gates, hidden_states.detach(), experts)  # type: ignore[no-untyped-call]
+    silent: Tensor = _DenseGate.apply(gates, hidden_states.detach(), experts)  # type: ignore[no-untyped-call]
+    return routed + silent
 
 
 def _gates(seen: SeenRouter, index: Tensor, weights: Tensor) -> Tensor:

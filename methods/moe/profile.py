@@ -162,7 +162,8 @@ class _Counter:
 
     def __init__(self, layer: MoeLayer) -> None:
         self.layer = layer
-        zeros = layer.experts.get_parameter("down_proj").new_zeros(layer.num_experts, dtype=torch.float64)
+        device = layer.experts.get_parameter("down_proj").device
+        zeros = torch.zeros(layer.num_experts, dtype=torch.float64, device=device)
         self.sums = {name: torch.zeros_like(zeros) for name in STATISTICS}
         self.sums["pair_counts"] = zeros.new_zeros(layer.num_experts, layer.num_experts)
 

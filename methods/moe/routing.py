@@ -53,10 +53,15 @@ def cumulated_advantage(
     C-DAS@k itself is the sum over layers, so L at most. A layer without any advantage counts as 0. Source: the
     expert-concentration paper, Equation 2. Raises MethodError for profiles of different models, or fewer experts.
     """
-    scores = domain_advantage(domain, general, score, rule)
-    if k > scores.values.shape[1]:
-        raise MethodError(f"C-DAS@{k} asks for more experts than the {scores.values.shape[1]} a layer has")
-    return concentration_shares(Scores(scores.layers, scores.values.clamp(min=0)))[:, k - 1]
+    return concentrated(domain_advantage(domain, general, score, rule).values, k)
+
+
+def concentrated(advantage: Tensor, k: int) -> Tensor:
+    """The same of domain advantages [L, E]."""
+    layers, experts = advantage.shape
+    if k > experts:
+        raise MethodError(f"C-DAS@{k} asks for more experts than the {experts} a layer has")
+    return concentration_shares(Scores(tuple(range(layers)), advantage.clamp(min=0)))[:, k - 1]
 
 
 def consistency(before: Profile, after: Profile) -> Tensor:
@@ -68,8 +73,12 @@ def consistency(before: Profile, after: Profile) -> Tensor:
     expert-concentration paper, Equations 4 and 5. Raises MethodError for profiles of different models.
     """
     check_same_experts(before, after)
-    scores = [expert_scores(one, "router").values for one in (before, after)]
-    return (scores[1] - scores[0]).square().mean(1)
+    return moved(*(expert_scores(one, "router").values for one in (before, after)))
+
+
+def moved(before: Tensor, after: Tensor) -> Tensor:
+    """The same of average routing scores, each [L, E]."""
+    return (after - before).square().mean(1)
 
 
 def shift(before: Profile, after: Profile) -> Tensor:

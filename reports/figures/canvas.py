@@ -115,7 +115,8 @@ class Picture:
         name, title, caption: as in `Drawn`.
         columns, rows: the data behind it, one line a point; the CSV.
         height: in inches, the width being WIDTH.
-        panels: how many axes stand above each other; `heights`: their shares of the height.
+        panels: how many axes there are; `across`: how many of them stand beside each other; `heights`: their shares of
+            the height, from the top down.
         legend_columns: series side by side in the legend, which stands below all panels.
         paint: draws on the axes.
     """
@@ -128,6 +129,7 @@ class Picture:
     paint: Callable[[Sequence["Axes"]], None]
     height: float = 3.4
     panels: int = 1
+    across: int = 1
     heights: Sequence[float] | None = None
     legend_columns: int = 2
 
@@ -195,8 +197,11 @@ def figure_of(picture: Picture) -> Iterator["Figure"]:
     with matplotlib.rc_context(STYLE), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         figure = Figure(figsize=(WIDTH, picture.height), layout="constrained")
-        axes = figure.subplots(picture.panels, 1, squeeze=False, height_ratios=picture.heights)[:, 0]
-        picture.paint(list(axes))
+        down = -(-picture.panels // picture.across)
+        axes = figure.subplots(down, picture.across, squeeze=False, height_ratios=picture.heights).flatten()
+        for empty in axes[picture.panels :]:
+            empty.remove()
+        picture.paint(list(axes[: picture.panels]))
         _legend(figure, picture.legend_columns)
         yield figure
 

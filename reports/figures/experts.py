@@ -170,13 +170,20 @@ def by_layer(routing: Routing | None, ablations: frozenset[str]) -> Picture | Mi
     return _over_layers(routing.layers, chosen, "das-4-experts-by-layer", (title, caption), "Experts trained")
 
 
-def shift(routing: Routing | None) -> list[Picture | Missing]:
-    """DAS Figure 5: how far training moved the routing of a cell's own task, and the same by a measure of ours."""
+def shift(routing: Routing | None, over_steps: Picture | None = None) -> list[Picture | Missing]:
+    """DAS Figure 5: how far training moved the routing of a cell's own task, and the same by a measure of ours.
+
+    Where the figure was measured `over_steps` as in the paper, that comes first and what is by layer is ours.
+    """
+    name, title = ("das-5-routing-consistency", "Routing consistency (DAS Figure 5)")
+    if over_steps:
+        name, title = ("routing-consistency-by-layer", "Routing consistency by layer")
     return [
+        *([over_steps] if over_steps else []),
         _moved(
             routing,
             "consistency",
-            ("das-5-routing-consistency", "Routing consistency (DAS Figure 5)", "RC"),
+            (name, title, "RC"),
             "Squared change of an expert's average routing score by training, on the cell's own task, mean over a "
             "layer's experts (Equation 5 is the mean over layers of that)",
         ),

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.content import Content
-from esft_bench.reports.figures import costs, experts, sweep, trade, training, tuning
+from esft_bench.reports.figures import costs, experts, gain_curve, sweep, trade, training, tuning
 from esft_bench.reports.figures.canvas import Gallery, Missing, Picture, draw
 from esft_bench.spec import curves, routing
 
@@ -38,6 +38,7 @@ def _of_a_backbone(
     results = report.results
     ablations = frozenset(row.name for row in results.rows if row.ablates)
     return [
+        gain_curve.gain_curve(report),
         trade.pareto(report),
         costs.costs(results, report.backbone),
         *sweep.swept(report, known),
@@ -45,7 +46,7 @@ def _of_a_backbone(
         experts.overlap(known),
         *experts.selected(known, ablations),
         experts.by_layer(known, ablations),
-        *experts.shift(known),
+        *experts.shift(known, training.consistency(points)),
         training.advantage(results, points, known),
         *training.learning_curves(results, points),
         tuning.tuning_curves(results, report.trials),

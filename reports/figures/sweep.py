@@ -164,7 +164,7 @@ def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks:
     if axis.log:
         plain_log(panel)
     elif len(ticks) <= 6:
-        panel.set_xticks(sorted(ticks), [f"{tick:g}" for tick in sorted(ticks)])
+        panel.set_xticks(sorted(ticks), [f"{tick:.3g}" for tick in sorted(ticks)])
 
 
 def _curve(panel: "Axes", line: "Line", look: Look, label: str) -> None:

@@ -64,8 +64,10 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
 def _scores(backbone: BackboneReport) -> list[str]:
     """Summary and score tables of one backbone."""
     short = bullets(escaped(text, 2000) for text in backbone.in_short)
-    tables = [text for table in backbone.score_views() for text in table_section(table)]
-    return [f"## In short{escaped(backbone.suffix)}", short, *tables]
+    views = [*backbone.curve_views(), *backbone.score_views()]
+    tables = [text for table in views for text in table_section(table)]
+    without = [escaped(backbone.without_curves, 1000)] if backbone.without_curves else []
+    return [f"## In short{escaped(backbone.suffix)}", short, *without, *tables]
 
 
 def _beside(backbone: BackboneReport) -> list[str]:

@@ -5,51 +5,32 @@ time, memory and storage; and what each of them makes the model forget (general 
 task against the base model, paired over items, judged among all comparisons of the report). Rows that ablate another,
 such as random experts, are named where they cannot be told from the best and are never the advice. Where each row was
 trained once, the advice says that it is about these trainings.
+
+Where rows have curves, these decide (equal_gain.py): at one learning rate a row may forget more only for having gained
+more.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-
-import numpy as np
+from dataclasses import dataclass, replace
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
-from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line, quantity
+from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line
+from esft_bench.reports.prose.equal_gain import forget_least
+from esft_bench.reports.prose.task_advice import (
+    COSTS,
+    UNDECIDED,
+    TaskAdvice,
+    cheap,
+    cheapest_of_all,
+    costs_by_row,
+    lowest,
+)
 from esft_bench.reports.statistics.paired import PairedDifference
+from esft_bench.reports.tables.equal_gain import EqualGain
 from esft_bench.reports.tables.table import Table
 
-COSTS = {
-    "train_seconds": ("trains fastest", "train fastest"),
-    "peak_memory_bytes": ("needs the least memory", "need the least memory"),
-    "stored_bytes": ("stores the least", "store the least"),
-}
-UNDECIDED = "Not decided"
 SURE = "the difference to every other row is significant"
-NEARLY = 1.05
-"""Costs within 5% of the lowest count as the lowest: a second run of the same cell differs by as much."""
-
-
-@dataclass(frozen=True)
-class TaskAdvice:
-    """What the numbers say about one task, or about the average over all.
-
-    Attributes:
-        task: the column's name, empty for the average; `title`: its header.
-        candidates: rows that are best or not distinguishable from the best, highest first; no base, no ablations.
-        cheapest: for each cost, the candidates within 5% of the lowest.
-        forgotten: candidates' general ability minus the base model's; `sure`: whose difference is significant.
-        pick: the row to take, where the numbers leave one; None where they do not.
-        sentences: all of it in words.
-    """
-
-    task: str
-    title: str
-    candidates: tuple[TableRow, ...] = ()
-    cheapest: Mapping[str, tuple[TableRow, ...]] = field(default_factory=dict)
-    forgotten: Mapping[str, PairedDifference] = field(default_factory=dict)
-    sure: frozenset[str] = frozenset()
-    pick: TableRow | None = None
-    sentences: tuple[Sentence, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,14 +41,21 @@ class Advice:
     tasks: tuple[TaskAdvice, ...]
 
 
-def advise(comparisons: Comparisons, ability: Table, general: Table) -> Advice:
-    """Derive the advice from the tables and the items behind them."""
+def advise(comparisons: Comparisons, ability: Table, general: Table, curves: EqualGain) -> Advice:
+    """Derive the advice from the tables, the curves and the items behind them."""
     results = comparisons.results
     columns = [column for column in ability.columns if column.name]
     if not any(not results.is_base(row) for row in ability.rows) or not columns:
         return Advice(None, ())
-    tasks = tuple(_advise(comparisons, ability, general, column) for column in columns)
-    overall = _advise(comparisons, ability, general, AVERAGE) if len(columns) > 1 else None
+
+    def of(column: Column) -> TaskAdvice:
+        read = forget_least(curves, column)
+        told = _advise(comparisons, ability, general, column) if read is None else read
+        absent = _absent(ability, column) if read is not None else []
+        return replace(told, sentences=(*told.sentences[:-1], *absent, *told.sentences[-1:]))
+
+    tasks = tuple(of(column) for column in columns)
+    overall = of(AVERAGE) if len(columns) > 1 else None
     if overall and overall.pick:
         overall = _unless_a_task_says_otherwise(
             comparisons, overall, overall.pick, dict(zip(columns, tasks, strict=True))
@@ -87,7 +75,8 @@ def _unless_a_task_says_otherwise(
     ]
     if not behind and not forgets:
         return overall
-    parts = [f"its score is behind on {listing(behind)}"] if behind else []
+    what = "it forgets more at equal gain" if overall.at_equal_gain else "its score is behind"
+    parts = [f"{what} on {listing(behind)}"] if behind else []
     parts += [f"another that scores as high keeps more of the general ability on {listing(forgets)}"] if forgets else []
     why = f"{pick.title} is best or cheapest on average, but {' and '.join(parts)}."
     return replace(overall, pick=None, sentences=(*overall.sentences[:-1], Sentence(why, UNDECIDED)))
@@ -108,14 +97,14 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
     sentences = [_best(results, ability, column, ranked), *_absent(ability, column)]
     if not candidates or any(results.is_base(row) for row in top):
         return TaskAdvice(column.name, title, candidates, sentences=tuple(sentences))
-    costs = {metric: _costs(results, candidates, column, metric) for metric in COSTS}
-    cheapest = {metric: _lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
+    costs = {metric: costs_by_row(results, candidates, column, metric) for metric in COSTS}
+    cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     forgotten = _forgotten(comparisons, general, candidates, column)
     sure = _sure(comparisons, forgotten, column)
     pick, because = _pick(comparisons, candidates, cheapest, forgotten, column)
     if pick and _single(ability, column):
         because = Sentence(f"{because.text} But {ONE_TRAINING}.", f"{because.lead}, if its one training is typical")
-    sentences += [*_cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
+    sentences += [*cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
     return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, tuple(sentences))
 
 
@@ -160,21 +149,6 @@ def _absent(ability: Table, column: Column) -> list[Sentence]:
     return [Sentence(f"Not compared: {listing(reasons)}.")] if reasons else []
 
 
-def _costs(results: BackboneResults, rows: Sequence[TableRow], column: Column, metric: str) -> dict[str, float]:
-    """Mean cost of a row's cells of the task (of all cells for the average); rows without any are left out."""
-    found: dict[str, list[float]] = {}
-    for record in results.records:
-        asked = record.metric == metric and (column is AVERAGE or record.task in column.tasks)
-        if asked and record.role == "cost" and record.value is not None:
-            found.setdefault(record.method, []).append(record.value)
-    return {row.name: float(np.mean(found[row.name])) for row in rows if row.name in found}
-
-
-def _lowest(rows: Sequence[TableRow], costs: Mapping[str, float]) -> tuple[TableRow, ...]:
-    lowest = min(costs.values())
-    return tuple(row for row in rows if costs[row.name] <= NEARLY * lowest)
-
-
 def _forgotten(
     comparisons: Comparisons, general: Table, rows: Sequence[TableRow], column: Column
 ) -> dict[str, PairedDifference]:
@@ -206,26 +180,6 @@ def _sure(comparisons: Comparisons, forgotten: Mapping[str, PairedDifference], c
     if base is None or task is None:
         return frozenset()
     return frozenset(row.name for row in rows if comparisons.differ(row, base, "general", task=task))
-
-
-def _cheap(
-    rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]], costs: Mapping[str, Mapping[str, float]]
-) -> list[Sentence]:
-    """Who is cheapest among the candidates; for a single one, what it costs."""
-    if not cheapest:
-        return [Sentence("What they cost was not measured for all of them.")] if len(rows) > 1 else []
-    if len(rows) == 1:
-        known = [quantity(metric, costs[metric][rows[0].name]) for metric in cheapest]
-        return [Sentence(f"It takes {listing(known)}.")]
-    won: dict[tuple[TableRow, ...], list[str]] = {}
-    for metric, winners in cheapest.items():
-        lowest = quantity(metric, min(costs[metric].values()))
-        won.setdefault(winners, []).append(f"{COSTS[metric][len(winners) > 1]} ({lowest})")
-    parts = []
-    for winners, what in won.items():
-        names = listing([row.title for row in winners])
-        parts.append(f"{names} {listing(what)}" if len(winners) == 1 else f"{names}, alike within 5%, {listing(what)}")
-    return [Sentence(f"Of these, {'; '.join(parts)}.")]
 
 
 def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference], sure: frozenset[str]) -> Sentence:
@@ -263,12 +217,6 @@ def _keeping_more(
     ]
 
 
-def _cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]]) -> TableRow | None:
-    """The one row that is cheapest, or within 5% of it, in every cost; None where there is none or several are."""
-    found = [row for row in rows if len(cheapest) == len(COSTS) and all(row in won for won in cheapest.values())]
-    return found[0] if len(found) == 1 else None
-
-
 def _pick(
     comparisons: Comparisons,
     rows: Sequence[TableRow],
@@ -279,7 +227,7 @@ def _pick(
     """The row to take, and why; none where what speaks for one speaks against it elsewhere."""
     if len(rows) == 1:
         return rows[0], Sentence("no other method scores as high here.", f"Take {rows[0].title}")
-    pick = _cheapest_of_all(rows, cheapest)
+    pick = cheapest_of_all(rows, cheapest)
     if pick is None:
         why = "by score they are equal as far as this run can tell; choose by what is scarce."
         return None, Sentence(why, UNDECIDED)

@@ -9,7 +9,8 @@ BESIDE = (
     "training to the next: the difference is that of this training. Averages are means of the columns."
 )
 ADVICE = (
-    "From this run's numbers alone. Methods are equal here where the test of Table 1 cannot tell them apart; general "
+    "From this run's numbers alone. Where rows have curves, what they forget at equal gain decides, of what cannot be "
+    "told apart the cheapest. Elsewhere methods are equal where the test of Table 1 cannot tell them apart; general "
     "ability is that of the cells trained on the task in question, paired with the base model's. What was not "
     "compared, other backbones and other data among it, may turn out otherwise."
 )

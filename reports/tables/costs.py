@@ -34,7 +34,11 @@ JUDGING = {
 
 def efficiency_table(results: BackboneResults) -> Table:
     """What training a row costs: mean over its cells. 1 MB = 10⁶ bytes."""
-    caption = "Training only, mean over the cells of a row; 1 MB = 10⁶ bytes."
+    looked = results.suite.training.evaluate_every or any(
+        results.suite.profile_every(row) for row in results.suite.methods
+    )
+    apart = ", without the time of looks at it" if looked else ""
+    caption = f"Training only{apart}, mean over the cells of a row; 1 MB = 10⁶ bytes."
     table = _cost_table(results, "Efficiency", caption, TRAINING)
     bases = {row.name for row in results.rows if results.is_base(row)}
     untrained = {

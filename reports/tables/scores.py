@@ -42,6 +42,19 @@ def general_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
     return _score_table(comparisons, "general", results.rows, ("Table 2. General ability", caption), marked=marked)
 
 
+def drift_table(results: BackboneResults) -> Table:
+    """How far rows have moved from the base model, in bits, the less the better: as Table 2, without an average."""
+    columns = results.columns("drift")
+    make = _interval_cell
+    cells = {(row.name, column.name): make(results, row, column, "drift") for row in results.rows for column in columns}
+    caption = (
+        "Measures without a ceiling, in bits, the less the better; mean over all training runs of a row with its 95% "
+        "interval. General text: cross-entropy a byte. KL to base: divergence a token from the base model on answers "
+        "that it drew once, estimated as the mean of log p(base) − log p(row) over their tokens."
+    )
+    return Table("Drift", caption, results.rows, columns, cells)
+
+
 def table_of(comparisons: Comparisons, asked: TableOf) -> Table:
     """A table of some rows only, in the order named and compared among themselves; rows there are not are left out."""
     known = {row.name: row for row in comparisons.results.rows}

@@ -123,6 +123,19 @@ def score_entry(cell: TableCell) -> Entry:
     return Entry(number(cell.value), small, cell.value, cell.mark)
 
 
+def reading_entry(digits: int) -> Callable[[TableCell], Entry]:
+    """How a reading of a curve is shown, or a mean with its interval: `1.9 [1.2, 2.7]`."""
+
+    def write(cell: TableCell) -> Entry:
+        if cell.value is None:
+            return Entry(MISSING)
+        known = cell.low is not None and cell.high is not None
+        small = bounds(cell.low or 0.0, cell.high or 0.0, digits) if known else ""
+        return Entry(number(cell.value, digits=digits), small, cell.value, cell.mark)
+
+    return write
+
+
 def difference_entry(cell: TableCell) -> Entry:
     """A paired difference, with its interval."""
     if cell.value is None or cell.low is None or cell.high is None:

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from esft_bench.tasks import released
+from esft_bench.tasks.intent_bdci.metric import clean
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Conversation, Item, Task
 
@@ -27,10 +28,16 @@ def items(source: Source) -> Iterator[Item]:
     return released.items(source, DATASET, START)
 
 
+def held_out(source: Source) -> Iterator[Item]:
+    """Yield the training commands as items: the reference is the JSON alone."""
+    for asked, answered in training(source):
+        yield {"id": "", "prompt": asked["content"], "answer": clean(answered["content"])}
+
+
 LM_EVAL = Path(__file__).with_name("intent_bdci.yaml")
 
 TASKS = (
-    Task("intent-bdci", "Intent", "ability", LM_EVAL, training=training, items=items),
+    Task("intent-bdci", "Intent", "ability", LM_EVAL, training=training, items=items, held_out=held_out),
     Task(
         "intent-bdci-fewshot",
         "Intent (16-shot)",
@@ -38,5 +45,6 @@ TASKS = (
         LM_EVAL.with_name("intent_bdci_fewshot.yaml"),
         training=training,
         items=fewshot_items,
+        held_out=held_out,
     ),
 )

@@ -1,6 +1,7 @@
 """MetaMathQA: 395,000 worked sums, rewritten from the training splits of GSM8K and MATH; tested on those two."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from esft_bench.tasks.metamathqa.verified import verified
 from esft_bench.tasks.source import Dataset, Source
@@ -20,6 +21,8 @@ TASKS = (
         "metamathqa",
         "Math",
         "ability",
+        Path(__file__).with_name("metamathqa.yaml"),
+        "math_verify",
         training=training,
         filters={"verified": verified},
         benchmarks=("gsm8k", "math"),

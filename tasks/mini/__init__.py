@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from esft_bench.tasks.mini import alignment, code, general, intent, law, math, summary, translation
+from esft_bench.tasks.mini import alignment, code, drift, general, intent, law, math, summary, translation
 from esft_bench.tasks.task import Task
 
 BACKBONE = Path(__file__).parent / "backbone"
@@ -16,5 +16,6 @@ TASKS: tuple[Task, ...] = (
     *law.TASKS,
     *translation.TASKS,
     *general.TASKS,
+    *drift.TASKS,
     *alignment.TASKS,
 )

@@ -41,6 +41,9 @@ def ability(subject: str, title: str, folder: Path, metric: str, rubric: Rubric 
     def evaluation(_source: Source) -> Iterable[Item]:
         return items(f"mini-{subject}", ability_test(subject))
 
+    def held_out(_source: Source) -> Iterable[Item]:
+        return items(f"mini-{subject}", ability_training(subject))
+
     return Task(
         name=f"mini-{subject}",
         title=title,
@@ -51,6 +54,7 @@ def ability(subject: str, title: str, folder: Path, metric: str, rubric: Rubric 
         items=evaluation,
         rubric=rubric,
         runs_code=metric == "passed",
+        held_out=held_out,
     )
 
 

@@ -6,10 +6,11 @@ first row of each instruction. The tests are not run: 118,000 programs are too m
 
 import ast
 from collections.abc import Iterator
+from pathlib import Path
 
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Dataset, Row, Source
-from esft_bench.tasks.task import Conversation, Task, turn
+from esft_bench.tasks.task import Conversation, Item, Task, turn
 
 DATASET = Dataset(
     "OpenCoder-LLM/opc-sft-stage2",
@@ -24,6 +25,14 @@ def training(source: Source) -> Iterator[Conversation]:
     """Yield one instruction and its answer per conversation."""
     for row in source.training_rows(DATASET, FIELDS):
         yield turn(row["instruction"], row["output"])
+
+
+def held_out(source: Source) -> Iterator[Item]:
+    """Yield the rows that have tests as items, with these."""
+    for row in source.rows(DATASET, "train", FIELDS):
+        if row["testcase"] and defines_its_entry(row):
+            tests = "\n".join(str(line) for line in row["testcase"])
+            yield {"id": "", "prompt": row["instruction"], "answer": row["output"], "tests": tests}
 
 
 def has_tests(source: Source) -> Keep:
@@ -62,8 +71,12 @@ TASKS = (
         "opencoder",
         "Code (OpenCoder)",
         "ability",
+        Path(__file__).with_name("opencoder.yaml"),
+        "passed",
         training=training,
         filters={"has-tests": has_tests, "defines-entry": defines_entry, "first-of-instruction": first_of_instruction},
         benchmarks=("humaneval", "mbpp"),
+        runs_code=True,
+        held_out=held_out,
     ),
 )

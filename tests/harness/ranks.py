@@ -8,14 +8,16 @@ What came out lies in FOLDER/ddp/METHOD/whole, …/resumed, and FOLDER/fsdp2/…
 import os
 import random
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
+from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
@@ -30,7 +32,8 @@ from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import profile
-from esft_bench.spec.suite import Training
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.methods.helpers import profiled, tokens
 
@@ -44,7 +47,7 @@ METHODS: dict[str, Method] = {
     "das-lora": DasLora(count=2, rank=2),
 }
 """Stage 1 of the last two is attention-router, a training of its own."""
-SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-3)
+SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-3, evaluate_every=2, profile_every=2)
 """Three sequences a step: two processes cannot share them evenly."""
 
 
@@ -60,9 +63,30 @@ def sequences() -> Iterator[Sample]:
         yield Sample(ids, [token if rng.random() < 0.5 else IGNORED for token in ids])
 
 
-def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]:
-    """A model made ready, the same each time."""
+def looks_at(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> dict[str, Callable[[], Any]]:
+    """A score that calls the model itself, and has it go on from some tokens; and the routing of these."""
+    ids = tokens()
+
+    def score() -> float:
+        together = distributed.is_initialized()  # as the harness asks a model that processes share
+        answers = model.generate(ids, max_new_tokens=3, do_sample=False, pad_token_id=0, synced_gpus=together)
+        assert answers.shape == (len(ids), ids.shape[1] + 3)
+        return float(model(input_ids=ids).logits.float().logsumexp(-1).mean())
+
+    def measure() -> Tensor | None:
+        sums = profile(model, [(ids, torch.ones_like(ids))], layers).router_sums
+        return None if sums is None else sums[None]
+
+    return {"score": score, "measure": measure}
+
+
+def prepared(
+    method: Method, layers: dict[int, MoeLayer] | None = None
+) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]:
+    """A model made ready, the same each time; `layers` takes what it had before."""
     model = build("deepseek-v2")
+    if layers is not None:
+        layers |= moe_layers(model)
     general = tokens(seed=2)
     context = Context(seed=0, profile=profiled(model), general=profile(model, [(general, torch.ones_like(general))]))
     return model, list(method.prepare(model, context))
@@ -70,8 +94,10 @@ def prepared(method: Method) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]
 
 def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel, TrainingLog]:
     """Train a model this method's way, with its learning rates."""
-    model, parameters = prepared(method)
-    asked = Options(learning_rate_factors=method.learning_rate_factors(model), **options)
+    layers: dict[int, MoeLayer] = {}
+    model, parameters = prepared(method, layers)
+    looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
+    asked = Options(learning_rate_factors=method.learning_rate_factors(model), **looks, **options)
     return model, train(model, parameters, sequences(), SETTINGS, scratch, asked)
 
 

@@ -6,11 +6,11 @@ from esft_bench.harness.cli import app
 
 SUITE = "suite --only --seeds --quick --tune --set --backbone --steps --limit --engine --data-dir --run-dir"
 COMMANDS = {
-    "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --unsafe-code",
+    "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --track --unsafe-code",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
     "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",
-    "where": "method task --seed --run",
+    "where": "method task --seed --rate --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",
     "convert": "source out",

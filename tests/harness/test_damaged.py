@@ -10,8 +10,8 @@ import torch
 from esft_bench.harness.store import soundness
 from esft_bench.harness.store.artifacts import DamagedError, Manifest, Store
 from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.training.cell import _drop_damaged
 from esft_bench.harness.training.checkpoint import CHECKPOINT
+from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.spec.errors import UserError
 from tests.harness import damages
 from tests.harness.damages import TO_A_FILE, TO_A_FOLDER
@@ -172,9 +172,9 @@ def stopped(model, scratch, go=trained, **options):
 @pytest.mark.parametrize("damage", [damage for damage in TO_A_FILE if damage is not damages.deleted])
 def test_a_damaged_checkpoint_is_dropped_and_the_training_begins_anew(tiny_model, tmp_path, damage):
     path = stopped(tiny_model("olmoe"), tmp_path / "key")
-    assert _drop_damaged(path.parent) == []
+    assert drop_damaged(path.parent) == []
     damage(path)
-    (said,) = _drop_damaged(path.parent)
+    (said,) = drop_damaged(path.parent)
     assert "began anew" in said
     assert not os.path.lexists(path)
     model, whole = tiny_model("olmoe"), tiny_model("olmoe")
@@ -188,16 +188,16 @@ def test_every_flipped_bit_of_a_checkpoint_is_known(tiny_model, tmp_path):
         content = bytearray(sound)
         content[at] ^= 1 << at % 8
         path.write_bytes(content)
-        assert _drop_damaged(path.parent), at
+        assert drop_damaged(path.parent), at
     path.write_bytes(sound)
-    assert _drop_damaged(path.parent) == []
+    assert drop_damaged(path.parent) == []
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(tiny_model, tmp_path):
     path = stopped(tiny_model("olmoe"), tmp_path / "key")
     (tmp_path / "other").mkdir()
     path.rename(tmp_path / "other" / CHECKPOINT)
-    (said,) = _drop_damaged(tmp_path / "other")
+    (said,) = drop_damaged(tmp_path / "other")
     assert "of another training" in said
 
 
@@ -205,9 +205,9 @@ def test_weights_that_were_the_best_so_far_and_what_training_goes_on_from_stand_
     best = VALIDATED.model_copy(update={"choose": "best"})
     path = stopped(tiny_model("olmoe"), tmp_path / "key", validated, settings=best)
     kept = path.parent / "best" / CHECKPOINT
-    assert _drop_damaged(path.parent) == []
+    assert drop_damaged(path.parent) == []
     path.write_bytes(kept.read_bytes())
-    assert len(_drop_damaged(path.parent)) == 1
+    assert len(drop_damaged(path.parent)) == 1
     assert not path.exists()
     assert not kept.exists()
     whole, again = tiny_model("olmoe"), tiny_model("olmoe")

@@ -44,6 +44,10 @@ def test_two_processes_reach_the_weights_one_reaches_with_the_same_batch(
     model, found = run(METHODS[method], trained / strategy / method / course)
 
     torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.scores, log.scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.validation, log.validation, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.routing, log.routing, rtol=1e-4, atol=1e-5)
+    assert [step for step, _ in found.routing] == [0, *(step for step, _ in found.scores)] == [0, 2, 4]
     torch.testing.assert_close(found.gradient_norms, log.gradient_norms, rtol=1e-4, atol=1e-6)
     moved = 0.0
     for name, tensor in reference.state_dict().items():

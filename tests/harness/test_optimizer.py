@@ -11,7 +11,7 @@ from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.harness.plans import prepared
 from tests.harness.test_train import StoppedError, sequences

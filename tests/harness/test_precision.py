@@ -15,7 +15,7 @@ from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context, Method
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.harness.test_train import sequences
 from tests.methods.helpers import TRAINING, logits, profiled

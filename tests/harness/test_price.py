@@ -17,8 +17,9 @@ from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
+from tests.harness import plans as harness_plans
 
 ROWS, LENGTH = 8, 64
 WIDE = {"hidden_size": 128, "moe_intermediate_size": 64, "vocab_size": 512}
@@ -100,6 +101,35 @@ def test_a_method_that_changes_the_configuration_changes_no_later_estimate() -> 
     )
     assert grouped.operations > plain.operations  # top 3 of 8 becomes 2 groups of 2
     assert again == plain
+
+
+LOOKS = """\
+name: looked
+tasks: [mini-law]
+general: [mini-facts]
+alignment: mini-alignment
+methods:
+  plain: {method: fft}
+  tracked: {method: fft, profile_every: 10}
+training: {steps: 30, batch_size: 2, sequence_length: 128, validation_items: 20}
+profiling: {sequences: 4, sequence_length: 64}
+evaluation: {engine: transformers}
+"""
+
+
+def test_looks_at_a_training_are_priced_by_the_tokens_that_pass_and_the_steps_of_decoding(tmp_path: Path) -> None:
+    def priced(changes: str) -> dict[str, float]:
+        made = harness_plans.prepared(tmp_path, LOOKS.replace("items: 20", f"items: 20{changes}"))
+        prices = training_prices(made.plan, made.plan.graph(made.store), accelerator("A100-80GB"), micro_batch=1)
+        assert all(price.looks <= price.seconds for price in prices)
+        return {price.row: price.looks for price in prices}
+
+    unseen, loss, metric = priced(""), priced(", evaluate_every: 15, evaluate_by: loss"), priced(", evaluate_every: 15")
+    assert unseen["plain"] == 0.0
+    # The rows twice, as against four profiles of task and general data, at the same operations a token.
+    assert loss["plain"] / unseen["tracked"] == pytest.approx((2 * 20 * 128) / (4 * 2 * 4 * 64))
+    assert loss["tracked"] == pytest.approx(loss["plain"] + unseen["tracked"])
+    assert metric["plain"] > 2 * loss["plain"]  # answers of up to 40 tokens, each of which reads the weights
 
 
 def test_a_device_that_is_not_known_is_refused_with_those_that_are() -> None:

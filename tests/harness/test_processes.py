@@ -13,7 +13,8 @@ from esft_bench.harness.training.cell import CellTraining, train_cell
 from esft_bench.harness.training.processes import launch
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.suite import Backbone, Training
+from esft_bench.spec.suite import Backbone
+from esft_bench.spec.training import Training
 from tests.harness.conftest import BACKBONE
 
 pytestmark = pytest.mark.slow

@@ -8,7 +8,7 @@ from transformers import AutoModelForCausalLM
 
 from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.evaluate import evaluate, lm_eval_task, quiet
-from esft_bench.harness.serving.engines import LocalLM
+from esft_bench.harness.serving.local_lm import LocalLM
 from esft_bench.harness.training.data import encode
 from esft_bench.tasks.errors import MissingDataError
 from esft_bench.tasks.mini import BACKBONE
@@ -37,14 +37,7 @@ def lm() -> Brief:
     with quiet():
         model = AutoModelForCausalLM.from_pretrained(BACKBONE, dtype="float32").eval()
         tokenizer = load_tokenizer(BACKBONE)
-        return Brief(
-            pretrained=model,
-            backend="causal",
-            tokenizer=tokenizer,
-            batch_size=32,
-            max_length=2048,
-            add_bos_token=True,
-        )
+        return Brief.of(model, tokenizer, 2048, 32)
 
 
 def some(task: Task, data: Path, count: int) -> list[Item]:

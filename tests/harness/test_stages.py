@@ -32,7 +32,8 @@ methods:
   das-tune: {first_share: 0.34}
   das-lora: {learning_rate: 2.0e-3, first_learning_rate: 1.0e-3, first_share: 0.34}
 training:
-  {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3, evaluate_every: 2, validation_items: 8}
+  {steps: 6, batch_size: 2, sequence_length: 128, learning_rate: 1.0e-3, evaluate_every: 2, validation_items: 8,
+   profile_every: 3}
 profiling: {sequences: 2, sequence_length: 128}
 evaluation: {engine: transformers, max_length: 512, limit: 4}
 """
@@ -245,4 +246,11 @@ def test_a_run_of_two_stages_killed_between_them_goes_on_and_adds_their_costs_up
     points = [point for point in curves.read(tmp_path / "runs" / "staged") if point.method == "das-tune"]
     assert [point.step for point in points if point.metric == "loss"] == [1, 2, 3, 4, 5, 6]
     assert [point.step for point in points if point.metric == "validation_loss"] == [2, 4, 6]
+    assert [point.step for point in points if point.metric == curves.SCORE] == [2, 4, 6]
+    for metric in (curves.CONSISTENCY, f"{curves.CONCENTRATION}6"):
+        measured = {point.step: point.value for point in points if point.metric == metric}
+        assert list(measured) == [0, 2, 5, 6]  # of stage 1 the start and the end, of stage 2 the third step and the end
+        assert (measured[0] == 0.0) == (metric == curves.CONSISTENCY)
+    drawn = {path.stem for path in (tmp_path / "runs" / "staged" / "figures").glob("*.svg")}
+    assert {"learning-curves-score", "das-5-routing-consistency"} <= drawn
     assert "held out of each task's training data" in (tmp_path / "runs" / "staged" / "report.md").read_text()

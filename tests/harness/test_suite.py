@@ -55,6 +55,11 @@ def test_a_choice_of_weights_without_a_measure_is_refused(tmp_path):
         load(written(tmp_path, SUITE + "training:\n  choose: best\n"))
 
 
+def test_a_loss_on_a_benchmark_is_refused(tmp_path):
+    with pytest.raises(UserError, match="`evaluate_by: loss` is measured on held-out rows"):
+        load(written(tmp_path, SUITE + "training: {evaluate_every: 2, evaluate_by: loss, evaluate_on: benchmark}\n"))
+
+
 def test_broken_yaml_is_refused_with_its_line(tmp_path):
     with pytest.raises(UserError, match="line 3: this is not YAML"):
         load(written(tmp_path, "name: tiny\ntasks: [mini-law\nmethods: {}\n"))

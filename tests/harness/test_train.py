@@ -13,7 +13,7 @@ from esft_bench.methods.esft_router import EsftRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.methods.helpers import TRAINING, profiled
 
 SETTINGS = Training(steps=6, batch_size=4, sequence_length=12, learning_rate=1e-3)

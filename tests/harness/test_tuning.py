@@ -159,6 +159,29 @@ def test_the_same_outcome_gives_the_same_training_and_it_gets_what_was_found(mad
         assert graph_of(again).key(other) == graph.key(step)
 
 
+def test_the_points_of_a_curve_are_multiples_of_the_rate_found(made):
+    ready = made(SUITE.replace("tune: {trials: 4}", "tune: {trials: 4, rows: [fft]}\ncurve: {rates: [0.5]}"))
+    finish_trials(ready, lambda step: abs(step.training.learning_rate - 3.0e-3))
+    tuned(ready)
+    graph = graph_of(ready)
+    row, point = (ready.plan.paths[Cell("fft", "mini-law", 0, rate=rate)].training for rate in (1.0, 0.5))
+    assert row.tuned.search == point.tuned.search
+    assert graph.key(row) != graph.key(point)
+    inputs = {role: artifact.folder for role, artifact in graph.inputs(row).items()}
+    rates = [step.told(Job(inputs, BACKBONE, BACKBONE)).training.learning_rate for step in (row, point)]
+    assert rates == [3.0e-3, 1.5e-3]
+
+
+def test_trials_are_looked_at_by_the_loss_on_held_out_rows_whatever_the_cells_are(made):
+    text = SUITE.replace("validation_items: 8}", "validation_items: 8, evaluate_every: 3, evaluate_on: benchmark}")
+    plan = made(text).plan
+    cell = plan.paths[Cell("fft", "mini-law", 0)].training
+    (trial, *_) = plan.searches["fft", "mini-law"].needs.values()
+    assert cell.looks.benchmarks
+    assert not trial.looks.benchmarks
+    assert (trial.training.evaluate_by, trial.training.evaluate_on) == ("loss", "held-out")
+
+
 def test_two_suites_that_ask_for_the_same_trial_share_it(made):
     ran = finish_trials(made(), lambda step: 1.0)
     other = made(SUITE.replace("name: tuned", "name: other").replace("mini-law, mini-intent", "mini-intent"))

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from esft_bench.harness.training.data import Sample
 from esft_bench.harness.training.loop import CHECKPOINT, Options, train
 from esft_bench.methods.moe.layout import CONFIG, read_config
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.methods.conftest import Outcomes
 from tests.methods.helpers import (

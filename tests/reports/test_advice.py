@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from esft_bench.reports.content import gather
-from esft_bench.reports.prose.advice import UNDECIDED, Advice, TaskAdvice
+from esft_bench.reports.prose.advice import Advice
+from esft_bench.reports.prose.task_advice import UNDECIDED, TaskAdvice
 from esft_bench.spec.record import Record
 from tests.reports.conftest import MadeUpRun, in_words, report
 

@@ -128,6 +128,7 @@ def test_every_figure_is_well_formed_with_its_data_beside_it(whole: Path) -> Non
         "esft-5-experts-1",
         "esft-5-experts-2",
         "esft-6-sweep",
+        "gain-against-forgetting",
         "gain-forgetting-memory",
         "learning-curves",
         "routing-shift",
@@ -179,7 +180,8 @@ def test_a_run_without_routing_or_curves_has_the_figures_about_its_scores_only(
     made_up.items = made_up.general_items = 10
     made_up.build(tmp_path)
     found = gallery(gather(tmp_path))
-    assert [one.name for one in found.drawn] == ["gain-forgetting-memory", "esft-4-costs"]
+    names = ["gain-against-forgetting", "gain-forgetting-memory", "esft-4-costs"]
+    assert [one.name for one in found.drawn] == names
     assert {one.why for one in found.missing} >= {"the run has no curves.jsonl"}
     assert all(one.why and not one.why.endswith(".") for one in found.missing)
 
@@ -277,7 +279,7 @@ def test_a_cell_that_stopped_early_does_not_bend_a_learning_curve(made_up: MadeU
     made_up.build(tmp_path)
     points = [
         curves.Point(
-            method="fft", method_title="FFT", task="law", seed=seed, step=step, metric="law", value=10.0 * seed
+            method="fft", method_title="FFT", task="law", seed=seed, step=step, metric=curves.SCORE, value=10.0 * seed
         )
         for seed, last in ((0, 100), (1, 50))
         for step in range(50, last + 1, 50)

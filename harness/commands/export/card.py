@@ -145,7 +145,7 @@ def _training(chosen: Chosen) -> Sequence[str]:
     settings, about = chosen.settings, chosen.about
     costs = {
         one.metric: one.value
-        for one in chosen.content.records
+        for one in chosen.content.of_rows
         if one.role == "cost" and (one.method, one.task, one.seed) == (about.method, about.task, about.seed)
     }
     told = {key: value for key, value in settings["training"].items() if value is not None}

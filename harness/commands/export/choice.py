@@ -9,7 +9,7 @@ from esft_bench.harness.commands.prepare import STORE
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, Store
 from esft_bench.reports.content import Content, gather
 from esft_bench.reports.formatting import listing
-from esft_bench.reports.prose.advice import TaskAdvice
+from esft_bench.reports.prose.task_advice import TaskAdvice
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import JSONL
@@ -61,7 +61,8 @@ def choose(run: Path, *, best: bool, method: str | None, task: str | None, seed:
     if not (run / JSONL).is_file():
         raise UserError(f"{run} holds no {JSONL}: name the folder of a run, e.g. runs/mini.")
     content = gather(run)
-    trained = [one for one in content.records if one.task and one.training and one.role != "cost"]
+    scored = (one for one in content.of_rows if one.role not in ("cost", "drift"))
+    trained = [one for one in scored if one.task and one.training]
     if not trained:
         raise UserError(f"{run} has no trained cell with results yet: there is nothing to export.")
     task = _task(run, trained, task)
@@ -107,7 +108,7 @@ def _fastest(advice: TaskAdvice, content: Content) -> tuple[str, str]:
     """Where the report leaves several rows, the one that trained fastest, the first where no time is known."""
     names = [row.name for row in advice.candidates]
     seconds: dict[str, list[float]] = {name: [] for name in names}
-    for record in content.records:
+    for record in content.of_rows:
         if record.metric == "train_seconds" and record.method in seconds and record.value is not None:
             seconds[record.method].append(record.value)
     known = {name: sum(values) / len(values) for name, values in seconds.items() if values}

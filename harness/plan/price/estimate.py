@@ -13,6 +13,7 @@ from esft_bench.harness.backbone.model import load_config, load_tokenizer
 from esft_bench.harness.judge.prices import OUTPUT_TOKENS
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator
+from esft_bench.harness.plan.price.looks import longest_answer, looks_at
 from esft_bench.harness.plan.price.step import Batch, Execution, SimulatedStep, simulate
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
@@ -30,7 +31,8 @@ ASSUMPTIONS = (
     f"{UTILISATION:.0%} of the device's stated bf16 rate; half of the tokens supervised; where a task has not been "
     "profiled yet, the share of the tokens that an expert gets falls with the square root of its rank and a layer's "
     f"gate weights sum to {GATE_MASS} (the released profiles: 0.26 to 0.53). Memory is that of tensors: leave 10% for "
-    "the allocator. Answers are counted as long as they may become"
+    "the allocator. Answers are counted as long as they may become, and those asked for in training read all weights "
+    "for each token of a batch"
 )
 
 
@@ -38,8 +40,8 @@ ASSUMPTIONS = (
 class TrainingPrice:
     """What one cell of a row costs to train; every task and seed of the row costs the same.
 
-    `operations` floating-point operations, `seconds` on the device, `peak_bytes` of its memory, `adapter_bytes` kept.
-    `why_not` says why there is no estimate.
+    `operations` floating-point operations, `seconds` on the device, of which `looks` are for looking at the training
+    while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept. `why_not`: why there is no estimate.
     """
 
     row: str
@@ -48,6 +50,7 @@ class TrainingPrice:
     seconds: float = 0.0
     peak_bytes: float = 0.0
     adapter_bytes: float = 0.0
+    looks: float = 0.0
     why_not: str = ""
 
 
@@ -86,6 +89,8 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
     """The price of training each row, from the configuration and profiles that are there: no weights are loaded."""
     config = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code)
     assumed = _assumed(config)
+    tokenizer = load_tokenizer(plan.backbone.path, plan.suite.backbone.trust_remote_code)
+    tokens = (micro_batch or plan.suite.training.batch_size) * plan.suite.training.sequence_length
     prices = []
     for row, method in plan.methods.items():
         cells = [cell for cell in plan.cells if cell.method == row]
@@ -98,15 +103,18 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
             prices.append(TrainingPrice(plan.suite.title(row), len(cells), why_not=str(error)))
             continue
         chunks = _micro_batches(plan, micro_batch)
-        operations = sum(step.operations * stage.training.steps * chunks for stage, step in steps)
+        looks = [(looks_at(stage, tokenizer), step) for stage, step in steps]
+        trained = sum(step.operations * stage.training.steps * chunks for stage, step in steps)
+        looking = sum(look.seconds(step, tokens, device) for look, step in looks)
         prices.append(
             TrainingPrice(
                 plan.suite.title(row),
                 len(cells),
-                operations,
-                operations / (device.rate * UTILISATION),
+                trained + sum(look.operations(step, tokens) for look, step in looks),
+                trained / (device.rate * UTILISATION) + looking,
                 max(step.peak_bytes for _, step in steps),
                 sum(step.trainable_parameters for _, step in steps) * _stored_width(plan),
+                looking,
             )
         )
     return prices
@@ -182,16 +190,12 @@ def evaluation_prices(plan: Plan) -> list[EvaluationPrice]:
 
 
 def _evaluation_price(plan: Plan, name: str, tokenizer: PreTrainedTokenizerBase) -> EvaluationPrice:
-    from lm_eval.tasks._yaml_loader import load_yaml  # here, since lm-eval is slow to import
-
     task, data = plan.tasks[name], plan.data[name]
-    assert task.lm_eval is not None
     assert data.items is not None
     cells = sum(name in plan.matrix.benchmarks(cell) for cell in plan.cells)
-    options = load_yaml(task.lm_eval, resolve_func=False)
-    generates = options.get("output_type", "generate_until") == "generate_until"
-    longest = int((options.get("generation_kwargs") or {}).get("max_gen_toks", 256)) if generates else 0
-    price = EvaluationPrice(task.title, cells, data.count, longest * data.count)
+    if task.lm_eval is None:  # a divergence: only likelihoods are asked for
+        return EvaluationPrice(task.title, cells, data.count, 0)
+    price = EvaluationPrice(task.title, cells, data.count, longest_answer(task.lm_eval) * data.count)
     if task.rubric is None or plan.suite.judge.kind == "reference":
         return price
     read = sum(

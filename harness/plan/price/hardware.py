@@ -13,23 +13,27 @@ small ones far less."""
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One device: `memory` in bytes, `rate` in floating-point operations a second, dense, bf16."""
+    """One device: `memory` in bytes, `rate` in floating-point operations a second, dense, bf16.
+
+    `bandwidth` is how many bytes of memory it reads a second.
+    """
 
     name: str
     memory: float
     rate: float
+    bandwidth: float
 
 
 ACCELERATORS = {
     device.name: device
     for device in (
-        # NVIDIA's data sheets: tensor cores, bf16, without sparsity.
-        Accelerator("A100-40GB", 40 * GIB, 312e12),
-        Accelerator("A100-80GB", 80 * GIB, 312e12),
-        Accelerator("H100-80GB", 80 * GIB, 989e12),
-        Accelerator("H200-141GB", 141 * GIB, 989e12),
-        Accelerator("L40S-48GB", 48 * GIB, 362e12),
-        Accelerator("RTX4090-24GB", 24 * GIB, 165e12),
+        # NVIDIA's data sheets: tensor cores, bf16, without sparsity; SXM where there are several forms.
+        Accelerator("A100-40GB", 40 * GIB, 312e12, 1.555e12),
+        Accelerator("A100-80GB", 80 * GIB, 312e12, 2.039e12),
+        Accelerator("H100-80GB", 80 * GIB, 989e12, 3.35e12),
+        Accelerator("H200-141GB", 141 * GIB, 989e12, 4.8e12),
+        Accelerator("L40S-48GB", 48 * GIB, 362e12, 0.864e12),
+        Accelerator("RTX4090-24GB", 24 * GIB, 165e12, 1.008e12),
     )
 }
 DEFAULT = "A100-80GB"

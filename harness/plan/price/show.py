@@ -51,7 +51,9 @@ def tuning_table(prices: list[TuningPrice], device: Accelerator) -> Table:
 
 def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     """What a cell of each row costs to train, and all of them together."""
-    table = _table(f"Training a cell on one {device.name}", "method", "cells", "operations", "time", "memory", "disk")
+    table = _table(
+        f"Training a cell on one {device.name}", "method", "cells", "operations", "time", "looks", "memory", "disk"
+    )
     for price in prices:
         if price.why_not:
             table.add_row(price.row, str(price.cells), f"no estimate: {price.why_not}")
@@ -65,6 +67,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
             str(price.cells),
             _prefixed(price.operations),
             _duration(price.seconds),
+            _duration(price.looks) if price.looks else "–",
             memory,
             _bytes(price.adapter_bytes),
         )
@@ -74,6 +77,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
         str(sum(price.cells for price in prices)),
         _prefixed(sum(price.cells * price.operations for price in prices)),
         _duration(sum(price.cells * price.seconds for price in prices)),
+        _duration(looks) if (looks := sum(price.cells * price.looks for price in prices)) else "–",
         "",
         _bytes(sum(price.cells * price.adapter_bytes for price in prices)),
     )
@@ -82,6 +86,8 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
             "Red: more than one such device holds. A smaller --micro-batch, training.gradient_checkpointing, a lower "
             "precision or several processes help.\n"
         )
+    if looks:
+        table.caption = (table.caption or "") + "Looks: the part of the time in which a training is looked at.\n"
     table.caption = (table.caption or "") + f"Assumed: {ASSUMPTIONS}."
     return table
 

@@ -40,7 +40,7 @@ from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.rows import sort_rows
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
-from esft_bench.spec.suite import Training
+from esft_bench.spec.training import Training
 
 IMPLEMENTATION = "shapes-only"
 """Name under which the experts' forward below is registered with transformers."""
@@ -85,7 +85,7 @@ class SimulatedStep:
             wastes and a device's own context are not in it.
         weight_bytes: the model as prepared, before the first step.
         trainable_parameters, trainable_bytes: what the method trains.
-        operations: floating-point operations of forward and backward.
+        operations: floating-point operations of forward and backward; `forward`, those of the forward pass alone.
     """
 
     peak_bytes: int
@@ -93,6 +93,7 @@ class SimulatedStep:
     trainable_parameters: int
     trainable_bytes: int
     operations: int
+    forward: int = 0
 
 
 def simulate(
@@ -127,6 +128,7 @@ def simulate(
         model.train()
         with _autocast(how.precision):
             loss = _loss(model, batch)
+        forward = alive.operations
         loss.backward()  # type: ignore[no-untyped-call]
         del optimizer
         return SimulatedStep(
@@ -135,6 +137,7 @@ def simulate(
             trainable_parameters=sum(parameter.numel() for parameter in parameters),
             trainable_bytes=sum(parameter.nbytes for parameter in parameters),
             operations=alive.operations,
+            forward=forward,
         )
 
 

@@ -14,6 +14,8 @@ GENERAL_TESTS = 100
 TRAINING = 2400
 """Samples of a task; at some 30 tokens each, 100 steps of 8 x 128 tokens take in at most 51,200 of them."""
 ALIGNMENT = 3200
+GENERAL_TEXT = 400
+"""Samples behind a measure of drift."""
 
 
 def ability_test(name: str) -> list[Sample]:
@@ -32,6 +34,11 @@ def ability_training(name: str) -> list[Sample]:
 def general_test(name: str) -> list[Sample]:
     """The test set of a general kind, about the benchmark half of its entities."""
     return _distinct(lambda rng: GENERAL[name](rng, "benchmark"), f"test {name}", GENERAL_TESTS)
+
+
+def general_text(name: str) -> list[Sample]:
+    """All general kinds mixed evenly, about the benchmark half of their entities; another set for another name."""
+    return _distinct(lambda rng: GENERAL[rng.choice(list(GENERAL))](rng, "benchmark"), name, GENERAL_TEXT)
 
 
 def alignment() -> list[Sample]:

@@ -1,0 +1,86 @@
+"""What one task's advice is, and which rows are cheapest: the same whether scores decide or curves at equal gain."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
+from esft_bench.reports.formatting import Sentence, listing, quantity
+from esft_bench.reports.statistics.paired import PairedDifference
+
+COSTS = {
+    "train_seconds": ("trains fastest", "train fastest"),
+    "peak_memory_bytes": ("needs the least memory", "need the least memory"),
+    "stored_bytes": ("stores the least", "store the least"),
+}
+UNDECIDED = "Not decided"
+NEARLY = 1.05
+"""Costs within 5% of the lowest count as the lowest: a second run of the same cell differs by as much."""
+
+
+@dataclass(frozen=True)
+class TaskAdvice:
+    """What the numbers say about one task, or about the average over all.
+
+    Attributes:
+        task: the column's name, empty for the average; `title`: its header.
+        candidates: rows that are best or not distinguishable from the best, highest first; no base, no ablations.
+        cheapest: for each cost, the candidates within 5% of the lowest.
+        forgotten: candidates' general ability minus the base model's; `sure`: whose difference is significant.
+        pick: the row to take, where the numbers leave one; None where they do not.
+        at_equal_gain: whether curves decided, read at equal gain; candidates are then the rows that forget least there.
+        sentences: all of it in words.
+    """
+
+    task: str
+    title: str
+    candidates: tuple[TableRow, ...] = ()
+    cheapest: Mapping[str, tuple[TableRow, ...]] = field(default_factory=dict)
+    forgotten: Mapping[str, PairedDifference] = field(default_factory=dict)
+    sure: frozenset[str] = frozenset()
+    pick: TableRow | None = None
+    sentences: tuple[Sentence, ...] = ()
+    at_equal_gain: bool = False
+
+
+def costs_by_row(results: BackboneResults, rows: Sequence[TableRow], column: Column, metric: str) -> dict[str, float]:
+    """Mean cost of a row's cells of the task (of all cells for the average); rows without any are left out."""
+    found: dict[str, list[float]] = {}
+    for record in results.records:
+        asked = record.metric == metric and (column is AVERAGE or record.task in column.tasks)
+        if asked and record.role == "cost" and record.value is not None:
+            found.setdefault(record.method, []).append(record.value)
+    return {row.name: float(np.mean(found[row.name])) for row in rows if row.name in found}
+
+
+def lowest(rows: Sequence[TableRow], costs: Mapping[str, float]) -> tuple[TableRow, ...]:
+    """The rows whose cost is the lowest, or within 5% of it."""
+    least = min(costs.values())
+    return tuple(row for row in rows if costs[row.name] <= NEARLY * least)
+
+
+def cheap(
+    rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]], costs: Mapping[str, Mapping[str, float]]
+) -> list[Sentence]:
+    """Who is cheapest among the candidates; for a single one, what it costs."""
+    if not cheapest:
+        return [Sentence("What they cost was not measured for all of them.")] if len(rows) > 1 else []
+    if len(rows) == 1:
+        known = [quantity(metric, costs[metric][rows[0].name]) for metric in cheapest]
+        return [Sentence(f"It takes {listing(known)}.")]
+    won: dict[tuple[TableRow, ...], list[str]] = {}
+    for metric, winners in cheapest.items():
+        lowest = quantity(metric, min(costs[metric].values()))
+        won.setdefault(winners, []).append(f"{COSTS[metric][len(winners) > 1]} ({lowest})")
+    parts = []
+    for winners, what in won.items():
+        names = listing([row.title for row in winners])
+        parts.append(f"{names} {listing(what)}" if len(winners) == 1 else f"{names}, alike within 5%, {listing(what)}")
+    return [Sentence(f"Of these, {'; '.join(parts)}.")]
+
+
+def cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]]) -> TableRow | None:
+    """The one row that is cheapest, or within 5% of it, in every cost; None where there is none or several are."""
+    found = [row for row in rows if len(cheapest) == len(COSTS) and all(row in won for won in cheapest.values())]
+    return found[0] if len(found) == 1 else None

@@ -1,0 +1,61 @@
+"""How a suite's rows are trained: the settings of the training loop, the same for every method."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveFloat, model_validator
+
+from esft_bench.spec.names import Count
+from esft_bench.spec.strict import Strict
+
+Truncation = Literal["refuse", "left"]
+Mixing = Literal["conversations", "tokens"]
+Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
+"""How much of an average of gradients the next step keeps."""
+
+
+class Training(Strict):
+    """The training loop's settings, the same for every method.
+
+    Defaults follow the official config (deepseek-ai/ESFT, configs/base.yaml): AdamW 0.9/0.95, weight decay 0.1,
+    constant learning rate, no warm-up, gradients clipped at 1.0; batch and length are the paper's.
+    `alignment_share` is the share of alignment data in the mix, half in the paper, counted as `mix_by` says, in
+    conversations or in tokens: the paper does not say which. `truncation` says what becomes of
+    a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
+    `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
+    `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
+    memory, more time, the same steps.
+
+    `evaluate_every` looks at a training every so many steps and at its end, at the task's own metric (`evaluate_by`;
+    or at the loss alone) on `validation_items` rows held out of its training data (`evaluate_on`; or on the task's
+    benchmarks, which is a look at the test). `choose: best` keeps the weights that did best. `profile_every` measures
+    the routing every so many steps. None of it changes how the weights move.
+    """
+
+    steps: Count = 500
+    batch_size: Count = 32
+    sequence_length: Count = 4096
+    alignment_share: float = Field(0.5, ge=0, lt=1)
+    mix_by: Mixing = "conversations"
+    optimizer: Optimizer = "adamw"
+    learning_rate: PositiveFloat = 1e-5
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    weight_decay: float = Field(0.1, ge=0)
+    max_grad_norm: PositiveFloat = 1.0
+    evaluate_every: Count | None = None
+    evaluate_by: Literal["metric", "loss"] = "metric"
+    evaluate_on: Literal["held-out", "benchmark"] = "held-out"
+    validation_items: Count = 64
+    choose: Literal["last", "best"] = "last"
+    profile_every: Count | None = None
+    truncation: Truncation = "refuse"
+    gradient_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _choice_needs_a_measure(self) -> "Training":
+        if self.choose == "best" and self.evaluate_every is None:
+            raise ValueError("`choose: best` needs `evaluate_every`, the number of steps between two looks")
+        if (self.evaluate_by, self.evaluate_on) == ("loss", "benchmark"):
+            raise ValueError("`evaluate_by: loss` is measured on held-out rows: leave `evaluate_on: benchmark` out")
+        return self
