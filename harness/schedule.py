@@ -10,7 +10,7 @@ from typing import Protocol
 
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step, with_needs
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
@@ -42,7 +42,8 @@ class Schedule:
         self, graph: Graph, executor: Executor, watcher: Watcher, parallelism: Parallelism, wanted: Iterable[Step]
     ) -> None:
         self._graph, self._executor, self._watcher, self._parallelism = graph, executor, watcher, parallelism
-        self._order = {step: number for number, step in enumerate(with_needs(wanted))}
+        self._wanted = list(wanted)
+        self._order = {step: number for number, step in enumerate(graph.with_needs(self._wanted))}
         self._ready: dict[Resources, list[tuple[int, Step]]] = {}
         self._add(step for step in self._order if graph.is_ready(step))
         self._running: dict[Step, tuple[str, Job]] = {}  # with the keys they were started under
@@ -148,7 +149,14 @@ class Schedule:
         artifact = self._graph.store.finish(job.out, manifest)
         ready = self._graph.put(step, artifact)
         self._watcher.finished(step, artifact)
+        if any(each not in self._order for each in ready):
+            self._enlist()
         self._add(each for each in ready if each in self._order)
+
+    def _enlist(self) -> None:
+        """Give the steps that wanted ones have asked for their places, behind all others."""
+        for step in self._graph.with_needs(self._wanted):
+            self._order.setdefault(step, len(self._order))
 
     def _fail(self, step: Step, why: str) -> None:
         """Note a failure, and that of all steps that rest on it."""

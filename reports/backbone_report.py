@@ -28,6 +28,7 @@ from esft_bench.reports.tables.published_values import Kind
 from esft_bench.reports.tables.retention import retention_table
 from esft_bench.reports.tables.scores import ability_table, drift_table, general_table, table_of
 from esft_bench.reports.tables.table import Table, TableCell
+from esft_bench.reports.tables.tuning import tuning_view
 from esft_bench.reports.tables.view import (
     Entry,
     TableView,
@@ -39,6 +40,8 @@ from esft_bench.reports.tables.view import (
     score_entry,
     view,
 )
+from esft_bench.spec.trials import TrialRecord
+from esft_bench.spec.trials import read as read_trials
 
 
 @dataclass(frozen=True)
@@ -166,6 +169,11 @@ class BackboneReport:
         return self.comparisons.between(row, self.base, role)
 
     @cached_property
+    def trials(self) -> list[TrialRecord]:
+        """What was tried before the cells were trained, where rows were tuned."""
+        return [trial for trial in read_trials(self.results.folder) if trial.backbone == self.backbone]
+
+    @cached_property
     def samples(self) -> list[Sample]:
         """Items that say most, with every row's answer."""
         return choose(self.results)
@@ -186,7 +194,7 @@ class BackboneReport:
         return glance_view(seen).titled(self.suffix)
 
     def score_views(self) -> list[TableView]:
-        """Tables 1 to 3, drift and further ones, as they are shown; empty ones are left out."""
+        """Tables 1 to 3, drift, further ones and what tuning found, as they are shown; empty ones are left out."""
         shown: list[tuple[Table, Callable[[TableCell], Entry]]] = [
             (self.ability, score_entry),
             (self.general, score_entry),
@@ -199,8 +207,8 @@ class BackboneReport:
             if table.rows and table.columns
             for seen in [view(table, write)]
         ]
-        varying = noise_view(self.results)
-        return [one.titled(self.suffix) for one in [*views, *([varying] if varying else [])]]
+        extra = [noise_view(self.results), tuning_view(self.results, self.trials)]
+        return [one.titled(self.suffix) for one in [*views, *(table for table in extra if table)]]
 
     @cached_property
     def calibrations(self) -> list[Calibration]:

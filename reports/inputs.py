@@ -16,7 +16,15 @@ from typing import Any
 from esft_bench.spec.results import write_text
 
 FILE = ".report.json"
-READ = ("results.jsonl", "curves.jsonl", "routing.json", "opinions.jsonl", "calibration.json", "items/*.jsonl")
+READ = (
+    "results.jsonl",
+    "curves.jsonl",
+    "tuning.jsonl",
+    "routing.json",
+    "opinions.jsonl",
+    "calibration.json",
+    "items/*.jsonl",
+)
 FIGURES = "figures"
 MADE = ("report.md", "report.html", "equal_gain.csv")
 MANIFEST = "manifest.json"

@@ -45,7 +45,7 @@ def sweeps(results: BackboneResults) -> list[Sweep]:
 
 def _settings(row: Row) -> dict[str, Any]:
     """What makes a row what it is: its method and everything that it sets, its own hyperparameters first."""
-    return row.hyperparameters | row.model_dump(include=set(Row.model_fields) - {"title", "ablates"})
+    return row.hyperparameters | row.model_dump(include=set(Row.model_fields) - {"title", "ablates", "tune"})
 
 
 def _groups(settings: Mapping[str, dict[str, Any]], name: str) -> Iterator[list[str]]:

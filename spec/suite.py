@@ -10,10 +10,15 @@ from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
 from esft_bench.spec.own import OwnTask, with_own
+from esft_bench.spec.sections import DataAddress, Evaluation, Quick, TableOf
 from esft_bench.spec.strict import Strict
 from esft_bench.spec.training import PackedAttention, Training, Truncation
+from esft_bench.spec.tuning import Space, Tune
 
 Average = Literal["tasks", "items"]
+
+ABLATED = "of"
+"""The hyperparameter of an ablation that holds those of the method it ablates."""
 
 
 class Profiling(Strict):
@@ -53,59 +58,12 @@ class Row(BaseModel):
     together: bool | None = None
     continues: str = ""
     after: Names = []
+    tune: Space = Space()
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
         """The fields that belong to the method itself."""
         return dict(self.model_extra or {})
-
-
-class Quick(Strict):
-    """What `--quick` keeps: a slice to see the whole path work."""
-
-    tasks: Names = Field(min_length=1)
-    methods: Names = Field(min_length=1)
-
-
-class Repeats(Strict):
-    """Which cells are asked more than once: the first trained `cells`, `times` times in all.
-
-    Greedy answers change with how requests are batched; what that does to scores is told apart from all else.
-    """
-
-    cells: Count = 1
-    times: Annotated[int, Field(ge=2, le=100)] = 3
-
-
-class Evaluation(Strict):
-    """How answers are generated: by a vLLM server, or in-process by transformers where vLLM cannot run.
-
-    `batch_size` and `port` are transport: they do not change results. `limit` keeps the first items of each benchmark.
-    With `repeats` some cells are asked again, to see how much decoding alone changes.
-    """
-
-    engine: Literal["vllm", "transformers"] = "vllm"
-    max_length: Count = 4096
-    limit: Count | None = None
-    port: int | None = Field(None, ge=1, le=65535)
-    batch_size: Count = 64
-    repeats: Repeats | None = None
-
-
-class TableOf(Strict):
-    """A further table in the report: some rows, compared among themselves, on the tasks or the general benchmarks."""
-
-    title: Title
-    rows: Names = Field(min_length=1)
-    role: Literal["ability", "general"] = "ability"
-
-
-class DataAddress(Strict):
-    """Where on the hub a data set lies, if not where its task has it. A new `hub` name needs a `revision`."""
-
-    hub: str = ""
-    revision: str = ""
-    config: str = ""
 
 
 class Suite(Strict):
@@ -120,7 +78,8 @@ class Suite(Strict):
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
     the same. `drift` names the measures of how far a model has moved that have no ceiling; `curve` trains every row at
-    several multiples of its learning rate.
+    several multiples of its learning rate. With `tune`, learning rates are searched, on rows held out of the training
+    data, before cells are trained.
     """
 
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=100)
@@ -139,6 +98,7 @@ class Suite(Strict):
     curve: Curve = Curve()
     training: Training = Training()
     profiling: Profiling = Profiling()
+    tune: Tune | None = None
     evaluation: Evaluation = Evaluation()
     judge: JudgeSettings = JudgeSettings()
     rehearse: Literal["auto", "always", "never"] = "auto"
@@ -167,8 +127,8 @@ class Suite(Strict):
         if not row.ablates:
             return row.method or name, row.hyperparameters, own or self.training.learning_rate
         method, hyperparameters, learning_rate = self.row(row.ablates)
-        of = {"method": method, **hyperparameters}
-        return row.method or "random-experts", {"of": of, **row.hyperparameters}, own or learning_rate
+        of = {ABLATED: {"method": method, **hyperparameters}}
+        return row.method or "random-experts", of | row.hyperparameters, own or learning_rate
 
     def steps(self, name: str) -> int:
         """A row's training steps: its own, those of the row it continues or ablates, or the suite's."""
@@ -205,6 +165,10 @@ def _check(suite: Suite) -> None:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
     _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
+    if suite.tune is not None:
+        _known("tune.rows", suite.tune.rows or [], suite.methods, "no row of this suite")
+        for row in suite.methods.values():
+            suite.tune.first_rates(1.0, row.tune)
     for table in suite.tables:
         _known(f"tables.{table.title}", table.rows, suite.methods, "no row of this suite")
     if suite.quick is not None:

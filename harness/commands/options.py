@@ -20,6 +20,9 @@ class SuiteOptions:
     ] = None
     seeds: Annotated[str | None, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = None
     quick: Annotated[bool, typer.Option("--quick", help="A slice of two tasks and three methods.")] = False
+    tune: Annotated[
+        bool, typer.Option("--tune", help="Search each row's learning rate first, on rows held out of training.")
+    ] = False
     set: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="FIELD=VALUE", help="Set any field of the suite, e.g. training.steps=20."),

@@ -9,7 +9,7 @@ from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.execute.local import warm_up
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
-from esft_bench.harness.plan.overrides import SHIPPED, with_backbone, with_steps
+from esft_bench.harness.plan.overrides import SHIPPED, with_backbone, with_steps, with_tuning
 from esft_bench.harness.plan.own import DEFAULT, OwnFiles, made_for_data, own_suite
 from esft_bench.harness.plan.plan import Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
@@ -75,7 +75,7 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     left_out = (data.note for data in plan.data.values())
     remarks = (task.note for task in plan.tasks.values())
     said = (each for each in (*filtered, *remarks, *left_out) if each)
-    notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *said]
+    notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *_tuned(suite), *said]
     return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated], micro_batch)
 
 
@@ -95,6 +95,8 @@ def _asked_for(options: SuiteOptions) -> tuple[Suite, list[str]]:
         raise UserError("--columns, --metric and --test say what --data FILE is: give that too.")
     suite = load(name, [*own, *_overrides(options)])
     notes: list[str] = []
+    if options.tune:
+        suite = with_tuning(suite)
     if options.steps:
         suite = with_steps(suite, options.steps)
     if name != options.suite:
@@ -166,6 +168,24 @@ def _looked_at(plan: Plan) -> list[str]:
     if scored and unscored and training.evaluate_on == "held-out":
         notes.append(f"No metric scores rows of {', '.join(unscored)}: there it was the loss on them.")
     return notes
+
+
+def _tuned(suite: Suite) -> list[str]:
+    """What a suite says about the values that it searches for; nothing where it does not."""
+    tune = suite.tune
+    if tune is None:
+        return []
+    whole = suite.training.steps
+    rungs = [str(tune.steps(rung, whole)) for rung in range(tune.rungs)]
+    going_on = f"; of each rung one in {tune.reduction} went on to {', then '.join(rungs[1:])} steps"
+    halved = f"{going_on}, with {tune.beside} beside the best" if rungs[1:] else ""
+    other = " (rows with steps of their own: in proportion)" if any(row.steps for row in suite.methods.values()) else ""
+    return [
+        f"Learning rates were searched for each row and {'task' if tune.per == 'task' else 'over all tasks'} by the "
+        f"loss on {suite.training.validation_items} rows held out of each task's training data, in {tune.trials} "
+        f"trials of {rungs[0]} steps{halved}{other}. No test item was looked at; the cells were then trained on all "
+        "rows."
+    ]
 
 
 def engine_of(suite: Suite) -> EngineSettings:

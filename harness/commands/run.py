@@ -18,7 +18,7 @@ from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
-from esft_bench.harness.steps.step import Parallelism, Step, with_needs
+from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
@@ -85,7 +85,7 @@ class _Run:
         _log_to_file(self.folder / "esft-bench.log")
         rehearse(self.prepared, self.graph, parallelism, self.display)
         self._write_manifest(finished=False)
-        self.display.begin(step.kind for step in with_needs(wanted) if step not in self.graph.finished)
+        self.display.begin(self.graph.to_come(wanted))
         batches = self.plan.suite.judge.batch
         executor = LocalExecutor(parallelism, self.folder, self.prepared.judges, batches)
         Schedule(self.graph, executor, self.watch, parallelism, wanted).run()

@@ -51,7 +51,7 @@ class Watch:
     def finished(self, step: Step, artifact: Artifact) -> None:
         """Move the step's cells on; say so of those that are at their end."""
         self._over(step)
-        for text in artifact.measured.get("damaged", []):
+        for text in [*artifact.measured.get("damaged", []), *artifact.measured.get("said", [])]:
             self.noted(text)
         self.notes += [note for note in self._judges.notes if note not in self.notes]
         for path in self._paths[step]:

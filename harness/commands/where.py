@@ -6,13 +6,21 @@ from pathlib import Path
 
 from esft_bench.harness.commands.prepare import STORE
 from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
-from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, SAMPLES
+from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, SAMPLES, TUNED
 from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
 from esft_bench.spec.results import JSONL, read
 
-HOLDS = {"verdicts": ITEMS, "answers": ITEMS, "divergence": ITEMS, "samples": SAMPLES, "train": ADAPTER}
+HOLDS = {
+    "verdicts": ITEMS,
+    "answers": ITEMS,
+    "divergence": ITEMS,
+    "samples": SAMPLES,
+    "train": ADAPTER,
+    "tune": TUNED,
+    "trial": LOG,
+}
 """What of an artifact is meant, by its kind; of others the folder."""
 
 

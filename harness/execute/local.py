@@ -54,6 +54,7 @@ class LocalExecutor:
         self._running: dict[connection.Connection, _Work] = {}
         self._held: Counter[str] = Counter()
         self._slots = {"process": parallelism.workers, "engine": TOGETHER, "network": BATCHES if batches else 1}
+        self._slots["nothing"] = 1
         self._engine: _Engine | None = None
 
     @property
@@ -82,7 +83,7 @@ class LocalExecutor:
             self._borrow(step, job)
             return
         ours, theirs = self._context.Pipe(duplex=False)
-        if asked.holds == "network":
+        if asked.holds in ("network", "nothing"):
             job = replace(job, borrowed=self._judges)
             thread = threading.Thread(target=run, args=(step, job, theirs.send), daemon=True)
             thread.start()
@@ -136,7 +137,7 @@ class LocalExecutor:
                 self._close_engine()
             return
         pipe.close()
-        work.runner.close() if holds == "network" else work.runner.join()
+        work.runner.join() if holds == "process" else work.runner.close()
 
     def close(self) -> None:
         """End every child, the engine and the judging at once; scratch folders stay for the next run."""

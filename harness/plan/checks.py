@@ -19,6 +19,7 @@ from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
+from esft_bench.spec.tuning import Range
 from esft_bench.tasks.registry import get as find_task
 from esft_bench.tasks.sieve import Keep
 from esft_bench.tasks.source import Source
@@ -58,6 +59,19 @@ def _check_row(suite: Suite, row: str, method: Method) -> None:
     steps = suite.steps(row)
     if method.first_stage and steps < 2:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")
+    for name, values in suite.methods[row].tune.others.items() if suite.tune else ():
+        for value in [values.low, values.high] if isinstance(values, Range) else values:
+            _check_tried(suite, row, method, {name: value})
+
+
+def _check_tried(suite: Suite, row: str, method: Method, tried: dict[str, Any]) -> None:
+    """Raise UserError where a row cannot be tried with another value of a hyperparameter."""
+    name, hyperparameters, _ = suite.row(row)
+    other = make_method(name, hyperparameters | tried, f"{row}.tune")
+    if other.first_stage != method.first_stage:
+        raise UserError(
+            f"methods.{row}.tune.{', '.join(tried)}: what makes the first of two stages cannot be searched."
+        )
 
 
 def check_optimizer(suite: Suite) -> None:

@@ -17,7 +17,7 @@ def held_out_items(
 
     `questions` are the task's own items. Raises UserError where less than half of the rows would be left.
     """
-    places = sorted(held_out_rows(len(conversations), count, f"Task '{task.name}'"))
+    places = sorted(held_out_rows(conversations, count, f"Task '{task.name}'"))
     if task.lm_eval is None or (not task.held_out and any(item.keys() - USUAL for item in questions[:1])):
         return
     asked = [conversations[place][0]["content"] for place in places]

@@ -11,6 +11,7 @@ from esft_bench.harness.backbone.files import locate
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Backbone, Row, Suite
+from esft_bench.spec.tuning import Tune
 
 SHIPPED = "mini"
 SMOKE_TEST = {"steps": 20, "batch_size": 4, "sequence_length": 512, "validation_items": 2}
@@ -57,6 +58,13 @@ def with_steps(suite: Suite, steps: int) -> Suite:
     training = suite.training.model_copy(update={"steps": steps})
     rows = {name: row.model_copy(update={"steps": None}) for name, row in suite.methods.items()}
     return suite.model_copy(update={"name": f"{suite.name}-{steps}-steps", "training": training, "methods": rows})
+
+
+def with_tuning(suite: Suite) -> Suite:
+    """The suite with its rows tuned as `tune` has it by default, under a name of its own; one that says how stays."""
+    if suite.tune is not None:
+        return suite
+    return suite.model_copy(update={"name": f"{suite.name}-tuned", "tune": Tune()})
 
 
 S = TypeVar("S", bound=BaseModel)

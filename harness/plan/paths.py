@@ -1,8 +1,8 @@
 """From cells to steps: a cell is a path through the graph, from profiles to verdicts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, TypeVar
 
 from esft_bench.harness.plan.benchmarks import benchmark_of
 from esft_bench.harness.plan.checks import base_row, make_method
@@ -15,12 +15,19 @@ from esft_bench.harness.steps.diverge import DivergeStep, SampleStep
 from esft_bench.harness.steps.judge import JudgeStep, Probe
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.question import QuestionStep
+from esft_bench.harness.steps.search import Search
 from esft_bench.harness.steps.step import Content, Step
-from esft_bench.harness.steps.train import TrainStep
-from esft_bench.methods.method import FirstStage
+from esft_bench.harness.steps.train import TrainStep, Tuned
+from esft_bench.harness.steps.tune import TrialStep, TuneStep
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.opinions import Kind
+from esft_bench.spec.suite import ABLATED
+from esft_bench.spec.tuned import tuned_as
 from esft_bench.tasks.task import DIVERGENCE, Rubric
+
+BY_LOSS = {"evaluate_by": "loss", "evaluate_on": "held-out"}
+"""How trials are looked at, whatever the cells' own trainings are: no test item has a part in a search."""
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,55 @@ class Paths:
 
     def training(self, cell: Cell) -> TrainStep:
         """A cell's training, the last one where there are several."""
+        step = self._given(cell)
+        search = self.search(cell)
+        tuned = Tuned(search, cell.rate, self._within(cell.method)) if search else None
+        return _after_first(replace(step, tuned=tuned), cell.rate)
+
+    def search(self, cell: Cell) -> TuneStep | None:
+        """The search whose values a cell is trained with, the same for all seeds; None where it has its own."""
         suite = self.matrix.suite
-        row = suite.methods[cell.method]
-        before: tuple[TrainStep, ...] = ()
-        for number, task in enumerate(cell.after):
-            earlier = Cell(row.continues, task, cell.seed, cell.after[:number])
-            before = (*before, self._training(earlier, [task], before))
-        return self._training(cell, cell.tasks or suite.tasks[:1], before)
+        tune, row = suite.tune, tuned_as(suite, cell.method)
+        if tune is None or row is None or not self.matrix.methods[row].trains:
+            return None
+        name, cells = row, [Cell(row, cell.task, tune.seed, tuple(suite.methods[row].after))]
+        if tune.per == "row":
+            of_row = [each for each in self.matrix.cells if each.method == row and each.is_row]
+            cells = [each for each in of_row if each.seed == suite.seeds[0]]
+        else:
+            name = f"{row} · {cell.task}"
+        tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
+        return TuneStep(name, Search(tune, suite.row(row)[2], suite.methods[row].tune), suite.steps(row), tried)
+
+    def searches(self) -> dict[tuple[str, str], TuneStep]:
+        """Every search, by row and task; without a task where it is for all tasks of a row."""
+        found: dict[tuple[str, str], TuneStep] = {}
+        suite = self.matrix.suite
+        for cell in self.matrix.cells:
+            search = self.search(cell) if tuned_as(suite, cell.method) == cell.method else None
+            if suite.tune is not None and search is not None:
+                found[cell.method, cell.task if suite.tune.per == "task" else ""] = search
+        return found
+
+    def _tried(self, cell: Cell) -> TrialStep:
+        """What a trial of a cell is, before values are put in."""
+        step = self._given(cell)
+        told = {field.name: getattr(step, field.name) for field in fields(step)}
+        told |= {
+            "profiling": step.profiling.model_copy(update={"after_training": False}),
+            "training": step.training.model_copy(update={"profile_every": None} | BY_LOSS),
+            "looks": UNSCORED,
+        }
+        return _after_first(TrialStep(**told))
+
+    def _within(self, row: str) -> str:
+        """The hyperparameter that holds those of the row whose search it takes its values from."""
+        suite = self.matrix.suite
+        way = [row]
+        while way[-1] != tuned_as(suite, row):
+            above = suite.methods[way[-1]]
+            way.append(above.ablates or above.continues)
+        return ABLATED if any(suite.methods[each].ablates for each in way[:-1]) else ""
 
     def profile(self, task: str) -> ProfileStep:
         """The profile of the backbone on a task's training data, which methods may read and the report shows."""
@@ -114,13 +163,15 @@ class Paths:
         assert data is not None
         return ProfileStep(task, data, self.backbone, suite.backbone, suite.profiling)
 
-    def _training(self, cell: Cell, tasks: Sequence[str], before: tuple[TrainStep, ...]) -> TrainStep:
+    def _given(self, cell: Cell) -> TrainStep:
+        """A cell's training with the values that its row was given."""
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
+        tasks = cell.tasks or suite.tasks[:1]
         name, _, learning_rate = suite.row(cell.method)
         told: dict[str, Any] = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
-        told["profile_every"] = None if before else suite.profile_every(cell.method)
+        told["profile_every"] = None if cell.after else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None
-        step = TrainStep(
+        return TrainStep(
             name=cell.label,
             method_name=name,
             method=method.for_task(tasks[0]),
@@ -134,9 +185,14 @@ class Paths:
             general=(suite.alignment, alignment) if method.needs_general and suite.alignment and alignment else None,
             looks=self._looks(tasks),
             source=self.sources.get((cell.method, cell.task)),
-            before=before,
+            before=tuple(self._before(cell)),
         )
-        return _after_first(step, method.first_stage, cell.rate) if method.first_stage else step
+
+    def _before(self, cell: Cell) -> Iterator[TrainStep]:
+        """The trainings on the tasks that a cell's model had been trained on before."""
+        for number, task in enumerate(cell.after):
+            row = self.matrix.suite.methods[cell.method]
+            yield self.training(Cell(row.continues or cell.method, task, cell.seed, cell.after[:number]))
 
     def _conversations(self, task: str) -> Content:
         data = self.data[task].training
@@ -173,18 +229,23 @@ class Paths:
         return DivergeStep(cell.label, training, self.engine, samples, self.matrix.tasks[measure].title)
 
 
-def _after_first(step: TrainStep, first: FirstStage, times: float) -> TrainStep:
-    """A training with the one before it, between which its steps are shared out; `times`: of that one's own rate."""
-    total = step.training.steps
-    spent = min(max(1, round(first.share * total)), total - 1)
-    rate = first.learning_rate * times if first.learning_rate else step.training.learning_rate
-    before = replace(
-        step,
-        name=f"{step.name}, stage 1",
-        method_name=first.method,
-        method=make_method(first.method, dict(first.hyperparameters), first.method),
-        training=step.training.model_copy(update={"steps": spent, "learning_rate": rate}),
-        general=None,
-        source=None,
-    )
-    return replace(step, training=step.training.model_copy(update={"steps": total - spent}), first=before)
+S = TypeVar("S", bound=TrainStep)
+
+
+def _after_first(step: S, times: float = ITSELF) -> S:
+    """A training with the one before it, where its method has two stages, between which its steps are shared out.
+
+    `times`: of a learning rate that this one has of its own.
+    """
+    stage = step.method.first_stage
+    if stage is None:
+        return step
+    told = {field.name: getattr(step, field.name) for field in fields(step)} | {
+        "name": f"{step.name}, stage 1",
+        "method_name": stage.method,
+        "method": make_method(stage.method, dict(stage.hyperparameters), stage.method),
+        "general": None,
+        "source": None,
+        "tuned": replace(step.tuned, within=None) if step.tuned and stage.learning_rate is None else None,
+    }
+    return replace(step, first=TrainStep(**told)).trained(step.training, times)

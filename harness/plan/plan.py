@@ -22,6 +22,7 @@ from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content
+from esft_bench.harness.steps.tune import TuneStep
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
@@ -43,6 +44,8 @@ class Plan:
         engine, judge: who serves and who judges, as the report names them.
         paths: each cell's way through the graph of steps, row by row.
         profiles: the profiles of the backbone that rows may read, by task.
+        searches: where the suite is tuned, the search for each row's values, by row and task (none where it is for
+            all tasks of the row).
     """
 
     matrix: Matrix
@@ -52,6 +55,7 @@ class Plan:
     judge: str
     paths: Mapping[Cell, CellPath]
     profiles: Mapping[str, ProfileStep]
+    searches: Mapping[tuple[str, str], TuneStep]
 
     @property
     def suite(self) -> Suite:
@@ -131,6 +135,7 @@ def make_plan(
         judge=judges[0][0],
         paths={cell: paths.of(cell) for cell in matrix.cells},
         profiles={task: paths.profile(task) for task in profiled},
+        searches=paths.searches(),
     )
 
 

@@ -1,10 +1,10 @@
-"""All that a report is made of besides the manifest: results, routing, curves and opinions."""
+"""All that a report is made of besides the manifest: results, routing, curves, opinions and what tuning tried."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
-from esft_bench.harness.records import curves, opinions, routing
+from esft_bench.harness.records import curves, opinions, routing, tuning
 from esft_bench.harness.records.scores import collect
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.spec import results
@@ -17,3 +17,4 @@ def write_records(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell
     routing.write(plan, graph, folder)
     curves.write(plan, graph, folder)
     opinions.write(plan, graph, folder)
+    tuning.write(plan, graph, folder)

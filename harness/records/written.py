@@ -16,7 +16,7 @@ from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, rem
 
 NOTE = ".records"
 """The note of what the records are made of, and of what they are."""
-RECORDS = ("results.*", "routing.json", "curves.jsonl", "opinions.jsonl", "items/*", "lm_eval/*")
+RECORDS = ("results.*", "routing.json", "curves.jsonl", "tuning.jsonl", "opinions.jsonl", "items/*", "lm_eval/*")
 CODE = Code(("esft_bench.harness.records.all",))
 
 

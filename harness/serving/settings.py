@@ -3,7 +3,7 @@
 import importlib.metadata
 from dataclasses import dataclass
 
-from esft_bench.spec.suite import Evaluation
+from esft_bench.spec.sections import Evaluation
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The graph of steps, and what of it is there."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 
 from esft_bench.harness.steps.step import Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, Store
@@ -11,32 +11,61 @@ class Graph:
     """Steps with all that they rest on, and the artifacts that they have left in a store.
 
     A step is *finished* when its artifact is there and complete, *ready* when all that it needs is finished, and
-    *waiting* otherwise: its key hashes the contents of what it reads, so it has none before those are there.
+    *waiting* otherwise: its key hashes the contents of what it reads, so it has none before those are there. What a
+    step asks for when its needs are there is needed too, and comes into the graph then.
 
     Attributes:
-        steps: all of them, what is needed first.
+        steps: all of them so far, what is needed first.
         artifacts: what is there, by step; also of a step that is to be done again, such as verdicts after an outage.
         finished: the steps of which nothing is left to do.
     """
 
     def __init__(self, wanted: Iterable[Step], store: Store) -> None:
         self.store = store
-        self.steps = list(with_needs(wanted))
+        self.steps: list[Step] = []
         self.artifacts: dict[Step, Artifact] = {}
         self.finished: set[Step] = set()
+        self._needs: dict[Step, dict[str, Step]] = {}
         self._dependents: defaultdict[Step, list[Step]] = defaultdict(list)
-        for step in self.steps:
-            for need in step.needs.values():
-                self._dependents[need].append(step)
-            self._look(step)
+        self._include(wanted)
+
+    def _include(self, wanted: Iterable[Step]) -> list[Step]:
+        """Take steps into the graph, with all that they rest on; returns those that it did not have."""
+        new: list[Step] = []
+        for step in with_needs(wanted):
+            if step not in self._needs:
+                self.steps.append(step)
+                self._require(step, step.needs)
+                new += [step, *self._look(step)]
+        return new
+
+    def _require(self, step: Step, needs: Mapping[str, Step]) -> None:
+        """A step needs these too."""
+        self._needs.setdefault(step, {}).update(needs)
+        for need in needs.values():
+            self._dependents[need].append(step)
+
+    def needs(self, step: Step) -> Mapping[str, Step]:
+        """The steps whose artifacts a step needs, by role, with those that it has asked for."""
+        return self._needs[step]
+
+    def with_needs(self, steps: Iterable[Step]) -> list[Step]:
+        """Steps and all that they rest on so far, each once, what is needed first."""
+        return list(with_needs(steps, lambda step: self._needs[step].values()))
+
+    def to_come(self, steps: Iterable[Step]) -> Iterator[str]:
+        """The kinds of what is left to do for steps, with what will be asked for as far as it is foreseen."""
+        for step in self.with_needs(steps):
+            if step not in self.finished:
+                yield from (step.kind, *step.foreseen[len(self._needs[step]) :])
 
     def is_ready(self, step: Step) -> bool:
         """Whether all that a step needs is finished, and it is not."""
-        return step not in self.finished and all(need in self.finished for need in step.needs.values())
+        return step not in self.finished and all(need in self.finished for need in self._needs[step].values())
 
     def inputs(self, step: Step) -> dict[str, Artifact]:
         """The artifacts that a ready or finished step reads, by role. Raises KeyError for one that waits."""
-        return {role: self.artifacts[need] for role, need in step.needs.items()}
+        return {role: self.artifacts[need] for role, need in self._needs[step].items()}
 
     def key(self, step: Step) -> str:
         """The key of a ready or finished step. Raises KeyError for one that waits."""
@@ -52,7 +81,7 @@ class Graph:
         Returns the steps that made it and are to be done again; those that rest on them wait for that.
         """
         found = []
-        for need in step.needs.values():
+        for need in self._needs[step].values():
             try:
                 if need in self.artifacts:
                     self.store.check(self.artifacts[need], again=again)
@@ -62,10 +91,14 @@ class Graph:
         return found
 
     def _drop(self, step: Step) -> None:
-        """Forget a step's artifact and those of the steps that rest on it: they are looked for when it is there."""
+        """Forget a step's artifact and those of the steps that rest on it: they are looked for when it is there.
+
+        So is what those have asked for.
+        """
         self.finished.discard(step)
         self.artifacts.pop(step, None)
         for other in self.dependents(step):
+            self._needs[other] = dict(other.needs)
             self._drop(other)
 
     def put(self, step: Step, artifact: Artifact) -> list[Step]:
@@ -74,22 +107,36 @@ class Graph:
         if not step.is_complete(artifact):
             return []
         self.finished.add(step)
-        return [each for other in self.dependents(step) for each in self._found(other)]
+        return self._found_after(step)
+
+    def _found_after(self, step: Step) -> list[Step]:
+        """Look for the steps that need one that is finished now; returns those that are ready then."""
+        return [each for other in list(self.dependents(step)) for each in self._found(other)]
 
     def _found(self, step: Step) -> list[Step]:
         """Look for a step whose needs may be finished now, and for those that rest on it; returns the ready ones."""
         if step in self.finished or not self.is_ready(step):
             return []
-        self._look(step)
-        if step not in self.finished:
-            return [step]
-        return [each for other in self.dependents(step) for each in self._found(other)]
+        asked = self._look(step)
+        if step in self.finished:
+            return self._found_after(step)
+        return [each for each in (*asked, step) if self.is_ready(each)]
 
-    def _look(self, step: Step) -> None:
-        """See whether a step whose needs are finished is finished too."""
+    def _look(self, step: Step) -> list[Step]:
+        """See whether a step whose needs are finished asks for more, or is finished too; returns what came in so."""
+        new: list[Step] = []
+        while self.is_ready(step) and (asked := self._asked_anew(step)):
+            self._require(step, asked)
+            new += self._include(asked.values())
         artifact = self.store.find(step.kind, self.key(step)) if self.is_ready(step) else None
         if artifact is None:
-            return
+            return new
         self.artifacts[step] = artifact
         if step.is_complete(artifact):
             self.finished.add(step)
+        return new
+
+    def _asked_anew(self, step: Step) -> dict[str, Step]:
+        """What a step whose needs are finished asks for and has not asked for before."""
+        known = self._needs[step]
+        return {role: asked for role, asked in step.asks(self.inputs(step)).items() if role not in known}

@@ -57,6 +57,7 @@ def rehearsed(step: TrainStep) -> RehearsedTraining:
         "profiling": step.profiling.model_copy(update={"sequences": 1, "after_training": False}),
         "looks": UNSCORED,
         "seed": 0,
+        "tuned": None,
         "first": rehearsed(step.first) if step.first else None,
         "before": tuple(rehearsed(each) for each in step.before),
     }

@@ -6,7 +6,7 @@ machine. The scheduler knows none of the kinds by name; what runs where only the
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -37,12 +37,12 @@ class Resources:
 
     Attributes:
         holds: `process`, the model in memory in a process of its own, or several; `engine`, a serving engine that it
-            borrows; `network`, nothing but a connection.
+            borrows; `network`, nothing but a connection; `nothing`, what is done in a moment.
         engine: which engine, where it borrows one.
         state: what an engine must hold for it (a checkpoint's name): the next step best goes to an engine that has it.
     """
 
-    holds: Literal["process", "engine", "network"]
+    holds: Literal["process", "engine", "network", "nothing"]
     engine: Hashable = None
     state: str = ""
 
@@ -124,6 +124,19 @@ class Step(ABC):
         """Run steps of this kind that ask for the very same resources, and for the same state; see `run`."""
         return [step.run(job) for step, job in work]
 
+    def asks(self, inputs: Mapping[str, Artifact]) -> Mapping[str, "Step"]:
+        """Further steps whose artifacts it needs, by role, given those that are there of the steps it needs.
+
+        It is asked again when they are there too, until it asks for none that it has not asked for before. The same
+        artifacts make it ask for the same.
+        """
+        return {}
+
+    @property
+    def foreseen(self) -> tuple[str, ...]:
+        """The kinds of all steps that it will need, with those it will ask for, where it asks; for telling the time."""
+        return ()
+
     def is_complete(self, artifact: Artifact) -> bool:
         """Whether nothing is left to do about a finished artifact; one that is not is made again."""
         return True
@@ -153,15 +166,15 @@ class Step(ABC):
         return hash(self.identity)
 
 
-def with_needs(steps: Iterable[Step]) -> Iterator[Step]:
-    """Steps and all that they rest on, each once, what is needed first."""
+def with_needs(steps: Iterable[Step], needs: Callable[[Step], Iterable[Step]] | None = None) -> Iterator[Step]:
+    """Steps and all that they rest on, each once, what is needed first; `needs` where more is known than they say."""
     seen: set[Step] = set()
 
     def visit(step: Step) -> Iterator[Step]:
         if step in seen:
             return
         seen.add(step)
-        for need in step.needs.values():
+        for need in needs(step) if needs else step.needs.values():
             yield from visit(need)
         yield step
 

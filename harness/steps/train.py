@@ -1,14 +1,16 @@
 """The train step: a method on the data of one or several tasks, from the backbone or from what a training made."""
 
+import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from esft_bench.harness.steps.benchmark import UNSCORED, Looks
 from esft_bench.harness.steps.profile import ProfileStep, loading
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.names import TUNED
 from esft_bench.methods.method import Method
 from esft_bench.spec.suite import Backbone, Profiling
 from esft_bench.spec.training import Optimizer, Training
@@ -25,6 +27,38 @@ OPTIMIZERS: dict[Optimizer, tuple[str, ...]] = {
 """The libraries that each optimizer brings into a training."""
 
 
+@dataclass(frozen=True)
+class Tuned:
+    """Values that a search has found, in place of those that a row was given.
+
+    Attributes:
+        search: the step that leaves them, a `TUNED` file.
+        factor: what the learning rate found is multiplied by.
+        within: the hyperparameter that takes the hyperparameters found, where they are those of an ablated method;
+            None where only the learning rate is taken.
+    """
+
+    search: Step
+    factor: float = 1.0
+    within: str | None = ""
+
+    def training(self, given: Training, job: Job) -> Training:
+        """How to train, with the learning rate found."""
+        return given.model_copy(update={"learning_rate": self.factor * self._found(job)["learning_rate"]})
+
+    def hyperparameters(self, given: dict[str, Any], job: Job) -> dict[str, Any]:
+        """A method's hyperparameters, with those found."""
+        found = self._found(job)["hyperparameters"] if self.within is not None else {}
+        return given | ({self.within: given[self.within] | found} if self.within else found)
+
+    def _found(self, job: Job) -> dict[str, Any]:
+        return dict(json.loads((job.inputs[TUNED_BY] / TUNED).read_text("utf-8")))
+
+
+TUNED_BY = "tuned"
+"""The role of the search among what a training needs."""
+
+
 @dataclass(frozen=True, eq=False)
 class TrainStep(Step):
     """Train a model.
@@ -36,6 +70,7 @@ class TrainStep(Step):
         alignment: the conversations mixed in besides.
         general: the general data that the method holds the tasks against.
         training, seed: how; `training` has the row's own steps and learning rate.
+        tuned: what is found out before, and taken in place of `training`'s learning rate and the like.
         profiling: how data are profiled; with its `after_training` the trained model is profiled too.
         backbone, loading: the checkpoint it all begins with, and how it is loaded.
         looks: what the model is scored on while it trains.
@@ -60,6 +95,7 @@ class TrainStep(Step):
     source: Content | None = None
     first: "TrainStep | None" = None
     before: tuple["TrainStep", ...] = ()
+    tuned: Tuned | None = None
 
     @property
     def label(self) -> str:
@@ -82,6 +118,19 @@ class TrainStep(Step):
         earlier = self.first or (self.before[-1] if self.before else None)
         return (*(earlier.whole if earlier else ()), self)
 
+    def trained(self, training: Training, times: float = 1.0) -> Self:
+        """The same trained otherwise; where a stage goes before, it gets its share of the steps.
+
+        `times` is what a learning rate that it has of its own is multiplied by.
+        """
+        stage, total = self.method.first_stage, training.steps
+        if stage is None or self.first is None:
+            return replace(self, training=training)
+        spent = min(max(1, round(stage.share * total)), total - 1)
+        rate = stage.learning_rate * times if stage.learning_rate else training.learning_rate
+        first = self.first.trained(training.model_copy(update={"steps": spent, "learning_rate": rate}))
+        return replace(self, training=training.model_copy(update={"steps": total - spent}), first=first)
+
     @property
     def profiles(self) -> dict[str, ProfileStep]:
         """The profiles that the method reads, by role: the tasks' data, and the general data."""
@@ -97,8 +146,9 @@ class TrainStep(Step):
 
     @property
     def needs(self) -> Mapping[str, Step]:
-        """The trainings it goes on from, and the profiles its method reads."""
-        return {**{f"training {n}": step for n, step in enumerate(self.begins_with)}, **self.profiles}
+        """The trainings it goes on from, the profiles its method reads, and the search that tunes it."""
+        tuned = {TUNED_BY: self.tuned.search} if self.tuned else {}
+        return {**{f"training {n}": step for n, step in enumerate(self.begins_with)}, **self.profiles, **tuned}
 
     @property
     def contents(self) -> Mapping[str, Content]:
@@ -117,11 +167,12 @@ class TrainStep(Step):
 
     @property
     def settings(self) -> dict[str, Any]:
-        """The method and how it trains."""
+        """The method and how it trains; of a tuned one what the search finds is not told, but read."""
+        tuned = {"learning_rate": {"factor": self.tuned.factor, "within": self.tuned.within}} if self.tuned else {}
         return {
             "method": self.method_name,
             "hyperparameters": self.method.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json"),
+            "training": self.training.model_dump(mode="json") | tuned,
             "seed": self.seed,
             "looks": self.looks.settings,
             "profiling": self.profiling.model_dump() if self._profiled else None,
@@ -143,15 +194,18 @@ class TrainStep(Step):
         return Resources("process")
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Train."""
+        """Train; says what it was tuned to, where it was."""
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
 
-        return train_cell(self.told(job), job.progress)
+        told = self.told(job)
+        values = {"learning_rate": told.training.learning_rate, "hyperparameters": told.hyperparameters}
+        return train_cell(told, job.progress) | ({"tuned": values} if self.tuned else {})
 
     def told(self, job: Job) -> "CellTraining":
         """What the training core is told for a job."""
         from esft_bench.harness.training.cell import CellTraining
 
+        given, training = self.method.model_dump(mode="json"), self.training
         return CellTraining(
             backbone=self.backbone.path,
             loading=self.loading,
@@ -161,8 +215,8 @@ class TrainStep(Step):
             profiles=[folder for role, folder in job.inputs.items() if role.startswith("profile")],
             general=job.inputs.get("general profile"),
             method=self.method_name,
-            hyperparameters=self.method.model_dump(mode="json"),
-            training=self.training,
+            hyperparameters=self.tuned.hyperparameters(given, job) if self.tuned else given,
+            training=self.tuned.training(training, job) if self.tuned else training,
             seed=self.seed,
             profiling=self.profiling if self._profiled else None,
             profile_after=self.profiling.after_training,

@@ -66,6 +66,7 @@ class CellTraining(BaseModel):
         profiling: how the task is profiled, where the method or `profile_after` wants it.
         profile_after: whether the trained model is profiled on the task's data too.
         scored, longest: what it is scored on while it trains, and how many tokens question and answer may have.
+        trial: whether it is trained for its log alone, and nothing else of it is kept.
         out, scratch: the artifact's folder, and the one that outlives a kill.
         micro_batch, processes, trackers, name: how it is carried out, who is told of it, and what they call it.
     """
@@ -86,6 +87,7 @@ class CellTraining(BaseModel):
     profile_after: bool = False
     scored: list[dict[str, Any]] = []
     longest: int = 0
+    trial: bool = False
     out: Path
     scratch: Path
     micro_batch: int | None = None
@@ -124,6 +126,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     history.add_to(measured)
     if method.trains:
         _without_looks(measured, trained.log.looks, cell.processes)
+    if cell.trial:
+        return measured
     measured["stored_bytes"] = _export(method, model, cell)
     if not method.trains:
         model = _as_merged(cell)

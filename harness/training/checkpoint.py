@@ -55,8 +55,8 @@ class TrainingLog:
 
     @property
     def told(self) -> dict[str, Any]:
-        """All but the routing, as JSON has it."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "routing"}
+        """All but the routing and the time, which no two runs share, as JSON has it."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("routing", "looks")}
 
 
 @dataclass

@@ -14,7 +14,7 @@ import torch
 from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.files import canonical, read_jsonl
 from esft_bench.spec.suite import Profiling
 from esft_bench.spec.training import Mixing, PackedAttention, Training, Truncation
 from esft_bench.tasks.prompt import SEAM
@@ -95,12 +95,16 @@ def turn_ids(form: Form, question: str, answer: str) -> list[int]:
 
 
 def hold_out(samples: Sequence[Sample], count: int, path: Path) -> tuple[list[Sample], list[Sample]]:
-    """Samples to train on, and those of `count` held-out rows; see `held_out_rows`."""
-    held = held_out_rows(1 + max((sample.row for sample in samples), default=-1), count, path)
-    parts: tuple[list[Sample], list[Sample]] = [], []
-    for sample in samples:
-        parts[sample.row in held].append(sample)
-    return parts
+    """Samples to train on, and those of `count` held-out rows; see `held_out_rows`. `path` has the rows they encode.
+
+    No copy of a held-out row is trained on.
+    """
+    rows = read_jsonl(path)
+    told = [canonical(row) for row in rows]
+    places = held_out_rows(rows, count, path)
+    gone = {told[place] for place in places}
+    kept = [sample for sample in samples if told[sample.row] not in gone]
+    return kept, [sample for sample in samples if sample.row in places]
 
 
 def _without_beginning(sample: Sample, length: int) -> Sample:

@@ -27,7 +27,7 @@ from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import Validation
 from esft_bench.methods.recompute import checkpoint_gradients
-from esft_bench.spec.errors import UserError
+from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.trackers import Trackers
 from esft_bench.spec.training import Training
@@ -79,7 +79,7 @@ def train(
     jitter), which chunks share out otherwise. Where several processes train, a last checkpoint in `scratch` holds the
     weights that came out: a process of its own that calls this again gets them at once.
 
-    Raises UserError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
+    Raises DivergedError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
     accelerator = _accelerator(options, parameters, settings)
     model.train()
@@ -100,7 +100,7 @@ def train(
             loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
             if not (math.isfinite(loss) and math.isfinite(norm)):
                 checkpoint.forget(scratch, validation.best)
-                raise UserError(_diverged(step, loss, norm, settings, options))
+                raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
             state.log.add(loss, norm)
             tracking.after(step, accelerator, loss_module, state)

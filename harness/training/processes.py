@@ -19,7 +19,7 @@ from typing import Any
 
 import torch
 
-from esft_bench.spec.errors import UserError
+from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
 
@@ -48,7 +48,7 @@ def launch(
     environment = os.environ | ({} if torch.cuda.is_available() else ON_CPU)
     command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.training.processes", str(job)]
     results: list[dict[str, Any]] = []
-    errors: list[str] = []
+    errors: list[tuple[bool, str]] = []
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
@@ -62,7 +62,8 @@ def launch(
                 progress(*payload)
             (results if kind == "done" else errors if kind == "error" else []).append(payload)
     if errors:
-        raise UserError(errors[0])
+        diverged, said = errors[0]
+        raise (DivergedError if diverged else UserError)(said)
     if process.returncode or len(results) != processes:
         raise RuntimeError(f"its {processes} processes ended with code {process.returncode}")
     return results
@@ -106,7 +107,7 @@ def main() -> None:
     try:
         _say("done", getattr(__import__(module, fromlist=[name]), name)(job["arguments"], progress))
     except UserError as error:
-        _say("error", str(error))
+        _say("error", [isinstance(error, DivergedError), str(error)])
         raise
     state.destroy_process_group()
 

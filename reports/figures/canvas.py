@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from esft_bench.spec.results import write_text
 
@@ -172,14 +172,20 @@ def draw(picture: Picture, folder: Path) -> Drawn:
     return Drawn(name, picture.title, picture.caption, svg, data)
 
 
-def plain_log(axes: "Axes") -> None:
-    """A logarithmic x axis whose ticks are written as plain numbers."""
+WIDE = 300
+"""An axis that spans so many times its lowest value has ticks at powers of ten, a narrower one at their threes too."""
+
+
+def plain_log(axes: "Axes", which: Literal["x", "y"] = "x") -> None:
+    """A logarithmic axis whose ticks are written as plain numbers."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-    axes.set_xscale("log")
-    axes.xaxis.set_major_locator(LogLocator(subs=(1, 3)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axes.set_xscale("log") if which == "x" else axes.set_yscale("log")
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    low, high = axis.get_view_interval()
+    axis.set_major_locator(LogLocator(subs=(1,) if high > WIDE * low else (1, 3)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 @contextmanager

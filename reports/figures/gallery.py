@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from esft_bench.reports.backbone_report import BackboneReport
 from esft_bench.reports.content import Content
-from esft_bench.reports.figures import costs, experts, gain_curve, sweep, trade, training
+from esft_bench.reports.figures import costs, experts, gain_curve, sweep, trade, training, tuning
 from esft_bench.reports.figures.canvas import Gallery, Missing, Picture, draw
 from esft_bench.spec import curves, routing
 
@@ -49,6 +49,7 @@ def _of_a_backbone(
         *experts.shift(known, training.consistency(points)),
         training.advantage(results, points, known),
         *training.learning_curves(results, points),
+        tuning.tuning_curves(results, report.trials),
     ]
 
 

@@ -11,7 +11,7 @@ from esft_bench.reports.statistics.paired import mean_interval
 from esft_bench.reports.tables.ranking import ranked
 from esft_bench.reports.tables.table import Table, TableCell, averaged, why
 from esft_bench.spec.record import Record
-from esft_bench.spec.suite import TableOf
+from esft_bench.spec.sections import TableOf
 
 WEIGHED = {
     "tasks": "Avg is the mean of the columns, each counting alike",

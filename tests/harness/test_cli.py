@@ -35,7 +35,7 @@ def typed(monkeypatch, tmp_path, capsys):
         (["plan", "--set", "name.of=1"], "name has no fields"),
         (["plan", "--set", "methods.esft-gate.p=7"], "methods.esft-gate.p"),
         (["where", "fft", "mini-law"], "holds no results.jsonl"),
-        (["run", "mini-learning-rates", "--quick"], "has no `quick` section"),
+        (["run", "--quick", "--set", "quick=null"], "has no `quick` section"),
         (["report", "no/such/run"], "no such run folder"),
     ],
 )

@@ -5,8 +5,8 @@ import typer.main
 from esft_bench.harness.cli import app
 
 SUITE = (
-    "suite --only --seeds --quick --set --backbone --steps --limit --engine --data-dir --data --columns --metric "
-    "--test --include-path --run-dir"
+    "suite --only --seeds --quick --tune --set --backbone --steps --limit --engine --data-dir --data --columns "
+    "--metric --test --include-path --run-dir"
 )
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --track --unsafe-code",

@@ -5,10 +5,11 @@ import random
 import re
 import string
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, ClassVar
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from esft_bench.harness.backbone.prompts import Release
@@ -94,15 +95,21 @@ def test_the_mix_has_its_share_of_alignment_and_repeats_for_the_same_seed(seed, 
     assert sum(token < 0 for token in drawn()) == 200 * share
 
 
-@given(st.integers(2, 60), st.data())
-def test_held_out_rows_are_not_trained_on_and_no_row_is_lost(count, data):
-    held = data.draw(st.integers(1, count // 2))
-    samples = [Sample([n], [n], row=n) for n in range(count)]
-    kept, out = hold_out(samples, held, Path("rows.jsonl"))
-    assert len(out) == held
-    assert sorted(sample.ids[0] for sample in [*kept, *out]) == list(range(count))
-    with pytest.raises(UserError, match=r"rows\.jsonl has .* rows: training\.validation_items"):
-        hold_out(samples, count // 2 + 1, Path("rows.jsonl"))
+@given(st.lists(st.integers(0, 9), min_size=2, max_size=40), st.data())
+def test_held_out_rows_are_not_trained_on_nor_any_copy_of_them_and_no_other_row_is_lost(numbers, data):
+    different = len(set(numbers))
+    assume(different >= 2)
+    held = data.draw(st.integers(1, different // 2))
+    samples = [Sample([n], [n], row=place) for place, n in enumerate(numbers)]
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "rows.jsonl")
+        path.write_text("".join(f"[{n}]\n" for n in numbers))
+        kept, out = hold_out(samples, held, path)
+        gone = {sample.ids[0] for sample in out}
+        assert len(gone) == len(out) == held
+        assert [sample.ids[0] for sample in kept] == [n for n in numbers if n not in gone]
+        with pytest.raises(UserError, match=r"rows\.jsonl has .* different rows: training\.validation_items"):
+            hold_out(samples, different // 2 + 1, path)
 
 
 def test_several_tasks_alternate_in_equal_shares_whatever_their_sizes():

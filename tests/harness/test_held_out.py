@@ -55,7 +55,7 @@ def scores(name, items, answers, folder):
 
 def check(name, source, count, folder):
     items, conversations = held(name, source, count)
-    places = sorted(held_out_rows(len(conversations), count, ""))
+    places = sorted(held_out_rows(conversations, count, ""))
     assert [item["id"] for item in items] == [f"{name}-training-{place + 1}" for place in places]
     assert [item["prompt"] for item in items] == [conversations[place][0]["content"] for place in places]
     answers = {question["content"]: " " + answer["content"] for question, answer, *_ in conversations}
@@ -90,7 +90,9 @@ def test_rows_that_no_metric_scores_are_left_to_the_loss(tmp_path):
     assert not list(held_out_items(task, Source(), rows, [], 2))
     choice = [{"id": "0", "prompt": "?", "answer": "a", "choices": ["a"], "gold": 0}]
     assert not list(held_out_items(TASKS["law-bdci"], Source(), rows, choice, 2))
-    with pytest.raises(UserError, match=r"Task 'law-bdci' has 4 rows: training\.validation_items 3 leaves too few"):
+    with pytest.raises(
+        UserError, match=r"Task 'law-bdci' has 4 different rows: training\.validation_items 3 leaves too few"
+    ):
         list(held_out_items(TASKS["law-bdci"], Source(), rows, choice, 3))
 
 

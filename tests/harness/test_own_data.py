@@ -69,10 +69,10 @@ def test_on_another_backbone_nothing_of_the_small_world_is_tested(here: Path) ->
 
 
 def test_a_suites_rows_are_compared_on_the_users_file(here: Path) -> None:
-    named, changes = own_suite(OwnFiles(["My reviews.csv"]), "mini-learning-rates", None)
+    named, changes = own_suite(OwnFiles(["My reviews.csv"]), "mini-curves", None)
     suite = load(named, changes)
     assert suite.tasks == ["my-reviews"]
-    assert suite.methods == load("mini-learning-rates").methods
+    assert suite.methods == load("mini-curves").methods
 
 
 def test_several_files_are_a_task_each_under_names_of_their_own(here: Path) -> None:

@@ -17,7 +17,7 @@ from esft_bench.harness.steps.step import Content, Job, Parallelism, Resources, 
 from esft_bench.harness.store.keys import Code
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
-from esft_bench.spec.suite import Evaluation
+from esft_bench.spec.sections import Evaluation
 
 
 @dataclass(frozen=True, eq=False)

@@ -38,8 +38,13 @@ class Chosen:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """What its last training was told."""
-        return self.trainings[-1].manifest.settings
+        """What its last training was told, with the values that it was tuned to."""
+        manifest = self.trainings[-1].manifest
+        told, tuned = manifest.settings, manifest.measured.get("tuned")
+        if not tuned:
+            return told
+        training = {**told["training"], "learning_rate": tuned["learning_rate"]}
+        return {**told, "hyperparameters": tuned["hyperparameters"], "training": training}
 
     @property
     def backbone(self) -> Path:

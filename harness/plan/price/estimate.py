@@ -3,7 +3,7 @@
 What is not known before a run is assumed, and `ASSUMPTIONS` says what.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -55,6 +55,22 @@ class TrainingPrice:
 
 
 @dataclass(frozen=True)
+class TuningPrice:
+    """What the searches for a row's values cost: at most, since a trial that diverges ends sooner.
+
+    `searches` counts rows times tasks, each of `trials` that take `steps` in all; `operations` and `seconds` are those
+    of all of them, None where there is no estimate of the row's training.
+    """
+
+    row: str
+    searches: int
+    trials: int
+    steps: int
+    operations: float | None
+    seconds: float | None
+
+
+@dataclass(frozen=True)
 class EvaluationPrice:
     """What one benchmark costs in one cell: at most `generated` tokens, and a judge's calls and dollars.
 
@@ -101,6 +117,21 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
                 looking,
             )
         )
+    return prices
+
+
+def tuning_prices(plan: Plan, trainings: Sequence[TrainingPrice]) -> list[TuningPrice]:
+    """The price of tuning each row that is tuned, given what a cell of each row costs to train."""
+    known = {price.row: price for price in trainings if not price.why_not}
+    prices = []
+    for row in dict.fromkeys(row for row, _ in plan.searches):
+        searches = [search for (name, _), search in plan.searches.items() if name == row]
+        count, first = sum(len(search.tried) for search in searches), searches[0]
+        budget, price = first.search.tune.budget(first.steps), known.get(plan.suite.title(row))
+        cells = count * budget / first.steps
+        operations = cells * price.operations if price else None
+        seconds = cells * price.seconds if price else None
+        prices.append(TuningPrice(plan.suite.title(row), count, first.search.tune.trials, budget, operations, seconds))
     return prices
 
 

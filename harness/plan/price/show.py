@@ -8,8 +8,10 @@ from esft_bench.harness.plan.price.estimate import (
     ASSUMPTIONS,
     EvaluationPrice,
     TrainingPrice,
+    TuningPrice,
     evaluation_prices,
     training_prices,
+    tuning_prices,
 )
 from esft_bench.harness.plan.price.hardware import GIB, Accelerator
 from esft_bench.harness.steps.graph import Graph
@@ -20,10 +22,31 @@ MARGIN = 0.9
 
 def price_tables(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[Table]:
     """What training and testing will cost."""
-    return [
-        training_table(training_prices(plan, graph, device, micro_batch), device),
-        evaluation_table(evaluation_prices(plan)),
-    ]
+    trainings = training_prices(plan, graph, device, micro_batch)
+    tuned = [tuning_table(tuning_prices(plan, trainings), device)] if plan.searches else []
+    return [*tuned, training_table(trainings, device), evaluation_table(evaluation_prices(plan))]
+
+
+def tuning_table(prices: list[TuningPrice], device: Accelerator) -> Table:
+    """What the searches for each row's values cost, and all of them together."""
+    table = _table(f"Tuning on one {device.name}", "method", "searches", "trials", "steps", "operations", "time")
+    for price in prices:
+        told = (price.operations, price.seconds)
+        operations, seconds = ("?", "?") if None in told else (_prefixed(told[0] or 0), _duration(told[1] or 0))
+        table.add_row(price.row, str(price.searches), str(price.trials), str(price.steps), operations, seconds)
+    table.add_section()
+    table.add_row(
+        "all",
+        str(sum(price.searches for price in prices)),
+        str(sum(price.searches * price.trials for price in prices)),
+        str(sum(price.searches * price.steps for price in prices)),
+        _prefixed(sum(price.operations or 0 for price in prices)),
+        _duration(sum(price.seconds or 0 for price in prices)),
+    )
+    table.caption = (
+        "Trials and steps are those of one search, operations and time those of all. At most: see docs/suites.md."
+    )
+    return table
 
 
 def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
