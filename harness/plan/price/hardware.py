@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from esft_bench.spec.errors import UserError
 
 GIB = 2**30
-UTILISATION = 0.35
-"""Share of the stated rate that training is assumed to reach. An assumption: large models on one device reach 0.3–0.5,
-small ones far less."""
+UTILISATION = 0.25
+"""Share of the stated rate that training is assumed to reach: on an H200, at OLMoE's and DeepSeek-V2-Lite's shapes, one
+sequence of 4096 tokens at a time, it was 0.17 to 0.35 (docs/benchmarks/2026-11-26-h200.md). Small models reach less."""
 
 
 @dataclass(frozen=True)
