@@ -27,7 +27,7 @@ class Benchmark:
     lm_eval: Path
     files: str
     modules: tuple[str, ...] = ()
-    otherwise: Mapping[str, Any] = field(default_factory=dict)
+    otherwise: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
     @property
     def settings(self) -> dict[str, Any]:
