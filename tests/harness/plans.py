@@ -8,6 +8,7 @@ from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.prepare import Prepared, prepare
 from esft_bench.harness.schedule import manifest_of
 from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Step
 from esft_bench.harness.store.artifacts import Artifact
 
@@ -25,7 +26,10 @@ def graph_of(made: Prepared) -> Graph:
 
 
 def finish(made: Prepared, step: Step, fill: Callable[[Path], object] | None = None, **measured: Any) -> Artifact:
-    """A step's artifact, put there without running it; all that it needs is there."""
+    """A step's artifact, put there without running it; all that it needs is there, but perhaps for questions."""
+    for need in step.needs.values():
+        if isinstance(need, QuestionStep) and need not in graph_of(made).artifacts:
+            finish(made, need)
     graph = graph_of(made)
     key = graph.key(step)
     built = made.store.begin(step.kind, key)

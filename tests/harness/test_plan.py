@@ -85,8 +85,6 @@ def test_a_cells_state_moves_from_step_to_step(made):
     one = made()
     path = one.plan.paths[one.plan.cells[1]]
     states = []
-    for each in path.answers.values():
-        finish(one, each.questions)
     for steps in ([], [path.training], path.answers.values(), [path.scores["mini-law"]]):
         for step in steps:
             finish(one, step)
@@ -97,7 +95,7 @@ def test_a_cells_state_moves_from_step_to_step(made):
 def test_verdicts_that_met_an_outage_are_there_and_not_finished(made):
     one = made()
     path = one.plan.paths[one.plan.cells[1]]
-    for step in (path.training, *(each.questions for each in path.answers.values()), *path.answers.values()):
+    for step in (path.training, *path.answers.values()):
         finish(one, step)
     finish(one, path.scores["mini-law"], failed=2)
     graph = graph_of(one)

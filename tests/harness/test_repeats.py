@@ -44,9 +44,10 @@ def test_the_first_trained_cell_is_asked_twice_more_on_all_its_benchmarks_and_no
 def test_each_time_has_a_key_of_its_own_and_the_first_the_one_it_had_without(made):
     plain, one = made(ROWS), made()
     cell = one.plan.cells[1]
-    finish(one, one.plan.paths[cell].training)
-    graph = graph_of(one)
     path = one.plan.paths[cell]
+    finish(one, path.training)
+    finish(one, path.answers["mini-facts"].questions)
+    graph = graph_of(one)
     keys = [graph.key(path.answers["mini-facts"]), *(graph.key(path.repeats["mini-facts", time]) for time in (1, 2))]
     assert len(set(keys)) == 3
     assert keys[0] == graph_of(plain).key(plain.plan.paths[cell].answers["mini-facts"])
