@@ -9,7 +9,7 @@ from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from esft_bench.harness.training.data import IGNORED
-from esft_bench.methods.packing import apart
+from esft_bench.methods.moe.packing import apart
 
 AUXILIARY = (
     *("router_aux_loss_coef", "aux_loss_coef", "aux_loss_alpha", "moe_loss_weight"),

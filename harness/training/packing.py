@@ -1,13 +1,13 @@
 """Packing: samples that share a sequence do not attend to each other, unless a suite asks for that.
 
-Attention is masked (`methods.packing`). Layers that carry a state along, such as convolutions and linear attention,
+Attention is masked (`methods.moe.packing`). Layers that carry a state along, such as convolutions and linear attention,
 know nothing of that, and are found out here.
 """
 
 import torch
 from transformers import PreTrainedModel
 
-from esft_bench.methods.packing import apart
+from esft_bench.methods.moe.packing import apart
 from esft_bench.spec.errors import UserError
 
 LENGTH = 6

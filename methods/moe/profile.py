@@ -13,9 +13,9 @@ from transformers import PreTrainedModel
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.packing import apart
 from esft_bench.methods.moe.router_scores import SeenRouter, seen_routers
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
-from esft_bench.methods.packing import apart
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")

@@ -9,8 +9,8 @@ from transformers import Lfm2MoeConfig, Lfm2MoeForCausalLM
 from esft_bench.harness.training.data import IGNORED, Sample, packed, profiling_batches, profiling_sequences, stack
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.packing import check_isolation
+from esft_bench.methods.moe.packing import apart
 from esft_bench.methods.moe.profile import profile
-from esft_bench.methods.packing import apart
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Profiling
 from esft_bench.spec.suite_file import available, load
