@@ -27,6 +27,8 @@ TOLD_EVERY = 2.0
 """Seconds between two writings of how far a run is."""
 SAID_EVERY = 60.0
 """Seconds between two lines on it in a log."""
+SHOWN = 2
+"""Steps at work that such a line names."""
 LEGEND = "· to do   ▸ training   ◔ trained   ▹ being tested   ✓ done   ✗ failed"
 
 
@@ -141,7 +143,8 @@ class Display:
         finished = sum(state == "done" for state in self.states.values())
         steps = [step.describe(name) for name, step in list(self._steps.items())]
         left = in_words(self.pace.seconds_left())
-        return ". ".join(filter(None, [f"{finished} of {len(self.states)} cells done", *steps, left]))
+        more = f"and {len(steps) - SHOWN} more steps" if len(steps) > SHOWN else ""
+        return ". ".join(filter(None, [f"{finished} of {len(self.states)} cells done", *steps[:SHOWN], more, left]))
 
     def _render(self) -> RenderableType:
         """The table of cells over the steps at work."""
