@@ -36,7 +36,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor], metadata: dict[str,
     """Write a safetensors file. Tensors may be views of others; the format wants each on its own."""
     from safetensors.torch import save_file
 
-    owned = {name: _own(tensor.detach().cpu()) for name, tensor in tensors.items()}
+    owned: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for name, tensor in tensors.items():
+        alone = _own(tensor.detach().cpu())
+        owned[name] = alone.clone() if alone.data_ptr() in seen and alone.numel() else alone
+        seen.add(alone.data_ptr())
     with replacing(path) as temporary:
         save_file(owned, temporary, {"format": "pt"} | (metadata or {}))
 
