@@ -97,9 +97,9 @@ class SelectionAblation(Method):
         """Write the official adapter layout."""
         self.of.export(model, folder)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own."""
-        self.of.merge(base, adapter, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the adapter's tensors."""
+        self.of.write_changed(base, adapter, folder)
 
 
 def _ranks(method: type[Method]) -> bool:

@@ -14,7 +14,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.layout import CONFIG as ESFT_CONFIG
 from esft_bench.methods.moe.layout import base_name
-from esft_bench.methods.overlay import overlay, read_finite
+from esft_bench.methods.overlay import read_finite, take_changed
 from esft_bench.methods.tensor_files import tensor_files
 
 if TYPE_CHECKING:
@@ -98,15 +98,15 @@ class Adapter(Method):
         for path in sorted(path for pattern in FILES for path in source.glob(pattern)):
             shutil.copyfile(path, folder / path.name)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors, or with its updates."""
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the adapter's tensors, or those that its updates change."""
         if (adapter / ESFT_CONFIG).is_file():
             from esft_bench.methods.moe.adapter_check import check_adapter
 
             check_adapter(adapter, base)
-            overlay(base, adapter, out, rename=base_name)
+            take_changed(base, adapter, folder, rename=base_name)
         else:
-            lora_adapter.merge(adapter, base, out, self.layout)
+            lora_adapter.write_changed(adapter, base, folder, self.layout)
 
     def _locate(self) -> Path:
         """The adapter's folder here, or a snapshot of it from the hub."""

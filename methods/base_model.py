@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from esft_bench.methods.atomic import write_tensors
+from esft_bench.methods.hub import WEIGHTS
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.overlay import copy_other_files, link
-from esft_bench.methods.tensor_files import weight_files
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,8 +29,6 @@ class UntrainedBase(Method):
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write nothing: nothing changed."""
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Link the base checkpoint's weights into `out` and copy its other files."""
-        for path in weight_files(base):
-            link(path, out / path.name)
-        copy_other_files(base, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write that nothing changes."""
+        write_tensors(folder / WEIGHTS, {})

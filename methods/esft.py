@@ -160,10 +160,10 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
         """The routers, where experts are grouped."""
         return super().other_tensors(model) | self.grouped_routers(model)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own, and the routing of grouped experts."""
-        self.merge_config(base, out)
-        super().merge(base, adapter, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the adapter's tensors, and the routing of grouped experts."""
+        self.merge_config(base, folder)
+        super().write_changed(base, adapter, folder)
 
 
 class EsftGate(Esft):

@@ -11,7 +11,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.layout import AdapterConfig, base_name
 from esft_bench.methods.moe.selection import Selection, check
-from esft_bench.methods.overlay import overlay
+from esft_bench.methods.overlay import take_changed
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -96,12 +96,12 @@ class ExpertTraining(Method):
         """Tensors of hub checkpoints that the adapter has besides what is trained, such as those of a first stage."""
         return {}
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own; official adapters are accepted too."""
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the adapter's tensors; official adapters are accepted too."""
         from esft_bench.methods.moe.adapter_check import check_adapter  # here: it brings torch along
 
         check_adapter(adapter, base)
-        overlay(base, adapter, out, rename=base_name)
+        take_changed(base, adapter, folder, rename=base_name)
 
     def unfreeze_others(self, model: PreTrainedModel, layers: dict[int, MoeLayer], selection: Selection) -> None:
         """Unfreeze what the options name outside the routed experts."""

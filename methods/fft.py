@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from esft_bench.methods.grouped_experts import GroupedExperts
 from esft_bench.methods.hub import write_tied
 from esft_bench.methods.method import Context
-from esft_bench.methods.overlay import overlay
+from esft_bench.methods.overlay import take_changed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -43,7 +43,7 @@ class FullFineTuning(GroupedExperts):
         model.save_pretrained(folder)
         write_tied(model, folder)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write the base's folder with every tensor replaced."""
-        self.merge_config(base, out)
-        overlay(base, adapter, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write every tensor."""
+        self.merge_config(base, folder)
+        take_changed(base, adapter, folder)

@@ -81,7 +81,7 @@ class GroupedExperts(Method):
 
         return hub_tensors(model, settle_routers(model))
 
-    def merge_config(self, base: Path, out: Path) -> None:
+    def merge_config(self, base: Path, folder: Path) -> None:
         """Write the base's configuration with as many experts a token as the coarse-grained model has."""
         if self.group_size > 1:
             from esft_bench.methods.moe.grouping import TOP_K, whole_groups
@@ -90,4 +90,4 @@ class GroupedExperts(Method):
             config = json.loads(path.read_text("utf-8"))
             if TOP_K not in config:
                 raise MethodError(f"{path} has no `{TOP_K}`, so groups of experts cannot be served")
-            write_json(out / path.name, config | {TOP_K: whole_groups(config[TOP_K], self.group_size)})
+            write_json(folder / path.name, config | {TOP_K: whole_groups(config[TOP_K], self.group_size)})

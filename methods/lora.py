@@ -100,9 +100,9 @@ class Lora(Method):
             folder / lora_adapter.CONFIG, {key: sorted(v) if isinstance(v, list) else v for key, v in config.items()}
         )
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the updates added."""
-        lora_adapter.merge(adapter, base, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the tensors that the updates change."""
+        lora_adapter.write_changed(adapter, base, folder)
 
 
 def _attention(model: PreTrainedModel) -> list[str]:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from esft_bench.methods.atomic import write_json, write_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.hub import WEIGHTS, check_not_tied, without_weights, write_tied
-from esft_bench.methods.overlay import check_fits, check_type, overlay, read_finite
+from esft_bench.methods.overlay import MODEL_CONFIG, check_fits, check_type, read_finite, write_different
 from esft_bench.methods.tensor_files import TensorFiles, tensor_files
 
 if TYPE_CHECKING:
@@ -59,16 +59,13 @@ def check(adapter: Path, base: Path, layout: Layout) -> None:
         _check_with_peft(adapter, base, new)
 
 
-def merge(adapter: Path, base: Path, out: Path, layout: Layout = "peft") -> None:
-    """Write into `out` the checkpoint `base` with the adapter's updates added."""
+def write_changed(adapter: Path, base: Path, folder: Path, layout: Layout = "peft") -> None:
+    """Write into `folder` the tensors of `base` that the adapter's updates change, as they become."""
     old, new = tensor_files(base), tensor_files(adapter)
-    with TemporaryDirectory(dir=out.parent, prefix=".merge-") as scratch:
-        folder = Path(scratch)
-        if _plain(adapter, old, new):
-            write_tensors(folder / WEIGHTS, dict(_updated(adapter, old, new)))
-        else:
-            _merge_with_peft(adapter, base, folder, layout)
-        overlay(base, folder, out)
+    if _plain(adapter, old, new):
+        write_tensors(folder / WEIGHTS, dict(_updated(adapter, old, new)))
+    else:
+        _merge_with_peft(adapter, base, folder, layout)
 
 
 @contextmanager
@@ -181,7 +178,7 @@ def _for_merging(adapter: Path) -> Any:
 
 
 def _merge_with_peft(adapter: Path, base: Path, folder: Path, layout: Layout) -> None:
-    """Write the merged model's tensors under their names in hub checkpoints into `folder`.
+    """Write the tensors in which the merged model differs, under their names in hub checkpoints, into `folder`.
 
     In float32: sums rounded to the base's type would be others than trained.
     """
@@ -193,8 +190,11 @@ def _merge_with_peft(adapter: Path, base: Path, folder: Path, layout: Layout) ->
     with TemporaryDirectory(dir=folder.parent, prefix=".repacked-") as scratch, quiet_about_ranks():
         source = adapter if layout == "peft" else _repacked(adapter, base, Path(scratch))
         merged = PeftModel.from_pretrained(model, source, config=_for_merging(adapter)).merge_and_unload()
-    merged.save_pretrained(folder)
-    write_tied(merged, folder)
+        whole = Path(scratch) / "whole"
+        merged.save_pretrained(whole)
+        (whole / MODEL_CONFIG).unlink()  # as this library writes it; none of it has changed
+        write_tied(merged, whole)
+        write_different(base, whole, folder)
 
 
 def _repacked(adapter: Path, base: Path, folder: Path) -> Path:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.overlay import overlay
 
 if TYPE_CHECKING:
     from torch import nn
@@ -60,14 +58,8 @@ class LowRankTraining(Method):
 
         write_low_rank(model, folder)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the updates added to exactly the tensors that have one."""
-        with TemporaryDirectory(dir=out.parent, prefix=".merge-") as folder:
-            self.write_changed(base, adapter, Path(folder))
-            overlay(base, Path(folder), out)
-
     def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
-        """Write into `folder` the tensors of `base` that `adapter` changes, as they become."""
+        """Write exactly the tensors that have an update, as they become."""
         from esft_bench.methods.moe.low_rank import write_updated
 
         write_updated(base, adapter, folder)

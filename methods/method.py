@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
@@ -137,6 +138,25 @@ class Method(BaseModel):
         """Write the adapter, only what changed, as safetensors and JSON into the existing, empty `folder`."""
         raise NotImplementedError
 
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write into the empty `folder` what `adapter` changes in `base`, by which a server swaps one cell for the next.
+
+        The tensors as they become, by their names in `base` (row 7 of one as `NAME[7]`), and `config.json` where it
+        becomes another. This one finds them in the merged checkpoint, which costs as much as the model; a method
+        defines `write_changed` or `merge`.
+        """
+        from esft_bench.methods.overlay import write_different
+
+        with TemporaryDirectory(dir=folder.parent, prefix=".merge-") as whole:
+            self.merge(base, adapter, Path(whole))
+            write_different(base, Path(whole), folder)
+
     def merge(self, base: Path, adapter: Path, out: Path) -> None:
         """Write into the empty folder `out` the Hugging Face checkpoint that `base` with `adapter` is."""
-        raise NotImplementedError
+        from esft_bench.methods.overlay import MODEL_CONFIG, link, overlay
+
+        with TemporaryDirectory(dir=out.parent, prefix=".merge-") as changed:
+            self.write_changed(base, adapter, Path(changed))
+            if (Path(changed) / MODEL_CONFIG).is_file():
+                link(Path(changed) / MODEL_CONFIG, out / MODEL_CONFIG)
+            overlay(base, Path(changed), out)

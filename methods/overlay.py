@@ -5,23 +5,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from safetensors import safe_open
 
 from esft_bench.methods.atomic import write_json, write_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.hub import TIED, checkpoint_shapes
-from esft_bench.methods.tensor_files import INDEX, ROW, TensorFiles, has_index, tensor_files, weight_files
+from esft_bench.methods.hub import WEIGHTS as ADAPTER_WEIGHTS
+from esft_bench.methods.tensor_files import INDEX, TensorFiles, has_index, tensor_files, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf")
 """Suffixes of weight files; every other file of a base folder (configuration, tokenizer) is taken over."""
+MODEL_CONFIG = "config.json"
 FLOATS = ("F64", "F32", "F16", "BF16")
 
 
@@ -38,8 +41,8 @@ def overlay(base: Path, changed: Path, out: Path, rename: Callable[[str], str] =
     """
     changes = changes_of(base, changed, rename)
     for path in weight_files(base):
-        if replaced := {name: source for name, source in changes.sources.items() if changes.home(name) == path}:
-            _write_shard(path, out / path.name, replaced, changes.new)
+        if names := [name for name in changes.parts if changes.home(name) == path]:
+            _write_shard(path, out / path.name, names, changes)
         else:
             link(path, out / path.name)
     if changes.added and has_index(base):
@@ -62,9 +65,35 @@ class Changes:
     sources: dict[str, str]
     added: set[str]
 
+    @cached_property
+    def parts(self) -> dict[str, dict[int | None, str]]:
+        """By name of each tensor of the base that changes, the rows that do (None for all of it) and their sources."""
+        parts: dict[str, dict[int | None, str]] = {}
+        for name, source in self.sources.items():
+            tensor, row = (name, None) if name in self.added else self.old.find(name)
+            parts.setdefault(tensor, {})[row] = source
+        return parts
+
     def home(self, name: str) -> Path:
         """The file of the base that has the tensor; the first one for what is added."""
-        return min(self.old.files.values()) if name in self.added else self.old.files[self.old.find(name)[0]]
+        return min(self.old.files.values()) if name in self.added else self.old.files[name]
+
+    def applied(self, name: str, tensor: Tensor | None) -> Tensor:
+        """What a tensor of the base becomes; None for one that is added.
+
+        Raises MethodError where a number is not finite.
+        """
+        import torch
+
+        for row, source in self.parts[name].items():
+            value = read_finite(self.new, source)
+            kind = value.dtype if tensor is None else torch.promote_types(value.dtype, tensor.dtype)
+            if row is None or tensor is None:
+                tensor = value.to(kind)
+            else:
+                tensor = tensor.to(kind, copy=True)
+                tensor[row] = value.to(kind)
+        return cast("Tensor", tensor)
 
 
 def changes_of(base: Path, changed: Path, rename: Callable[[str], str] = str) -> Changes:
@@ -100,26 +129,82 @@ def _with_tied(sources: dict[str, str], base: TensorFiles, changed: Path) -> dic
 def _added(base: Path, sources: Mapping[str, str], old: TensorFiles, new: TensorFiles) -> set[str]:
     """Names that the base lacks and a model of its configuration has, in this shape, and so are added to it."""
     lacking = {name: source for name, source in sources.items() if not old.holds(name)}
-    if not lacking or not (base / "config.json").is_file():
+    if not lacking or not (base / MODEL_CONFIG).is_file():
         return set()
     shapes = checkpoint_shapes(base)
     return {name for name, source in lacking.items() if shapes.get(name) == new.shape(source)}
 
 
-def _write_shard(path: Path, out: Path, replaced: Mapping[str, str], new: TensorFiles) -> None:
-    """Write a shard with some tensors, or rows of them, replaced, or added; `replaced` has their names in `new`."""
-    import torch
-
+def _write_shard(path: Path, out: Path, names: Sequence[str], changes: Changes) -> None:
+    """Write a shard with some of its tensors changed, or added."""
     shard, metadata = _read_shard(path)
-    for name, source in replaced.items():
-        value, row = read_finite(new, source), ROW.fullmatch(name)
-        if name in shard or row is None:
-            shard[name] = value.to(torch.promote_types(value.dtype, shard.get(name, value).dtype))
-        else:
-            whole = shard[row[1]].to(torch.promote_types(value.dtype, shard[row[1]].dtype))
-            whole[int(row[2])] = value.to(whole.dtype)
-            shard[row[1]] = whole
-    write_tensors(out, shard, metadata)
+    write_tensors(out, shard | {name: changes.applied(name, shard.get(name)) for name in names}, metadata)
+
+
+@dataclass(frozen=True)
+class Overlaid:
+    """A base with changes in it, one after another, whose tensors are read one at a time."""
+
+    base: TensorFiles
+    changes: tuple[Changes, ...]
+
+    @cached_property
+    def names(self) -> set[str]:
+        """Names of the tensors that change."""
+        return {name for each in self.changes for name in each.parts}
+
+    @cached_property
+    def added(self) -> set[str]:
+        """Those that the base lacks."""
+        return {name for each in self.changes for name in each.added}
+
+    def read(self, name: str) -> Tensor:
+        """Read a tensor, changed or the base's. Raises MethodError where a number in a changed one is not finite."""
+        tensor = self.base.read(name) if name in self.base.files else None
+        for each in self.changes:
+            if name in each.parts:
+                tensor = each.applied(name, tensor)
+        return cast("Tensor", tensor)
+
+
+def overlaid(base: Path, changed: Sequence[Path]) -> Overlaid:
+    """A base and folders of changed tensors, as `Method.write_changed` writes them. Raises MethodError as `overlay`."""
+    return Overlaid(tensor_files(base), tuple(changes_of(base, folder) for folder in changed))
+
+
+def take_changed(base: Path, adapter: Path, folder: Path, rename: Callable[[str], str] = str) -> None:
+    """Write into `folder` an adapter that is nothing but changed tensors: its files, linked, or with other names.
+
+    Raises MethodError where it does not fit `base`.
+    """
+    files = changes_of(base, adapter, rename).new
+    if all(rename(name) == name for name in files.files):
+        for path in weight_files(adapter):
+            link(path, folder / path.name)
+    else:
+        write_tensors(folder / ADAPTER_WEIGHTS, {rename(name): files.read(name) for name in files.files})
+    for name in (TIED, INDEX):
+        if (adapter / name).is_file():
+            link(adapter / name, folder / name)
+
+
+def write_different(base: Path, whole: Path, folder: Path) -> None:
+    """Write into `folder` the tensors, and the configuration, in which the checkpoint `whole` differs from `base`."""
+    old, new = tensor_files(base), tensor_files(whole)
+    different = {path.name: {} for path in weight_files(whole)}
+    for name, path in new.files.items():
+        value = new.read(name)
+        if not (name in old.files and value.equal(old.read(name).to(value.dtype))):
+            different[path.name][name] = value
+    for file, tensors in different.items():
+        write_tensors(folder / file, tensors)
+    if (whole / TIED).is_file():
+        link(whole / TIED, folder / TIED)
+    config = whole / MODEL_CONFIG
+    if config.is_file() and json.loads(config.read_text("utf-8")) != json.loads(
+        (base / MODEL_CONFIG).read_text("utf-8")
+    ):
+        link(config, folder / MODEL_CONFIG)
 
 
 def check_fits(name: str, shape: list[int], base: TensorFiles, changed: Path) -> None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from esft_bench.methods.hub import write_trained
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.overlay import overlay
+from esft_bench.methods.overlay import take_changed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,9 +41,9 @@ class PartTraining(Method):
         """Write the trained tensors alone, under their names in hub checkpoints."""
         write_trained(model, folder)
 
-    def merge(self, base: Path, adapter: Path, out: Path) -> None:
-        """Write `base` with the adapter's tensors in place of its own."""
-        overlay(base, adapter, out)
+    def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+        """Write the adapter's tensors."""
+        take_changed(base, adapter, folder)
 
 
 def named(model: PreTrainedModel, wanted: Sequence[nn.Parameter]) -> dict[str, nn.Parameter]:
