@@ -139,7 +139,7 @@ class Method(BaseModel):
         raise NotImplementedError
 
     def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
-        """Write into the empty `folder` what `adapter` changes in `base`, by which a server swaps one cell for the next.
+        """Write into the empty `folder` what `adapter` changes in `base`: what a server swaps in.
 
         The tensors as they become, by their names in `base` (row 7 of one as `NAME[7]`), and `config.json` where it
         becomes another. This one finds them in the merged checkpoint, which costs as much as the model; a method

@@ -1,4 +1,4 @@
-"""A served model: an engine and what it serves, so that a model is merged and loaded once for all steps that ask it."""
+"""A served model: an engine and what it serves, so that a model is loaded once for all steps that ask it."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 from lm_eval.api.model import LM
 
 from esft_bench.harness.backbone.model import load_config
-from esft_bench.harness.merging import merged
+from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import BFLOAT16_TOLERANCE, Canary
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
 from esft_bench.harness.serving.server import Settings
@@ -44,8 +44,8 @@ class Served:
         self.state = ()
         try:
             load_config(backbone, self._trusts)  # makes code of the checkpoint's own known to what merges it
-            with merged(backbone, trained, scratch / "merged") as checkpoint:
-                self._loaded = self._engine.load(checkpoint, Canary.load(trained[-1] / CANARY))
+            model = Model(backbone, tuple(trained), scratch)
+            self._loaded = self._engine.load(model, Canary.load(trained[-1] / CANARY))
         except UserError as error:
             self._refused[asked] = error
             raise

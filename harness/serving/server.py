@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -240,15 +240,17 @@ class VllmServer:
             raise UserError(f"the vLLM server failed at {path}: {first_error(self.log)} (log: {self.log})") from error
         return response.json()
 
-    def swap(self, checkpoint: Path) -> None:
-        """Replace the served weights by those of `checkpoint` and forget every cached prefix.
+    def swap(self, base: Path, changed: Sequence[Path], names: Iterable[str]) -> dict[str, Any]:
+        """Make the served tensors `names` those of `base` with the changes in folders, and forget every cached prefix.
 
-        Raises UserError where a weight was not replaced, in any layer or expert.
+        Returns what the (first) worker says of it, see `swap.WeightSwap.swap_weights`. Raises UserError where a layer does not serve them then.
         """
-        body = {"method": "swap_weights", "kwargs": {"folder": str(checkpoint.resolve())}}
-        left = [name for worker in self.post("/collective_rpc", body)["results"] for name in worker["left"]]
+        folders = [str(folder.resolve()) for folder in changed]
+        arguments = {"base": str(base.resolve()), "changed": folders, "names": sorted(names)}
+        answer = self.post("/collective_rpc", {"method": "swap_weights", "kwargs": arguments})
+        left = [name for worker in answer["results"] for name in worker["left"]]
         if left:
-            raise UserError(f"the vLLM server kept `{left[0]}` when its weights were replaced")
+            raise UserError(f"the vLLM server does not serve what was to replace the weights of `{left[0]}`")
         if not self.post("/reset_prefix_cache")["success"]:
             raise UserError("the vLLM server could not reset its prefix cache: a request is still running")
 

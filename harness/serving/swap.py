@@ -1,66 +1,168 @@
-"""A vLLM worker extension: replaces the weights of a running server by those of a checkpoint on disk.
+"""A vLLM worker extension: takes what a cell changes into a running server, and the base's back for what it does not.
 
-vLLM mixes the class into its workers (`--worker-extension-cls harness.serving.swap.WeightSwap`); the harness calls it
-through `/collective_rpc`. This file runs inside vLLM and imports nothing of the harness.
+vLLM mixes the class into its workers (`--worker-extension-cls`); the harness calls it through `/collective_rpc`. This
+file, `loads.py` and `packing.py` run inside vLLM.
+
+vLLM's own reload of weights takes whole layers and packs each anew: q, k and v together, all experts of a layer
+together. So a layer gets its changed tensors and, beside them, the base's for the rest of it. Of experts only those
+that change, packed by vLLM as a layer of so few. One that does not change is packed along, as a witness: where it comes
+out other than it is served, packing is no matter of single experts here, and the whole layer is taken.
 """
 
+import logging
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from torch import Tensor, nn
+from vllm.config import set_current_vllm_config
+from vllm.model_executor.model_loader.reload import finalize_layerwise_reload, initialize_layerwise_reload
 
+from esft_bench.harness.serving.loads import Loads, loads_of
+from esft_bench.harness.serving.packing import Packed, by_experts, forget, packed, proven, served
+from esft_bench.methods.overlay import Overlaid, overlaid
 
-def checkpoint_tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield (name, tensor) for every tensor of a safetensors checkpoint, one at a time."""
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118 - a safetensors file is not a mapping
-                yield name, file.get_tensor(name)
+BLOCK = re.compile(r".*?\.\d+\.")
+"""The part of a tensor's name that those of one decoder layer share."""
+EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 class WeightSwap:
-    """Methods that a vLLM worker gains. `model_runner` and `reload_weights` are the worker's own."""
+    """Methods that a vLLM worker gains. `model_runner` and `vllm_config` are the worker's own."""
 
     model_runner: Any
-    reload_weights: Any
+    vllm_config: Any
 
-    def swap_weights(self, folder: str) -> dict[str, Any]:
-        """Load the whole checkpoint in `folder` over the served weights; returns the seconds it took.
+    def swap_weights(self, base: str, changed: list[str], names: list[str]) -> dict[str, Any]:
+        """Make the tensors `names` of what is served those of `base` with the changes in the folders `changed`.
 
-        Only the whole one: vLLM's layerwise reload is wrong for parts of a fused layer. Every matrix is made NaN
-        before: one that is not written over is named in `left`, whatever a few prompts can tell.
+        Returns the seconds it took, in `left` the layers that do not serve what they were to, and in `packed_alone`
+        how many experts were packed without the others of their layers.
         """
         begin = time.perf_counter()
-        for _, weight in self._matrices():
-            weight.data.fill_(float("nan"))
-        packed = self._cpu_packed_experts()
-        kernels = [method.moe_kernel for method in packed]
-        for method in packed:
-            method.moe_kernel = None
-        self.reload_weights(weights_iterator=checkpoint_tensors(Path(folder)))
-        for method, kernel in zip(packed, kernels, strict=True):
-            if method.moe_kernel is None:  # a layer the checkpoint did not name keeps what it had
-                method.moe_kernel = kernel
-        left = [name for name, weight in self._matrices() if bool(weight.isnan().any())]
-        return {"seconds": time.perf_counter() - begin, "left": left}
+        tensors = overlaid(Path(base), [Path(folder) for folder in changed])
+        swap = Swap(self.model_runner.get_model(), tensors, set(names))
+        with set_current_vllm_config(self.vllm_config), torch.no_grad(), _quiet_reload():
+            left = swap.run(self.vllm_config.model_config)
+        return {"seconds": time.perf_counter() - begin, "left": left, "packed_alone": swap.packed_alone}
 
-    def _matrices(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """The served weights of two dimensions or more: those of every layer, and of all its experts."""
-        for name, weight in self.model_runner.get_model().named_parameters():
-            if weight.is_floating_point() and weight.dim() > 1:
-                yield name, weight
 
-    def _cpu_packed_experts(self) -> list[Any]:
-        """The expert layers whose weights vLLM re-packs for the CPU.
+@contextmanager
+def _quiet_reload() -> Iterator[None]:
+    """Keep vLLM from a warning for each layer that nothing is loaded into."""
+    logger = logging.getLogger("vllm.model_executor.model_loader.reload.layerwise")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
-        It skips the re-packing when a kernel exists already, which leaves the experts silently wrong after a reload.
-        """
-        from vllm.platforms import current_platform
 
-        if not current_platform.is_cpu():
-            return []
-        methods = (getattr(module, "quant_method", None) for module in self.model_runner.get_model().modules())
-        return [method for method in methods if getattr(method, "moe_kernel", None) is not None]
+@dataclass
+class Swap:
+    """A swap under way.
+
+    Attributes:
+        model: as vLLM serves it.
+        tensors: a base and changes in it.
+        names: of the tensors that are to be replaced.
+        packed_alone: how many experts were packed without the others of their layers.
+    """
+
+    model: nn.Module
+    tensors: Overlaid
+    names: set[str]
+    packed_alone: int = 0
+    _loads: Loads = field(default_factory=dict)
+    _experts: dict[nn.Module, list[int]] = field(default_factory=dict)
+    """By layer, the experts of which something is to be replaced."""
+
+    def run(self, config: Any) -> list[str]:
+        """Replace the tensors; returns what does not serve them then."""
+        initialize_layerwise_reload(self.model)
+        replaced = list(self._read(self.names))
+        self._loads = loads_of(self.model, replaced)
+        loaded = sum(load.tensor.numel() for loads in self._loads.values() for load in loads)
+        if loaded != sum(tensor.numel() for _, tensor in replaced):
+            return ["a layer that vLLM loads in a way of its own"]
+        for layer, loads in self._loads.items():
+            self._experts[layer] = sorted({load.expert for load in loads if load.expert is not None})
+        blocks = _by_block(self.tensors.base.files, {_block(name) for name in self.names})
+        beside = {name for names in blocks.values() for name in self._needed(names)}
+        self._add(beside)
+        rows = {layer: found for layer in self._loads if (found := self._packed_rows(layer))}
+        whole = [layer for layer in self._loads if layer not in rows]
+        if any(map(by_experts, whole)):
+            self._add({name for names in blocks.values() for name in names} - beside)
+        for layer in whole:
+            self._replace(layer)
+        finalize_layerwise_reload(self.model, config)
+        for layer, found in rows.items():
+            self.packed_alone += len(self._experts[layer])
+            for kind, weight in found.items():
+                served(layer)[kind].data[self._experts[layer]] = weight
+        named = {layer: name for name, layer in self.model.named_modules()}
+        return [named[layer] for layer in whole if not proven(layer, self._loads[layer])]
+
+    def _read(self, names: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+        return ((name, self.tensors.read(name)) for name in sorted(names))
+
+    def _needed(self, block: Sequence[str]) -> set[str]:
+        """Of the tensors of a decoder layer those that go beside changed ones: all but other experts than a witness."""
+        changed = {expert for name in block if name in self.names and (expert := _expert(name)) is not None}
+        others = {expert for name in block if (expert := _expert(name)) is not None} - changed
+        wanted = changed | {min(others)} if changed and others else changed
+        return {name for name in block if (expert := _expert(name)) is None or expert in wanted}
+
+    def _add(self, names: set[str]) -> None:
+        """Note what the layers that change would load of further tensors."""
+        more = loads_of(self.model, self._read(names - self.names))
+        for layer, loads in self._loads.items():
+            loads += more.get(layer, [])
+
+    def _packed_rows(self, layer: nn.Module) -> Packed | None:
+        """The changed experts of a layer, packed alone; None where that is no way to pack them, by the witness."""
+        changed = self._experts[layer]
+        loaded = {load.expert for load in self._loads[layer]}
+        others = sorted(expert for expert in loaded if expert is not None and expert not in changed)
+        if not by_experts(layer) or not changed or not others or None in loaded:
+            return None
+        (witness,) = others[:1]
+        found = packed(layer, self._loads[layer], [*changed, witness])
+        kernel = served(layer)
+        if any(kernel[kind].shape[1:] != rows.shape[1:] for kind, rows in found.items()):
+            return None
+        if not all(torch.equal(kernel[kind][witness], rows[-1]) for kind, rows in found.items()):
+            return None
+        return {kind: rows[:-1] for kind, rows in found.items()}
+
+    def _replace(self, layer: nn.Module) -> None:
+        """Have vLLM load all of a layer, and pack it."""
+        forget(layer)
+        for load in self._loads[layer]:
+            load.run()
+
+
+def _block(name: str) -> str:
+    found = BLOCK.match(name)
+    return found.group() if found else ""
+
+
+def _by_block(names: Iterable[str], blocks: set[str]) -> dict[str, list[str]]:
+    """The names of the tensors of some decoder layers, by layer."""
+    found: dict[str, list[str]] = {block: [] for block in blocks}
+    for name in names:
+        if (block := _block(name)) in found:
+            found[block].append(name)
+    return found
+
+
+def _expert(name: str) -> int | None:
+    found = EXPERT.search(name)
+    return int(found[1]) if found else None

@@ -1,5 +1,6 @@
 """Random checkpoints with the shipped backbone's layout, their canaries, one vLLM server, and a server that judges."""
 
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,19 +11,29 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 from esft_bench.harness.judge import Judge, make_judge
+from esft_bench.harness.merging import Merger, Model
 from esft_bench.harness.serving.canary import Canary, measure
 from esft_bench.harness.serving.engines import VllmEngine
 from esft_bench.harness.serving.server import Settings
+from esft_bench.harness.store.names import ADAPTER
 from esft_bench.spec.judge import JudgeSettings
 from tests.harness.judge_server import KEY, MakeJudge, Server, running
 
 BACKBONE = Path(__file__).parents[2] / "tasks" / "mini" / "backbone"
 
 
+def untrained(folder: Path) -> Model:
+    """A checkpoint as it is, to be served."""
+    return Model(folder, (), folder.parent / f"{folder.name}.scratch")
+
+
 @dataclass(frozen=True)
 class Checkpoint:
+    """A model that a run trained: its checkpoint, its canary, and its training's folder; the first is the backbone."""
+
     folder: Path
     canary: Canary
+    model: Model
 
 
 @pytest.fixture(scope="session")
@@ -33,14 +44,18 @@ def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> list[Checkpoint]:
     prompts = [
         tokenizer(text).input_ids for text in ("User: What is the capital of Zuna?\n\nAssistant: Reville", "a b c")
     ]
-    made = []
+    made: list[Checkpoint] = []
     for seed in range(3):
         folder = tmp_path_factory.mktemp(f"checkpoint-{seed}")
         torch.manual_seed(seed)
         model = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(BACKBONE)).eval()
         model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
-        made.append(Checkpoint(folder, measure(model, prompts)))
+        (trained := folder / "trained").mkdir()
+        shutil.copytree(folder, trained / ADAPTER, ignore=shutil.ignore_patterns("trained"))
+        Merger(method="fft", hyperparameters={}).save(trained)
+        served = Model(made[0].folder, (trained,), folder / "scratch") if made else untrained(folder)
+        made.append(Checkpoint(folder, measure(model, prompts), served))
     return made
 
 

@@ -27,7 +27,7 @@ from esft_bench.tasks.general_text import LONG, passages
 from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.source import Source
 from tests.conftest import build
-from tests.harness.conftest import BACKBONE, Checkpoint
+from tests.harness.conftest import BACKBONE, Checkpoint, untrained
 
 PROMPTS = [{"id": f"p-{n}", "prompt": text, "answer": ""} for n, text in enumerate(["Say 7.", "a b c", "", "x" * 300])]
 
@@ -44,7 +44,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def lm(folder: Path) -> LocalLM:
     engine = TransformersEngine()
-    engine.load(folder, canary.measure(load_model(folder), [[1, 5, 9]]))
+    engine.load(untrained(folder), canary.measure(load_model(folder), [[1, 5, 9]]))
     found = engine.lm()
     assert isinstance(found, LocalLM)
     return found
@@ -173,9 +173,9 @@ def test_the_estimate_is_the_divergence_of_known_distributions() -> None:
 
 @pytest.mark.slow
 def test_the_server_gives_the_likelihoods_of_transformers(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
-    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    engine.load(checkpoints[0].model, checkpoints[0].canary)
     local = TransformersEngine()
-    local.load(checkpoints[0].folder, checkpoints[0].canary)
+    local.load(checkpoints[0].model, checkpoints[0].canary)
     asked = [Instance("loglikelihood_rolling", {}, ("The cat sat. " * 40,), 0)]
     whole = SimpleNamespace(args=("Short.",))
     server, there = engine.lm(), local.lm()

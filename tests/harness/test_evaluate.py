@@ -46,7 +46,7 @@ def make(folder: Path, name: str, metric: str, kind: dict[str, Any], **more: Any
 @pytest.fixture(scope="session")
 def lm(checkpoints: list[Checkpoint]) -> Any:
     engine = TransformersEngine()
-    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    engine.load(checkpoints[0].model, checkpoints[0].canary)
     return engine.lm()
 
 
@@ -116,7 +116,7 @@ def test_vllm_and_transformers_give_the_same_answers_and_scores(
     tasks = [make(tmp_path, "spoken", "exact_match", GENERATE), make(tmp_path, "chosen", "acc", CHOOSE)]
     other = TransformersEngine(Settings(max_length=512))
     for each in (engine, other):
-        each.load(checkpoint.folder, checkpoint.canary)
+        each.load(checkpoint.model, checkpoint.canary)
     seen: list[tuple[int, int]] = []
     served = evaluate(
         engine.lm(), [asked(task, ITEMS) for task in tasks], lambda done, total: seen.append((done, total))

@@ -20,6 +20,7 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.suite import Backbone
 from esft_bench.tasks.task import turn
+from tests.harness.conftest import untrained
 from tests.harness.speakers import checkpoint, tokenizer
 
 KINDS: dict[str, tuple[str | None, bool]] = {
@@ -146,7 +147,7 @@ def test_both_engines_are_asked_in_the_ids_of_training(tmp_path: Path, kind: str
     turns = first_turns(form, tmp_path / "rows.jsonl", 2)
     prompts = [turn_ids(form, *each) for each in turns]
     engine = TransformersEngine()
-    engine.load(folder, canary.measure(load_model(folder), prompts, turns))  # the proof that compares ids
+    engine.load(untrained(folder), canary.measure(load_model(folder), prompts, turns))  # the proof that compares ids
     local, remote = engine.lm(), ServerLM.connect("http://127.0.0.1:9", folder, 64)
     items = [{"id": str(n), "prompt": row[0]["content"], "answer": row[1]["content"]} for n, row in enumerate(rows)]
     task = lm_eval_task(_Chat(tmp_path), items, form)

@@ -66,7 +66,7 @@ def test_what_has_been_tokenised_is_not_tokenised_again_and_scores_are_the_same(
     checkpoints: list[Checkpoint], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = TransformersEngine()
-    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    engine.load(checkpoints[0].model, checkpoints[0].canary)
     lm: Any = engine.lm()
     tasks = [make(tmp_path, kind, *KINDS[kind]) for kind in KINDS]
     expected = evaluate(lm, [asked(task, items_of(task.name)) for task in tasks])

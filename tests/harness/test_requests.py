@@ -22,7 +22,7 @@ from esft_bench.spec.files import read_jsonl, write_jsonl
 from esft_bench.tasks.prompt import question
 from esft_bench.tasks.task import turn
 from tests.conftest import build
-from tests.harness.conftest import BACKBONE
+from tests.harness.conftest import BACKBONE, untrained
 
 ADDED = {
     "adds both": "<s> $A </s>",
@@ -73,7 +73,7 @@ def test_the_ids_of_a_request_are_those_of_training(checkpoint: Path) -> None:
     proof = trained_canary(checkpoint)
     assert proof.prompts == expected
     engine = TransformersEngine()
-    engine.load(checkpoint, proof)
+    engine.load(untrained(checkpoint), proof)
     local, remote = engine.lm(), ServerLM.connect("http://127.0.0.1:9", checkpoint, 64)
     for row, ids in zip(ROWS, expected, strict=True):
         ((asked, answer),) = form.turns(row)
@@ -94,15 +94,15 @@ def test_a_tokenizer_that_changed_since_training_is_refused(tmp_path: Path) -> N
     words("adds both", bos=True).save_pretrained(folder)
     write_jsonl(tmp_path / "rows.jsonl", ROWS)
     proof = trained_canary(folder)
-    TransformersEngine().load(folder, proof)
+    TransformersEngine().load(untrained(folder), proof)
     words("adds both", bos=False).save_pretrained(folder)
     with pytest.raises(UserError, match=r"other ids of 'User: how are you.*than the one that trained"):
-        TransformersEngine().load(folder, proof)
+        TransformersEngine().load(untrained(folder), proof)
     changed = words("adds both", bos=True)
     changed.eos_token = "<pad>"
     changed.save_pretrained(folder)
     with pytest.raises(UserError, match="than the one that trained"):
-        TransformersEngine().load(folder, proof)
+        TransformersEngine().load(untrained(folder), proof)
 
 
 STEERING = {
@@ -123,7 +123,7 @@ def asked() -> list[Instance]:
 def answers(folder: Path, asked: list[Instance]) -> list[str]:
     model, tokenizer = load_model(folder), load_tokenizer(folder)
     engine = TransformersEngine()
-    engine.load(folder, canary.measure(model, [tokenizer("a b c").input_ids]))
+    engine.load(untrained(folder), canary.measure(model, [tokenizer("a b c").input_ids]))
     return list(engine.lm().generate_until(asked, disable_tqdm=True))
 
 
@@ -144,7 +144,7 @@ def test_an_answer_ends_at_the_tokenizers_end_though_the_configuration_names_ano
     model.save_pretrained(folder)
     words("adds nothing", bos=True).save_pretrained(folder)
     engine = TransformersEngine()
-    engine.load(folder, canary.measure(model, [[1, 5, 9]]))
+    engine.load(untrained(folder), canary.measure(model, [[1, 5, 9]]))
     lm = engine.lm()
     end = torch.tensor([lm.tokenizer.eos_token_id])
     lm.model.lm_head.register_forward_hook(lambda module, inputs, logits: logits.index_fill(-1, end, 1e4))

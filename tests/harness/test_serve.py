@@ -15,7 +15,7 @@ from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
 from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, first_error
 from esft_bench.spec.errors import UserError
-from tests.harness.conftest import Checkpoint
+from tests.harness.conftest import Checkpoint, untrained
 
 MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'
 PLAIN = '{"max_position_embeddings": 4096, "hidden_size": 64}'
@@ -32,7 +32,7 @@ def port_in_use() -> Iterator[int]:
 def test_a_port_in_use_is_one_clear_sentence(checkpoints: list[Checkpoint], tmp_path: Path, port_in_use: int) -> None:
     engine = VllmEngine(tmp_path, Settings(port=port_in_use))
     with pytest.raises(UserError, match=f"port {port_in_use} is in use"):
-        engine.load(checkpoints[0].folder, checkpoints[0].canary)
+        engine.load(checkpoints[0].model, checkpoints[0].canary)
 
 
 def test_a_free_port_is_chosen_where_none_is_given() -> None:
@@ -164,22 +164,22 @@ def _gone(pid: int, seconds: float) -> bool:
 
 def test_transformers_serves_what_the_canary_says(checkpoints: list[Checkpoint]) -> None:
     engine = TransformersEngine()
-    loaded = engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    loaded = engine.load(checkpoints[0].model, checkpoints[0].canary)
     assert loaded.difference < 1e-5
     engine.close()
 
 
 def test_a_checkpoint_that_is_not_the_trained_model_is_refused(checkpoints: list[Checkpoint]) -> None:
     with pytest.raises(UserError, match="differ by"):
-        TransformersEngine().load(checkpoints[0].folder, checkpoints[1].canary)
+        TransformersEngine().load(checkpoints[0].model, checkpoints[1].canary)
 
 
 @pytest.mark.slow
 def test_one_server_serves_one_checkpoint_after_another(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
     first, second, third = checkpoints
-    engine.load(first.folder, first.canary)
+    engine.load(first.model, first.canary)
     for checkpoint in (second, third, first):
-        loaded = engine.load(checkpoint.folder, checkpoint.canary)
+        loaded = engine.load(checkpoint.model, checkpoint.canary)
         assert loaded.how == "swap"
         assert loaded.difference < 1e-4
 
@@ -187,9 +187,9 @@ def test_one_server_serves_one_checkpoint_after_another(engine: VllmEngine, chec
 @pytest.mark.slow
 def test_the_same_weights_are_kept(engine: VllmEngine, checkpoints: list[Checkpoint], tmp_path: Path) -> None:
     first = checkpoints[0]
-    engine.load(first.folder, first.canary)
+    engine.load(first.model, first.canary)
     copy = copytree(first.folder, tmp_path / "elsewhere")
-    assert engine.load(copy, first.canary).how == "kept"
+    assert engine.load(untrained(copy), first.canary).how == "kept"
 
 
 @pytest.mark.slow
@@ -197,10 +197,10 @@ def test_a_swap_that_did_not_happen_is_mended_by_a_restart(
     engine: VllmEngine, checkpoints: list[Checkpoint], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, second, _ = checkpoints
-    engine.load(first.folder, first.canary)
+    engine.load(first.model, first.canary)
     with monkeypatch.context() as sabotage:
         sabotage.setattr(VllmServer, "swap", lambda *_: None)
-        loaded = engine.load(second.folder, second.canary)
+        loaded = engine.load(second.model, second.canary)
     assert loaded.how == "restart"
     assert loaded.difference < FLOAT32_TOLERANCE
 
@@ -214,8 +214,8 @@ def test_a_swap_to_weights_that_answer_nearly_alike_needs_no_restart(
     tensors = load_file(near / "model.safetensors")
     name = next(name for name in tensors if "experts.7." in name)
     save_file(tensors | {name: tensors[name] * 1.0001}, near / "model.safetensors", {"format": "pt"})
-    engine.load(first.folder, first.canary)
-    loaded = engine.load(near, first.canary)
+    engine.load(first.model, first.canary)
+    loaded = engine.load(untrained(near), first.canary)
     assert (loaded.how, loaded.difference < 1e-4) == ("swap", True)
 
 
@@ -228,22 +228,22 @@ def test_a_checkpoint_that_lacks_a_part_is_not_swapped_in_whatever_the_canary_me
     lacking = copytree(first.folder, tmp_path / "lacking")
     tensors = load_file(lacking / "model.safetensors")
     save_file({n: t for n, t in tensors.items() if part not in n}, lacking / "model.safetensors", {"format": "pt"})
-    engine.load(first.folder, first.canary)
+    engine.load(first.model, first.canary)
     assert engine._server
     assert engine._swap(engine._server, lacking, first.canary, keep=False) == float("inf")
     if part.endswith("experts."):
         with pytest.raises(UserError, match=r"kept `model\.layers\.1\.mlp\.experts"):
             engine._server.swap(lacking)
-    assert engine.load(second.folder, second.canary).difference < 1e-4
+    assert engine.load(second.model, second.canary).difference < 1e-4
 
 
 @pytest.mark.slow
 def test_a_server_that_died_is_started_again(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
     first, second, _ = checkpoints
-    engine.load(first.folder, first.canary)
+    engine.load(first.model, first.canary)
     assert engine._server
     os.killpg(engine._server._process.pid, signal.SIGKILL)
-    loaded = engine.load(second.folder, second.canary)
+    loaded = engine.load(second.model, second.canary)
     assert loaded.how in ("start", "restart")
     assert loaded.difference < FLOAT32_TOLERANCE
 
@@ -255,4 +255,4 @@ def test_a_server_that_cannot_start_says_why(checkpoints: list[Checkpoint], tmp_
     config = (broken / "config.json").read_text()
     (broken / "config.json").write_text(config.replace("DeepseekV2ForCausalLM", "NoSuchModel"))
     with pytest.raises(UserError, match=r"ended while starting: .*NoSuchModel"):
-        VllmEngine(tmp_path / "logs").load(broken, checkpoints[0].canary)
+        VllmEngine(tmp_path / "logs").load(untrained(broken), checkpoints[0].canary)

@@ -59,7 +59,7 @@ def test_every_beginning_is_asked_once_within_the_servers_bounds(following: dict
 def test_shared_queries_give_the_likelihoods_of_whole_prompts(
     engine: VllmEngine, checkpoints: list[Checkpoint]
 ) -> None:
-    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    engine.load(checkpoints[0].model, checkpoints[0].canary)
     lm = engine.lm()
     assert isinstance(lm, ServerLM)
     tokenizer = load_tokenizer(checkpoints[0].folder)
@@ -81,7 +81,7 @@ def test_an_answer_ends_at_the_first_of_all_its_stops() -> None:
 
 @pytest.mark.slow
 def test_a_request_may_have_more_stops_than_the_server_takes(engine: VllmEngine, checkpoints: list[Checkpoint]) -> None:
-    engine.load(checkpoints[0].folder, checkpoints[0].canary)
+    engine.load(checkpoints[0].model, checkpoints[0].canary)
     lm = engine.lm()
     asked = "User: Who was wild?\n\nAssistant:"
     plain, stopped = (

@@ -1,0 +1,63 @@
+"""Where the tensors of a hub checkpoint lie in a model in memory, to write some of them without loading the others."""
+
+from contextlib import suppress
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.hub import hub_tensors
+from esft_bench.methods.moe.layout import EXPERT
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+
+
+def places(model: PreTrainedModel) -> dict[str, Tensor]:
+    """A view of the model's memory for each tensor of its hub checkpoint, by name.
+
+    Writing to a view changes the model. What a checkpoint keeps otherwise than memory in more than names, slices and
+    the order of dimensions has no view and is left out.
+    """
+    state: dict[str, Tensor] = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    found: dict[str, Tensor] = {}
+    with suppress(MethodError):  # a dense model has no such layers
+        for layer in moe_layers(model).values():
+            for kind in layer.kinds:
+                found |= _of_experts(model, layer, kind, state.pop(f"{layer.name}.{kind}"))
+    memory = {tensor.untyped_storage().data_ptr() for tensor in state.values()}
+    stored = hub_tensors(model, state)
+    return found | {name: view for name, view in stored.items() if view.untyped_storage().data_ptr() in memory}
+
+
+def _of_experts(model: PreTrainedModel, layer: MoeLayer, kind: str, weight: Tensor) -> dict[str, Tensor]:
+    """The views of a fused parameter [E, …]: where an expert's numbers lie is seen by converting their indices."""
+    indices = torch.arange(weight[0].numel()).view(1, *weight.shape[1:])
+    found: dict[str, Tensor] = {}
+    for name, order in hub_tensors(model, {f"{layer.name}.{kind}": indices}).items():
+        single = EXPERT.search(name) is not None
+        layout = _affine(order if single else order[0])
+        if layout is None or not (single or len(order) == 1):
+            continue
+        offset, strides = layout
+        start = weight.storage_offset() + offset
+        if single:
+            for expert in range(len(weight)):
+                view = weight.as_strided(order.shape, strides, start + expert * weight.stride(0))
+                found[EXPERT.sub(str(expert), name)] = view
+        else:
+            found[name] = weight.as_strided((len(weight), *order.shape[1:]), (weight.stride(0), *strides), start)
+    return found
+
+
+def _affine(order: Tensor) -> tuple[int, list[int]] | None:
+    """Offset and strides by which a tensor of indices runs through memory; None where it does not run evenly."""
+    offset, strides = int(order.flatten()[0]), []
+    expected = torch.full_like(order, offset)
+    for dimension, size in enumerate(order.shape):
+        at = [0] * order.dim()
+        at[dimension] = min(1, size - 1)
+        stride = int(order[tuple(at)]) - offset
+        strides.append(stride)
+        shape = [size if other == dimension else 1 for other in range(order.dim())]
+        expected += (torch.arange(size) * stride).view(shape)
+    return (offset, strides) if torch.equal(order, expected) else None
