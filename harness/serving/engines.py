@@ -120,7 +120,7 @@ class SwappingEngine(ABC):
     def load(self, model: Model, canary: Canary) -> Loaded:
         """See `Engine.load`: swap, and restart where the swap fails or cannot be proven."""
         begin = time.perf_counter()
-        how: Literal["start", "swap", "restart"] = "swap" if self._alive else "start"
+        how: Literal["start", "swap", "restart"] = "swap" if self._holds(model.backbone) else "start"
         with model.changed() as changed:
             tensors = overlaid(model.backbone, changed)
             swaps = not tensors.added and not any((folder / MODEL_CONFIG).is_file() for folder in changed)
@@ -141,12 +141,16 @@ class SwappingEngine(ABC):
         check_ids(self.lm(), canary)
         return Loaded(how, time.perf_counter() - begin, difference)
 
+    def _holds(self, base: Path) -> bool:
+        """Whether what is served differs from `base` in known tensors, and in nothing else."""
+        return self._alive and self._base == base and self._differs is not None
+
     def _swapped(self, base: Path, changed: Sequence[Path], tensors: Overlaid, canary: Canary) -> float:
         """Swap and return the canary's difference; infinite where it is not proven that every tensor was replaced.
 
         The proof is for each tensor, so the canary need not tell the weights before from those after.
         """
-        if not self._alive or self._base != base or self._differs is None:
+        if not self._holds(base):
             self._open(base)
             self._base, self._differs = base, set()
         names = tensors.names | (self._differs or set())

@@ -73,7 +73,8 @@ def _zeros(layer: nn.Module, kind: str, rows: int | None = None) -> Tensor:
 def served(layer: nn.Module) -> dict[str, Tensor]:
     """A layer's parameters as they are served, within a reload too."""
     kernel = get_layerwise_info(layer).kernel_tensors
-    return dict(kernel[0] if kernel else layer.named_parameters(recurse=False))
+    parameters = kernel[0] if kernel else dict(layer.named_parameters(recurse=False))
+    return {name: parameter.detach() for name, parameter in parameters.items()}
 
 
 def forget(layer: nn.Module) -> None:

@@ -253,6 +253,8 @@ class VllmServer:
             raise UserError(f"the vLLM server does not serve what was to replace the weights of `{left[0]}`")
         if not self.post("/reset_prefix_cache")["success"]:
             raise UserError("the vLLM server could not reset its prefix cache: a request is still running")
+        first: dict[str, Any] = answer["results"][0]
+        return first
 
     def canary(self, prompts: list[list[int]]) -> Canary:
         """The log-probabilities the served weights give `prompts` (token ids)."""
