@@ -191,7 +191,7 @@ def take_changed(base: Path, adapter: Path, folder: Path, rename: Callable[[str]
 def write_different(base: Path, whole: Path, folder: Path) -> None:
     """Write into `folder` the tensors, and the configuration, in which the checkpoint `whole` differs from `base`."""
     old, new = tensor_files(base), tensor_files(whole)
-    different = {path.name: {} for path in weight_files(whole)}
+    different: dict[str, dict[str, Tensor]] = {path.name: {} for path in weight_files(whole)}
     for name, path in new.files.items():
         value = new.read(name)
         if not (name in old.files and value.equal(old.read(name).to(value.dtype))):

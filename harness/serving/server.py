@@ -243,7 +243,7 @@ class VllmServer:
     def swap(self, base: Path, changed: Sequence[Path], names: Iterable[str]) -> dict[str, Any]:
         """Make the served tensors `names` those of `base` with the changes in folders, and forget every cached prefix.
 
-        Returns what the (first) worker says of it, see `swap.WeightSwap.swap_weights`. Raises UserError where a layer does not serve them then.
+        Returns what `swap.WeightSwap.swap_weights` says. Raises UserError where a layer does not serve them then.
         """
         folders = [str(folder.resolve()) for folder in changed]
         arguments = {"base": str(base.resolve()), "changed": folders, "names": sorted(names)}

@@ -59,6 +59,7 @@ def test_vllm_serves_one_cell_after_another_as_a_fresh_server_would(
     pytest.importorskip("vllm")
     architecture, served = each
     alone: list[int] = []
+    fresh: dict[str, float] = {}
     swap = VllmServer.swap
 
     def noted(*arguments: object) -> object:
@@ -72,7 +73,8 @@ def test_vllm_serves_one_cell_after_another_as_a_fresh_server_would(
     try:
         for number, name in enumerate(ORDER[: 2 if architecture in OF_ITS_OWN else None]):
             loaded = engine.load(served[name].model, served[name].canary)
-            assert (loaded.how, loaded.difference < 1e-5) == (expected if number else loaded.how, True)
+            assert (loaded.how, loaded.difference < 5e-5) == (expected if number else loaded.how, True)
+            assert fresh.setdefault(name, loaded.difference) == loaded.difference
     finally:
         engine.close()
     if architecture not in (*OF_ITS_OWN, "granite-moe"):
@@ -151,7 +153,7 @@ class Layer(nn.Module):
 
     def load_weights(self, weights: Iterator[tuple[str, Tensor]]) -> None:
         for row, (_, tensor) in enumerate(weights):
-            self.weight.weight_loader(self.weight.data[row], tensor)  # type: ignore[operator]
+            self.weight.weight_loader(self.weight.data[row], tensor)  # type: ignore[attr-defined]
 
 
 def test_a_layer_that_serves_other_numbers_than_were_loaded_is_found_out() -> None:
