@@ -14,6 +14,7 @@ from transformers import PreTrainedModel
 from esft_bench.harness.training.data import Sample
 from esft_bench.harness.training.loop import CHECKPOINT, Options, train
 from esft_bench.methods.moe.layout import CONFIG, read_config
+from esft_bench.methods.overlay import overlaid
 from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.methods.conftest import Outcomes
@@ -25,6 +26,7 @@ from tests.methods.helpers import (
     mixtures,
     pieces,
     seen_by,
+    tensors,
     tensors_of_experts,
     tokens,
 )
@@ -68,6 +70,17 @@ def test_what_is_frozen_is_the_bases_to_the_byte(outcomes: Outcomes, architectur
     changed = {name.partition("[")[0] for name in outcome.changed()}
     assert changed
     assert changed <= outcome.reached()
+
+
+@each_case
+def test_what_is_swapped_in_is_what_the_merged_checkpoint_has(
+    outcomes: Outcomes, architecture: str, method: str, tmp_path: Path
+) -> None:
+    outcome = outcomes(architecture, method)
+    TRAINING[method].write_changed(outcome.base, outcome.adapter, tmp_path)
+    changes, whole = overlaid(outcome.base, [tmp_path]), tensors(outcome.out)
+    assert {name.partition("[")[0] for name in outcome.changed()} <= changes.names
+    assert all(torch.equal(changes.read(name), tensor) for name, tensor in whole.items())
 
 
 @each_case

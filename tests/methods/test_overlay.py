@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.esft import EsftToken
-from esft_bench.methods.overlay import overlay
+from esft_bench.methods.method import Method
+from esft_bench.methods.overlay import overlaid, overlay
 from esft_bench.methods.tensor_files import TensorFiles
 from tests.methods.helpers import (
     Outcome,
@@ -34,6 +35,22 @@ def test_a_sharded_base_stays_sharded_and_keeps_its_other_files(tiny_model: Any,
     kept = {path.name for path in base.iterdir()} - {"pytorch_model.bin"}
     assert {path.name for path in outcome.out.iterdir()} == kept
     torch.testing.assert_close(logits(load(outcome.out)), logits(outcome.model), atol=1e-5, rtol=1e-5)
+
+
+def test_a_method_that_only_merges_changes_what_its_checkpoint_differs_in(tiny_model: Any, tmp_path: Path) -> None:
+    class OnlyMerges(EsftToken):
+        def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
+            Method.write_changed(self, base, adapter, folder)
+
+        def merge(self, base: Path, adapter: Path, out: Path) -> None:
+            EsftToken(p=0.05).merge(base, adapter, out)
+
+    tiny_model("olmoe").save_pretrained(tmp_path / "base", max_shard_size="40KB")
+    outcome = Outcome(EsftToken(p=0.05), tmp_path / "base")
+    (folder := tmp_path / "changed").mkdir()
+    OnlyMerges(p=0.05).write_changed(outcome.base, outcome.adapter, folder)
+    assert overlaid(outcome.base, [folder]).names == outcome.changed()
+    assert not (folder / "config.json").exists()
 
 
 def test_merged_tensors_keep_what_was_trained_to_the_last_bit_in_the_wider_of_both_types(tmp_path: Path) -> None:
