@@ -65,6 +65,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         base = _backbone(SHAPES[options.shape], options.dtype, Path(scratch))
         models = {part: Model(base, (_adapter(base, part),), Path(scratch) / "scratch") for part in PARTS}
+        models["backbone"] = Model(base, (), Path(scratch) / "scratch")
         canaries = {part: _canary(model, options.dtype) for part, model in models.items()}
         settings = Settings(dtype=options.dtype, max_length=256)
         vllm = options.engine == "vllm"
@@ -124,26 +125,24 @@ def _canary(model: Model, dtype: str) -> Canary:
 def _timed(engine: SwappingEngine) -> Iterator[list[float]]:
     """The seconds that each replacement of weights takes."""
     seconds: list[float] = []
-    swap = engine._swap
+    swap = engine.replace
 
     def timed(*arguments: Any) -> None:
         begin = time.perf_counter()
         swap(*arguments)
         seconds.append(time.perf_counter() - begin)
 
-    engine._swap = timed  # type: ignore[method-assign]
+    engine.replace = timed  # type: ignore[method-assign]
     yield seconds
-    engine._swap = swap  # type: ignore[method-assign]
+    engine.replace = swap  # type: ignore[method-assign]
 
 
 def _measured(engine: SwappingEngine, models: dict[str, Model], canaries: dict[str, Canary], rounds: int) -> Table:
-    backbone = Model(models["whole"].backbone, (), models["whole"].scratch)
     swaps: dict[str, list[float]] = {part: [] for part in PARTS}
     loads: dict[str, list[float]] = {part: [] for part in PARTS}
     worst = 0.0
-    base = _canary(backbone, engine._settings.dtype)
     for _ in range(rounds):
-        engine.load(backbone, base)
+        engine.load(models["backbone"], canaries["backbone"])
         for part in PARTS:
             with _timed(engine) as seconds:
                 loaded = engine.load(models[part], canaries[part])

@@ -156,8 +156,24 @@ NAMES = (
         "vllm.entrypoints.serve.dev.cache.api_router", "reset_prefix_cache", _SWAP, sign='"/reset_prefix_cache"'
     ),
     PrivateName("vllm.envs", "VLLM_SERVER_DEV_MODE", _SWAP, sign='"VLLM_SERVER_DEV_MODE": lambda'),
-    PrivateName("vllm.v1.worker.gpu_worker", "reload_weights", _SWAP, sign="self.model_runner.reload_weights("),
-    PrivateName("vllm.v1.worker.gpu_model_runner", "weights_iterator", _SWAP, sign="weights_iterator: Iterable"),
+    *(
+        PrivateName(f"vllm.{module}", name, _SWAP, sign=sign)
+        for module, name, sign in (
+            ("config", "set_current_vllm_config", "set_current_vllm_config"),
+            ("model_executor.model_loader.reload", "initialize_layerwise_reload", "initialize_layerwise_reload"),
+            ("model_executor.model_loader.reload", "finalize_layerwise_reload", "finalize_layerwise_reload"),
+            ("model_executor.model_loader.reload.layerwise", "get_layerwise_info", "def get_layerwise_info("),
+            ("model_executor.model_loader.reload.utils", "get_layer_tensors", "def get_layer_tensors("),
+            ("model_executor.model_loader.weight_utils", "default_weight_loader", "def default_weight_loader("),
+            ("model_executor.layers.linear", "LinearMethodBase", "class LinearMethodBase("),
+            (
+                "model_executor.layers.fused_moe.unquantized_fused_moe_method",
+                "UnquantizedFusedMoEMethod",
+                "class UnquantizedFusedMoEMethod(",
+            ),
+        )
+    ),
+    PrivateName("torch.nn.modules.module", "_parameters", _SWAP, sign="_parameters: dict"),
     PrivateName("vllm.v1.worker.cpu_model_runner", "get_model", _SWAP, sign="def get_model(self)"),
     PrivateName(
         "vllm.model_executor.layers.fused_moe.routed_experts", "quant_method", _SWAP, sign="self.quant_method = "

@@ -107,7 +107,7 @@ class SwappingEngine(ABC):
         """Serve the checkpoint in a folder, in place of whatever is served."""
 
     @abstractmethod
-    def _swap(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
+    def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
         """Make the tensors `names` of the model served those of `base` with the changes in the folders `changed`.
 
         Raises UserError where it is not proven that they are.
@@ -157,7 +157,7 @@ class SwappingEngine(ABC):
         self._differs = None
         try:
             if names:
-                self._swap(base, changed, names)
+                self.replace(base, changed, names)
             difference = compare(canary, self._measure(canary.prompts))
         except UserError:  # the server died or refused: a restart is the answer to that, too
             return UNPROVEN
@@ -202,7 +202,7 @@ class VllmEngine(SwappingEngine):
             trusted = self._settings.trust_remote_code
             self._lm = ServerLM.connect(self._server.url, checkpoint, length, trusted)
 
-    def _swap(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
+    def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
         assert self._server
         self._server.swap(base, changed, names)
 
@@ -251,7 +251,7 @@ class TransformersEngine(SwappingEngine):
         self._model, self._places = model, places(model)
 
     @torch.no_grad()
-    def _swap(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
+    def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
         """Each tensor into its place in memory, which must be of its shape."""
         tensors = overlaid(base, changed)
         for name in names:

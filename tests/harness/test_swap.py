@@ -100,7 +100,7 @@ def test_a_swap_that_goes_wrong_is_mended_by_the_merged_checkpoint(
     engine = TransformersEngine(Settings(max_length=128))
     engine.load(olmoe["base"].model, olmoe["base"].canary)
     with monkeypatch.context() as sabotage:
-        sabotage.setattr(engine, "_swap", lambda *_: None)
+        sabotage.setattr(engine, "replace", lambda *_: None)
         loaded = engine.load(olmoe["experts"].model, olmoe["experts"].canary)
     assert (loaded.how, loaded.difference < 1e-5) == ("restart", True)
     after = engine.load(olmoe["others"].model, olmoe["others"].canary)
