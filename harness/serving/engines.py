@@ -203,6 +203,7 @@ class VllmEngine(SwappingEngine):
             self._lm = ServerLM.connect(self._server.url, checkpoint, length, trusted)
 
     def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
+        """See `SwappingEngine.replace`."""
         assert self._server
         self._server.swap(base, changed, names)
 
