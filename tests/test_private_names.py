@@ -16,7 +16,7 @@ from tests.private_names import NAMES, REPOSITORY, PrivateName, defined_in, foun
 def requirements() -> dict[str, Requirement]:
     """What pyproject.toml asks for, by the package's import name."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text("utf-8"))["project"]
-    extras = [line for name in ("vllm", "optimizers") for line in project["optional-dependencies"][name]]
+    extras = [line for name in ("vllm", "optimizers", "cluster") for line in project["optional-dependencies"][name]]
     asked = [Requirement(line) for line in [*project["dependencies"], *extras]]
     return {each.name.replace("-", "_"): each for each in asked}
 

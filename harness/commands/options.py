@@ -59,6 +59,13 @@ class RunOptions:
     workers: Annotated[int | None, typer.Option(min=1, help="Cells trained side by side.")] = None
     micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None
     processes: Annotated[int, typer.Option(min=1, help="Processes that train a cell together, one a GPU.")] = 1
+    on: Annotated[
+        str | None,
+        typer.Option(
+            metavar="WHERE",
+            help="local, ray (this machine's cluster) or ray://HOST:PORT; unless given, all GPUs of this machine.",
+        ),
+    ] = None
     keep_checkpoints: Annotated[
         bool, typer.Option("--keep-checkpoints", help="Keep merged checkpoints in the run's folder.")
     ] = False

@@ -4,8 +4,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+from esft_bench.harness.commands.machines import Machines
 from esft_bench.harness.commands.prepare import Prepared
-from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.overrides import SHIPPED
@@ -14,7 +14,7 @@ from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.rehearse import rehearsed
-from esft_bench.harness.steps.step import Content, Parallelism, Step, with_needs
+from esft_bench.harness.steps.step import Content, Step, with_needs
 from esft_bench.harness.store.artifacts import WORK, Artifact, Store
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import canonical, digest_of_text, read_jsonl, remove, write_jsonl
@@ -24,7 +24,7 @@ NOTES = "rehearsed"
 """Where in the store it is noted what has been rehearsed."""
 
 
-def rehearse(prepared: Prepared, graph: Graph, parallelism: Parallelism, display: Display) -> None:
+def rehearse(prepared: Prepared, graph: Graph, on: Machines, display: Display) -> None:
     """Rehearse the rows that have trainings left to do, if the suite wants it and it was not done before.
 
     What it leaves in the store is a note; its adapters are removed. Raises UserError naming a row that fails.
@@ -39,7 +39,7 @@ def rehearse(prepared: Prepared, graph: Graph, parallelism: Parallelism, display
         return
     try:
         own = Graph(left, Store(place))
-        failed = _walk(prepared, own, left, replace(parallelism, processes=1), display)
+        failed = _walk(own, left, on, display)
         for step in left.keys() & own.finished:
             notes.write(_name(step), {"row": left[step]})
     finally:
@@ -70,12 +70,11 @@ def _name(step: AnswerStep) -> str:
     return digest_of_text(canonical([step.identity, codes]))[:20]
 
 
-def _walk(
-    prepared: Prepared, graph: Graph, left: Mapping[AnswerStep, str], parallelism: Parallelism, display: Display
-) -> dict[str, str]:
+def _walk(graph: Graph, left: Mapping[AnswerStep, str], on: Machines, display: Display) -> dict[str, str]:
     """Walk the rehearsal's graph; returns the rows that failed and why."""
     watcher = _Watch(display)
-    executor = LocalExecutor(parallelism, prepared.folder, Panel([make_judge(JudgeSettings())]), batches=False)
+    executor = on.executor(Panel([make_judge(JudgeSettings())]), False)
+    parallelism = replace(on.parallelism, processes=1)
     try:
         failed = Schedule(graph, executor, watcher, parallelism, left).run()
     except NoSpaceError:

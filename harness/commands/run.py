@@ -7,22 +7,21 @@ from dataclasses import replace
 from pathlib import Path
 
 from esft_bench.harness import manifest
+from esft_bench.harness.commands.machines import machines
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.commands.rehearsal import rehearse
 from esft_bench.harness.commands.tracked import trackers
 from esft_bench.harness.commands.watch import Watch
-from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.calibrations import carry
 from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
-from esft_bench.harness.steps.step import Parallelism, Step
+from esft_bench.harness.steps.step import Step
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.tasks.sandbox import UNSAFE, require
 
@@ -78,18 +77,19 @@ class _Run:
             self.display.say(news.pop(0))
 
     def _compute(self, wanted: list[Step]) -> None:
-        parallelism = replace(
-            _parallelism(self.options, self.prepared), trackers=trackers(self.options.track, self.folder)
-        )
+        tracked = trackers(self.options.track, self.folder)
         self._check()
         _log_to_file(self.folder / "esft-bench.log")
-        rehearse(self.prepared, self.graph, parallelism, self.display)
-        self._write_manifest(finished=False)
-        self.display.begin(self.graph.to_come(wanted))
-        batches = self.plan.suite.judge.batch
-        executor = LocalExecutor(parallelism, self.folder, self.prepared.judges, batches)
-        Schedule(self.graph, executor, self.watch, parallelism, wanted).run()
-        self._write_manifest(finished=True)
+        with machines(self.prepared, self.graph, self.options) as found:
+            for note in found.notes:
+                self.display.say(note)
+            rehearse(self.prepared, self.graph, found, self.display)
+            self._write_manifest(finished=False)
+            self.display.begin(self.graph.to_come(wanted))
+            executor = found.executor(self.prepared.judges, self.plan.suite.judge.batch)
+            parallelism = replace(found.parallelism, trackers=tracked)
+            Schedule(self.graph, executor, self.watch, parallelism, wanted).run()
+            self._write_manifest(finished=True)
 
     def _check(self) -> None:
         """Refuse now, before hours of training, a port in use and generated code that nothing would contain."""
@@ -169,24 +169,3 @@ def _log_to_file(log: Path) -> None:
     """Send what libraries have to say to the run's log instead of the terminal."""
     with full_disk_is_a_sentence(log):
         logging.basicConfig(filename=log, level=logging.WARNING, format="%(asctime)s %(name)s %(message)s", force=True)
-
-
-def _parallelism(options: RunOptions, prepared: Prepared) -> Parallelism:
-    """Cells trained side by side, each in so many processes.
-
-    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
-    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
-    """
-    import torch
-
-    wanted, processes = options.workers, options.processes
-    if torch.cuda.is_available():
-        if processes > torch.cuda.device_count():
-            raise UserError(f"--processes {processes}: this machine has {torch.cuda.device_count()} GPU(s).")
-        if processes > 1 and (wanted or 1) > 1:
-            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
-        workers = wanted or 1
-    else:
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        workers = wanted or max(1, cores // processes)
-    return Parallelism(workers, 1, options.micro_batch or prepared.micro_batch, processes)

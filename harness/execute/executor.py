@@ -6,6 +6,11 @@ from typing import Any, Protocol
 
 from esft_bench.harness.steps.step import Job, Resources, Step
 
+TOGETHER = 64
+"""So many steps may ask an engine for one model at a time."""
+BATCHES = 64
+"""So many steps may wait for a judge's batches at a time; a judge that answers at once takes one after another."""
+
 
 @dataclass(frozen=True)
 class Progressed:
@@ -32,6 +37,10 @@ class Ended:
 
 class Executor(Protocol):
     """Runs steps, beside each other as far as there is room."""
+
+    def asks(self, step: Step) -> Resources:
+        """What a step asks for on the machines at hand."""
+        ...
 
     def fit(self, asked: Resources) -> int | None:
         """How well a step that asks for this fits what is held now, 0 best; None where there is no room for it."""

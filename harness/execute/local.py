@@ -14,15 +14,10 @@ from typing import Any, cast
 
 from esft_bench.harness.execute.child import Message, one_step, run
 from esft_bench.harness.execute.engine_host import Host, host_engine
-from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.execute.executor import BATCHES, TOGETHER, Ended, Progressed
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
-
-TOGETHER = 64
-"""So many steps may ask an engine for one model at a time."""
-BATCHES = 64
-"""So many steps may wait for a judge's batches at a time; a judge that answers at once takes one after another."""
 
 
 @dataclass
@@ -61,6 +56,10 @@ class LocalExecutor:
     def log(self) -> Path:
         """Where everything that is not for the user's eyes is written."""
         return self._folder / "esft-bench.log"
+
+    def asks(self, step: Step) -> Resources:
+        """What the step says: no room here is counted in accelerators."""
+        return step.resources
 
     def fit(self, asked: Resources) -> int | None:
         """0 where a step can start as things are, 1 where the engine has to change or go, None where it must wait."""

@@ -68,7 +68,7 @@ class JudgeStep(Step):
     @property
     def resources(self) -> Resources:
         """A connection."""
-        return Resources("network")
+        return Resources("network", gpus=0)
 
     def run(self, job: Job) -> dict[str, Any]:
         """Ask one of `job.borrowed`, a panel. What it could not judge is counted, and asked again by the next run."""

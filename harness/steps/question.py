@@ -52,8 +52,8 @@ class QuestionStep(Step):
 
     @property
     def resources(self) -> Resources:
-        """A process."""
-        return Resources("process")
+        """A process, and no accelerator."""
+        return Resources("process", gpus=0)
 
     def run(self, job: Job) -> dict[str, Any]:
         """Build and encode."""

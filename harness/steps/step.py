@@ -40,11 +40,13 @@ class Resources:
             borrows; `network`, nothing but a connection; `nothing`, what is done in a moment.
         engine: which engine, where it borrows one.
         state: what an engine must hold for it (a checkpoint's name): the next step best goes to an engine that has it.
+        gpus: how many accelerators it takes, where there are any.
     """
 
     holds: Literal["process", "engine", "network", "nothing"]
     engine: Hashable = None
     state: str = ""
+    gpus: int = 1
 
 
 @dataclass(frozen=True)
@@ -114,6 +116,11 @@ class Step(ABC):
     @abstractmethod
     def resources(self) -> Resources:
         """What it asks for."""
+
+    @property
+    def size(self) -> float:
+        """How much work it is, in tokens that are trained on: of the steps that are ready long ones go first."""
+        return 0.0
 
     @abstractmethod
     def run(self, job: Job) -> dict[str, Any]:

@@ -193,6 +193,12 @@ class TrainStep(Step):
         """The model in memory."""
         return Resources("process")
 
+    @property
+    def size(self) -> float:
+        """The tokens it is trained on; none of a method that trains nothing."""
+        given = self.training
+        return float(given.steps * given.batch_size * given.sequence_length) if self.method.trains else 0.0
+
     def run(self, job: Job) -> dict[str, Any]:
         """Train; says what it was tuned to, where it was."""
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import

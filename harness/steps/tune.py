@@ -112,7 +112,7 @@ class TuneStep(Step):
     @property
     def resources(self) -> Resources:
         """Nothing: the trials do the work."""
-        return Resources("nothing")
+        return Resources("nothing", gpus=0)
 
     def losses(self, folders: Mapping[str, Path], task: str = "") -> Losses:
         """The losses on held-out rows, given the folders of the trials that are over, by role.

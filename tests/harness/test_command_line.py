@@ -9,7 +9,7 @@ SUITE = (
     "--metric --test --include-path --run-dir"
 )
 COMMANDS = {
-    "run": f"{SUITE} --workers --micro-batch --processes --keep-checkpoints --track --unsafe-code",
+    "run": f"{SUITE} --workers --micro-batch --processes --on --keep-checkpoints --track --unsafe-code",
     "look": "data --backbone --columns --metric --test --set",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",

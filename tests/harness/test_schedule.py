@@ -19,6 +19,9 @@ class InOrder:
         self.errors, self.fatal, self.no_space = errors or {}, fatal, no_space
         self.ran, self.ended, self.closed = [], [], False
 
+    def asks(self, step):
+        return step.resources
+
     def fit(self, asked):
         return None if self.ended else 0 if asked.holds == "process" else 1
 

@@ -1,0 +1,146 @@
+"""Where a run is carried out: on this machine, on all its accelerators together, or on a cluster."""
+
+import importlib.util
+import os
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.execute.executor import Executor
+from esft_bench.harness.execute.local import LocalExecutor
+from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.plan.price.needs import gpus_of_rows
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.step import Parallelism, Step
+from esft_bench.harness.steps.train import TrainStep
+from esft_bench.spec.errors import UserError
+
+LOCAL, CLUSTER, REMOTE = "local", "ray", "ray://"
+INSTALL = "pip install 'esft-bench[cluster]'"
+
+Make = Callable[[Panel, bool], Executor]
+
+
+@dataclass(frozen=True)
+class Machines:
+    """What steps run on.
+
+    Attributes:
+        parallelism: how each is carried out.
+        executor: makes an executor, given the judges and whether these take batches.
+        notes: what there is to say about the choice.
+    """
+
+    parallelism: Parallelism
+    executor: Make
+    notes: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def machines(prepared: Prepared, graph: Graph, options: RunOptions) -> Iterator[Machines]:
+    """The machines of a run, checked, for as long as it lasts. Raises UserError, one sentence."""
+    where, notes = _chosen(options)
+    if where == LOCAL:
+        parallelism = _on_this_machine(options, prepared)
+
+        def local(judges: Panel, batches: bool) -> Executor:
+            return LocalExecutor(parallelism, prepared.folder, judges, batches)
+
+        yield Machines(parallelism, local, notes)
+        return
+    from esft_bench.harness.execute.cluster.connect import connected  # here: it brings Ray along
+
+    with connected(where, _cores(), _gpus()):
+        yield Machines(*_on_a_cluster(prepared, graph, options), notes)
+
+
+def _chosen(options: RunOptions) -> tuple[str, list[str]]:
+    """Where to run, and what to say about that."""
+    on, ray = options.on, importlib.util.find_spec("ray") is not None
+    if on is None:
+        if _gpus() < 2 or options.workers or (options.processes > 1 and not ray):
+            return LOCAL, []
+        return ("here", []) if ray else (LOCAL, [f"One of {_gpus()} GPUs is used; to use all of them: {INSTALL}."])
+    if on != LOCAL and on != CLUSTER and not on.startswith(REMOTE):
+        raise UserError(f"--on {on}: give local, ray, or ray://HOST:PORT.")
+    if on != LOCAL and options.workers:
+        raise UserError(f"--workers is for one machine: leave it out with --on {on}, where as much runs as has room.")
+    if on != LOCAL and not ray:
+        raise UserError(f"--on {on}: Ray is not installed here: {INSTALL}, the same on every node.")
+    return on, []
+
+
+def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tuple[Parallelism, Make]:
+    """How steps are carried out on the cluster that this process is connected to, after all checks."""
+    from esft_bench.harness.execute.cluster.checks import check_nodes
+    from esft_bench.harness.execute.cluster.connect import nodes
+    from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+
+    alive, processes = nodes(), options.processes
+    needed = [prepared.plan.backbone.path]
+    seen = check_nodes(alive, prepared.store.root, needed, _libraries(prepared))
+    most = max((node.gpus for node in alive), default=0)
+    parallelism = Parallelism(1, 1, options.micro_batch or prepared.micro_batch, processes)
+    widest = most or max((node.cores for node in alive), default=0)
+    if processes > widest:
+        unit = "GPU(s)" if most else "core(s)"
+        raise UserError(f"--processes {processes}: no node of the cluster has more than {widest} {unit}.")
+    cards = [card for each in seen.values() for card in each.cards]
+    sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
+    methods = _by_method(prepared, sizes)
+
+    def gpus(step: Step) -> int:
+        if isinstance(step, TrainStep) and step.kind != "rehearsal":
+            return max(processes, methods.get(step.method_name, 1))
+        return step.resources.gpus
+
+    def ray(judges: Panel, batches: bool) -> Executor:
+        return RayExecutor(nodes, Told(prepared.folder, judges, batches), Ways(gpus=gpus))
+
+    return parallelism, ray
+
+
+def _libraries(prepared: Prepared) -> list[str]:
+    """The libraries that steps compute with."""
+    paths = {cell.method: prepared.plan.paths[cell] for cell in prepared.chosen}
+    last = (step for path in paths.values() for step in (path.training, *path.answers.values()))
+    return sorted({name for step in last for name in step.code.versions()})
+
+
+def _by_method(prepared: Prepared, sizes: Mapping[str, int]) -> dict[str, int]:
+    """Accelerators by the name of a training's method: those of the row that needs most."""
+    found: dict[str, int] = {}
+    for cell, path in prepared.plan.paths.items():
+        for stage in path.training.whole:
+            found[stage.method_name] = max(found.get(stage.method_name, 1), sizes.get(cell.method, 1))
+    return found
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _on_this_machine(options: RunOptions, prepared: Prepared) -> Parallelism:
+    """Cells trained side by side, each in so many processes.
+
+    Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
+    given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
+    """
+    wanted, processes, gpus = options.workers, options.processes, _gpus()
+    if gpus:
+        if processes > gpus:
+            raise UserError(f"--processes {processes}: this machine has {gpus} GPU(s).")
+        if processes > 1 and (wanted or 1) > 1:
+            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        workers = wanted or 1
+    else:
+        workers = wanted or max(1, _cores() // processes)
+    return Parallelism(workers, 1, options.micro_batch or prepared.micro_batch, processes)

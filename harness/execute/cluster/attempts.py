@@ -1,0 +1,65 @@
+"""Attempts at steps: where they run, how far they are, and when one that was lost is not made again."""
+
+import time
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from esft_bench.harness.execute.cluster.engines import Engine, Work
+from esft_bench.harness.execute.cluster.room import Need
+from esft_bench.harness.steps.step import Step
+
+
+@dataclass(eq=False)
+class Attempt:
+    """One order at work.
+
+    Attributes:
+        token: its number.
+        work: the steps, which run together or, mostly, the one.
+        need: what it takes of the room itself; None where it is an engine's that does.
+        engine: the engine it was given to.
+        node: the node on which it began; empty before it did.
+        heard: when it was last heard of, by the monotonic clock.
+        done: how far each step is, by its place.
+        why: why it was given up, where it was.
+    """
+
+    token: int
+    work: Work
+    need: Need | None = None
+    engine: Engine | None = None
+    node: str = ""
+    heard: float = field(default_factory=time.monotonic)
+    done: Counter[int] = field(default_factory=Counter)
+    why: str = ""
+
+    def silent_for(self) -> float:
+        """Seconds since it was heard of; none while it waits for its turn."""
+        return time.monotonic() - self.heard if self.node else 0.0
+
+
+class Tries:
+    """How often steps were tried in vain; one that got further than ever before was not in vain."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._vain: Counter[Step] = Counter()
+        self._furthest: Counter[Step] = Counter()
+
+    def lost(self, attempt: Attempt) -> None:
+        """An attempt was lost."""
+        for place, (step, _) in enumerate(attempt.work):
+            got_on = attempt.done[place] > self._furthest[step]
+            self._furthest[step] = max(self._furthest[step], attempt.done[place])
+            self._vain[step] = 1 if got_on else self._vain[step] + 1
+
+    def exhausted(self, step: Step) -> bool:
+        """Whether a step has been tried often enough."""
+        return self._vain[step] >= self._most
+
+    def forget(self, steps: Iterable[Step]) -> None:
+        """Steps are over."""
+        for step in steps:
+            self._vain.pop(step, None)
+            self._furthest.pop(step, None)

@@ -1,0 +1,110 @@
+"""Joining a cluster: one that is there, or one made of this machine's accelerators for as long as a run lasts."""
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from esft_bench.harness.execute.cluster.room import Node
+from esft_bench.spec.errors import UserError
+
+HERE = "here"
+"""A cluster of this machine alone, made for the run."""
+CLUSTER = "ray"
+"""The cluster that this machine belongs to."""
+REMOTE = "ray://"
+"""What the address of a cluster elsewhere begins with."""
+ANSWERS_WITHIN = 10.0
+"""Seconds that an address gets to answer."""
+LOOKS_UP_WITHIN = 40.0
+"""Seconds that it may take to find this machine's cluster: Ray's own command for it has to start."""
+
+QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
+
+
+@contextmanager
+def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
+    """Be a driver of a cluster: HERE (then with so many cores and accelerators), CLUSTER, or an address.
+
+    Raises UserError, one sentence, where nobody answers.
+    """
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if where == HERE and "ray" not in sys.modules:
+        # Ray listens on all interfaces, so it is to ask for a secret. It reads this where it is imported.
+        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    import ray
+    import ray._private.worker
+
+    ray._private.worker._worker_logs_enabled = False  # or else its nodes' complaints come to the terminal
+    stop = signal.getsignal(signal.SIGTERM)
+    try:
+        if where == HERE:
+            ray.init(num_cpus=cores, num_gpus=gpus, include_dashboard=False, _node_ip_address="127.0.0.1", **QUIET)
+        else:
+            _join(where)
+        signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place of the run's
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, stop)
+
+
+def _join(where: str) -> None:
+    import ray
+
+    _check_answer(where)
+    try:
+        ray.init("auto" if where == CLUSTER else where, **QUIET)
+    except RuntimeError as error:  # Ray's own word on versions that differ
+        if "ersion" not in str(error):
+            raise
+        found = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
+        raise UserError(f"--on {where}: {found}") from error
+    except (ConnectionError, TimeoutError) as error:
+        raise UserError(_nobody(where)) from error
+
+
+def _check_answer(where: str) -> None:
+    """Refuse an address that nobody answers; Ray itself would try for minutes."""
+    if where == CLUSTER:
+        found = f"{CLUSTER}, address {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else CLUSTER
+        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+        try:
+            done = subprocess.run(command, capture_output=True, timeout=LOOKS_UP_WITHIN)
+        except subprocess.TimeoutExpired:
+            raise UserError(_nobody(found)) from None
+        if done.returncode:
+            raise UserError(_nobody(found))
+        return
+    host, _, port = where.removeprefix(REMOTE).rpartition(":")
+    if not (where.startswith(REMOTE) and host and port.isdigit()):
+        raise UserError(f"--on {where}: give local, ray, or ray://HOST:PORT (Ray's client port, 10001 unless chosen).")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
+    except (OSError, OverflowError) as error:
+        raise UserError(_nobody(where)) from error
+
+
+def _nobody(where: str) -> str:
+    return f"--on {where}: no Ray cluster answers there; start one with `ray start --head`, or leave --on out."
+
+
+def nodes() -> list[Node]:
+    """The nodes that are alive."""
+    import ray
+
+    return [
+        Node(
+            each["NodeID"],
+            f"{each['NodeManagerHostname']} ({each['NodeManagerAddress']})",
+            int(each["Resources"].get("CPU", 0)),
+            int(each["Resources"].get("GPU", 0)),
+        )
+        for each in ray.nodes()
+        if each["Alive"]
+    ]

@@ -1,0 +1,317 @@
+"""The executor of a cluster: processes are Ray tasks, engines actors that stay, judging runs in the driver's threads.
+
+No model is in the driver. What it starts is within the room that it counts, so that the order of the steps is its own;
+where each of them runs Ray decides. What a node takes with it is begun again on another.
+"""
+
+import itertools
+import queue
+import shutil
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, cast
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from esft_bench.harness.execute.child import PAUSE, Message, run
+from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
+from esft_bench.harness.execute.cluster.engines import Engine, Engines, Work
+from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
+from esft_bench.harness.execute.cluster.post import Post
+from esft_bench.harness.execute.cluster.room import Need, Node, Room
+from esft_bench.harness.execute.executor import BATCHES, TOGETHER, Ended, Progressed
+from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.step import Job, Resources, Step
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import remove
+
+LOOKS = 1.0
+"""Seconds between two looks at which nodes are alive."""
+SPARE = 64 * 2**20
+"""Bytes that are free where a disk is not full."""
+
+
+@dataclass(frozen=True)
+class Ways:
+    """How a cluster is used; nothing here changes a result.
+
+    Attributes:
+        gpus: how many accelerators a step takes, where there are any.
+        lend: makes what steps borrow of an engine.
+        patience: seconds after which a step that says nothing is taken to hang, or a cluster without room to be gone.
+        tries: so often a step is tried in vain.
+    """
+
+    gpus: Callable[[Step], int] = lambda step: step.resources.gpus
+    lend: Lend = lend
+    patience: float = 3600.0
+    tries: int = 4
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a run says to its executor: the folder for logs, the judges, and whether these take batches."""
+
+    folder: Path
+    judges: Panel
+    batches: bool
+
+
+class RayExecutor:
+    """Runs steps on the nodes of a cluster that this process is connected to; `nodes` says which are alive."""
+
+    def __init__(self, nodes: Callable[[], Sequence[Node]], told: Told, ways: Ways | None = None) -> None:
+        self._nodes, self._told, self._ways = nodes, told, ways or Ways()
+        self._room = Room(nodes())
+        self._engines = Engines(told.folder / "server", self._ways.lend)
+        self._post = Post()
+        self._running: dict[Any, Attempt] = {}
+        self._by_token: dict[int, Attempt] = {}
+        self._again: deque[tuple[Step, Job, str]] = deque()
+        self._tries = Tries(self._ways.tries)
+        self._tokens = itertools.count()
+        self._threads: Counter[str] = Counter()
+        self._slots = {"network": BATCHES if told.batches else 1, "nothing": 1}
+        self._words: queue.SimpleQueue[tuple[Step, Message]] = queue.SimpleQueue()
+        self._looked = self._worked = time.monotonic()
+
+    @property
+    def log(self) -> Path:
+        """Where everything that is not for the user's eyes is written."""
+        return self._told.folder / "esft-bench.log"
+
+    def asks(self, step: Step) -> Resources:
+        """What a step says, with the accelerators that it takes of these."""
+        asked, gpus = step.resources, self._ways.gpus(step)
+        return asked if gpus == asked.gpus else replace(asked, gpus=gpus)
+
+    def fit(self, asked: Resources) -> int | None:
+        """0 where a step can start as things are, 1 where an engine has to change, start or go, None for no room."""
+        if asked.holds in self._slots:
+            return 0 if self._threads[asked.holds] < self._slots[asked.holds] else None
+        if asked.holds == "engine":
+            serving = self._engines.serving(asked)
+            if serving is not None:  # what is asked for the same model is asked together
+                return 0 if len(serving.collected) < TOGETHER else None
+            return 1 if self._engines.idle or self._room.has(self._room.need(asked)) else None
+        if self._room.has(self._room.need(asked)):
+            return 0
+        return 1 if self._room.has_without(self._room.need(asked), [each.need for each in self._engines.idle]) else None
+
+    def start(self, step: Step, job: Job) -> None:
+        """Begin a step on a node, with an engine, or in a thread."""
+        holds = step.resources.holds
+        if holds not in self._slots:
+            self._begin(step, job)
+            return
+        self._threads[holds] += 1
+        job = replace(job, borrowed=self._told.judges)
+
+        def send(said: Message) -> None:
+            self._words.put((step, said))
+
+        threading.Thread(target=run, args=(step, job, send), daemon=True).start()
+
+    def _begin(self, step: Step, job: Job, not_on: str = "") -> None:
+        asked = self.asks(step)
+        need = self._room.need(asked)
+        if asked.holds == "engine":
+            engine = self._engines.serving(asked) or self._engines.like(asked) or self._new_engine(asked, need)
+            self._engines.collect(engine, step, job)
+            return
+        self._make_room(need)
+        self._room.take(need)
+        job = replace(job, parallelism=replace(job.parallelism, processes=max(1, asked.gpus)))
+        attempt = self._attempt([(step, job)], need=need)
+        self._running[self._post.task(attempt.token, attempt.work, need, not_on)] = attempt
+
+    def _attempt(self, work: Work, **more: Any) -> Attempt:
+        attempt = Attempt(next(self._tokens), work, **more)
+        self._by_token[attempt.token] = attempt
+        return attempt
+
+    def _make_room(self, need: Need) -> None:
+        """Close idle engines until there is room."""
+        while not self._room.has(need) and self._engines.idle:
+            engine = next(iter(self._engines.idle))
+            self._engines.close(engine)
+            self._room.give_back(engine.need)
+
+    def _new_engine(self, asked: Resources, need: Need) -> Engine:
+        self._make_room(need)
+        self._room.take(need)
+        return self._engines.start(cast(EngineSettings, asked.engine), need, asked.state)
+
+    def wait(self) -> Sequence[Progressed | Ended]:
+        """What nodes and threads had to say; waits a fifth of a second where they had nothing."""
+        self._look()
+        self._give()
+        events: list[Progressed | Ended] = []
+        for ref in self._over():
+            events += self._ended(self._running.pop(ref), ref)
+        events += [event for token, said in self._post.letters() for event in self._heard(token, said)]
+        events += self._said(waits=not (events or self._running))
+        self._give_up()
+        self._start_again()
+        return events
+
+    def _look(self) -> None:
+        """See which nodes are alive; a cluster without room for anything is not waited for for ever."""
+        now = time.monotonic()
+        if self._running or self._threads.total():
+            self._worked = now
+        elif now - self._worked > self._ways.patience:
+            raise UserError("No node of the cluster has room for what is left to do: see `ray status`.")
+        if now - self._looked > LOOKS:
+            self._looked = now
+            self._room.look(self._nodes())
+
+    def _give(self) -> None:
+        """Have engines run what was collected."""
+        for engine in self._engines:
+            orders = list(engine.give()) if engine.collected else []
+            for work in orders:
+                attempt = self._attempt(work, engine=engine)
+                self._running[self._post.to_engine(engine.handle, attempt.token, work)] = attempt
+            if orders:
+                self._engines.busy(engine, len(orders))
+
+    def _over(self) -> Sequence[Any]:
+        """The orders that are over; waits for one, but not long where threads may have something to say."""
+        if not self._running:
+            return ()
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE / 4 if self._threads.total() else PAUSE)
+        return ray.wait(list(self._running), num_returns=len(self._running), timeout=0)[0] if ready else ()
+
+    def _ended(self, attempt: Attempt, ref: Any) -> Iterator[Ended]:
+        """An order is over, one way or the other."""
+        try:
+            outcome: Outcome = ray.get(ref)
+        except RayTaskError as error:  # a defect of ours, or of a node's environment
+            self._write(str(error))
+            self._free(attempt)
+            yield from (Ended(step, {}, f"a node could not run it: {_last_line(error)}") for step, _ in attempt.work)
+        except RayError as error:
+            yield from self._lost(attempt, attempt.why or _first_line(error))
+        else:
+            self._write(outcome.printed)
+            self._free(attempt)
+            for said in outcome.ended:
+                yield from self._settled(attempt, said)
+
+    def _free(self, attempt: Attempt) -> None:
+        """What an attempt held is free again."""
+        self._by_token.pop(attempt.token, None)
+        if attempt.need is not None:
+            self._room.give_back(attempt.need)
+        if attempt.engine is not None:
+            self._engines.ended(attempt.engine)
+
+    def _settled(self, attempt: Attempt, said: Message) -> Iterator[Ended]:
+        """A step ended: what it built is put where the run expects it."""
+        step, job = attempt.work[said.place]
+        built = place_of(job, attempt.token)
+        if said.no_space and shutil.disk_usage(job.out).free > SPARE:  # it is a disk of the node's own
+            self._tries.lost(attempt)
+            if not self._tries.exhausted(step):
+                yield from self._once_more(attempt, said.place, said.error)
+                return
+        if said.error:
+            remove(built)
+        else:
+            built.rename(job.out)
+        self._tries.forget([step])
+        yield Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)
+
+    def _lost(self, attempt: Attempt, why: str) -> Iterator[Ended]:
+        """A node, a worker or an engine is gone, and with it what it was doing, which is begun again elsewhere."""
+        lost = {attempt.token: attempt}
+        if attempt.engine is not None:
+            ours = {ref: each for ref, each in self._running.items() if each.engine is attempt.engine}
+            for ref, each in ours.items():
+                lost[each.token] = each
+                del self._running[ref]
+            self._engines.drop(attempt.engine)
+            self._room.give_back(attempt.engine.need)
+        first = lost[min(lost)]  # what an engine was at; the others had not begun
+        self._tries.lost(first)
+        for each in lost.values():
+            self._free(each)
+            for place in range(len(each.work)):
+                yield from self._once_more(each, place, why)
+
+    def _once_more(self, attempt: Attempt, place: int, why: str) -> Iterator[Ended]:
+        step, job = attempt.work[place]
+        remove(place_of(job, attempt.token))
+        if self._tries.exhausted(step):
+            yield Ended(step, {}, f"it was lost {self._ways.tries} times, the last time because {why}")
+            return
+        self._write(f"--- {step.label}: {why}; it goes on elsewhere\n")
+        self._again.append((step, job, attempt.node))
+
+    def _heard(self, token: int, said: Any) -> Iterator[Progressed]:
+        """An order that is at work said something."""
+        attempt = self._by_token.get(token)
+        if attempt is None:
+            return
+        attempt.heard = time.monotonic()
+        if isinstance(said, Message):
+            attempt.done[said.place] = max(attempt.done[said.place], said.done)
+            yield Progressed(attempt.work[said.place][0], said.done, said.total)
+        else:
+            attempt.node = said.node
+
+    def _said(self, waits: bool) -> Iterator[Progressed | Ended]:
+        """What threads had to say; waits a moment for it where nothing else is to be heard."""
+        with suppress(queue.Empty):
+            while True:
+                step, said = self._words.get(waits, PAUSE)
+                waits = False
+                if not said.ended:
+                    yield Progressed(step, said.done, said.total)
+                    continue
+                self._threads[step.resources.holds] -= 1
+                yield Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)
+
+    def _give_up(self) -> None:
+        """End what has said nothing for too long."""
+        for ref, attempt in self._running.items():
+            if not attempt.why and attempt.silent_for() > self._ways.patience:
+                attempt.why = f"it said nothing for {self._ways.patience / 60:.0f} minutes"
+                self._post.end(ref, attempt.engine.handle if attempt.engine else None)
+
+    def _start_again(self) -> None:
+        """Begin what was lost, before anything new."""
+        while self._again and self.fit(self.asks(self._again[0][0])) is not None:
+            self._begin(*self._again.popleft())
+
+    def _write(self, text: str) -> None:
+        """Write to the log."""
+        if text:
+            with self.log.open("a", encoding="utf-8") as file:
+                file.write(text)
+
+    def close(self) -> None:
+        """End every order, the engines and the judging at once; scratch folders stay for the next run."""
+        self._told.judges.close()
+        for ref, attempt in self._running.items():
+            if attempt.engine is None:
+                self._post.end(ref)
+        self._running.clear()
+        self._engines.close_all()
+        self._post.close()
+
+
+def _first_line(error: BaseException) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def _last_line(error: BaseException) -> str:
+    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]

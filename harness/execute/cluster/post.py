@@ -1,0 +1,77 @@
+"""Orders on their way to nodes, and what these say before they are over."""
+
+import time
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from esft_bench.harness.execute.child import PAUSE
+from esft_bench.harness.execute.cluster.engines import Work
+from esft_bench.harness.execute.cluster.node import Mailbox, Order, carry_out
+from esft_bench.harness.execute.cluster.room import Need
+
+ANSWERS_WITHIN = 30.0
+"""Seconds after which the mailbox is taken to be lost."""
+
+
+class Post:
+    """Sends orders, and keeps a mailbox on the driver's own node."""
+
+    def __init__(self) -> None:
+        remote: Any = ray.remote
+        self._light = remote(max_calls=0, max_retries=0)(carry_out)  # its processes are used again
+        self._heavy = remote(max_calls=1, max_retries=0)(carry_out)  # an accelerator's memory is free when it is over
+        self._here = ray.get_runtime_context().get_node_id()
+        self._mailbox = self._open()
+        self._emptied = 0.0
+
+    def _open(self) -> Any:
+        here = NodeAffinitySchedulingStrategy(self._here, soft=True)
+        actor: Any = ray.remote(Mailbox)
+        return actor.options(num_cpus=0, scheduling_strategy=here).remote()
+
+    def task(self, token: int, work: Work, need: Need, not_on: str = "") -> Any:
+        """Have a node run steps in a process."""
+        function = self._heavy if need.gpus else self._light
+        options = {"num_cpus": need.cores, "num_gpus": need.gpus, "scheduling_strategy": self._elsewhere(not_on)}
+        return function.options(**options).remote(Order(token, work, self._mailbox))
+
+    def to_engine(self, engine: Any, token: int, work: Work) -> Any:
+        """Have an engine run steps."""
+        return engine.carry_out.remote(Order(token, work, self._mailbox))
+
+    def _elsewhere(self, node: str) -> Any:
+        """Another node than this one, if there is one with room."""
+        if not node:
+            return "DEFAULT"
+        others = [each["NodeID"] for each in ray.nodes() if each["Alive"] and each["NodeID"] != node]
+        able = [each for each in others if each != self._here] or others
+        if not able:
+            return "DEFAULT"
+        return NodeAffinitySchedulingStrategy(able[0], soft=True, _spill_on_unavailable=True)
+
+    def letters(self) -> list[tuple[int, Any]]:
+        """What was said, every fifth of a second."""
+        now = time.monotonic()
+        if now - self._emptied < PAUSE:
+            return []
+        self._emptied = now
+        try:
+            letters: list[tuple[int, Any]] = ray.get(self._mailbox.take.remote(), timeout=ANSWERS_WITHIN)
+            return letters
+        except RayError:
+            self._mailbox = self._open()
+            return []
+
+    def end(self, order: Any, engine: Any = None) -> None:
+        """End an order's process at once, or the engine that has it."""
+        if engine is not None:
+            ray.kill(engine)
+        else:
+            ray.cancel(order, force=True)
+
+    def close(self) -> None:
+        """No more orders."""
+        ray.kill(self._mailbox)

@@ -1,0 +1,41 @@
+"""How many accelerators a row's training takes, by the estimate of its memory, on the cards at hand."""
+
+from collections.abc import Sequence
+
+from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.plan.price.estimate import training_prices
+from esft_bench.harness.plan.price.fit import USABLE
+from esft_bench.harness.plan.price.hardware import GIB, Accelerator
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.spec.errors import UserError
+
+
+def gpus_of_rows(
+    plan: Plan, graph: Graph, cards: Sequence[tuple[str, float]], most: int, micro_batch: int | None
+) -> dict[str, int]:
+    """The accelerators that a training of each row takes: 1, 2, 4 … of the smallest of `cards` (name, bytes).
+
+    What training holds is sharded over them, and the batch divided. Rows without an estimate are not in it. Raises
+    UserError for a row with trainings left to do that `most`, those of the largest node, cannot hold.
+    """
+    if not cards:
+        return {}
+    name, memory = min(cards, key=lambda card: card[1])
+    titles = {plan.suite.title(row): row for row in plan.methods}
+    left = {cell.method for cell, path in plan.paths.items() if path.training not in graph.finished}
+    found = {}
+    for price in training_prices(plan, graph, Accelerator(name, memory, 1.0, 1.0), micro_batch):
+        row = titles[price.row]
+        if price.why_not or row not in left:
+            continue
+        count = 1
+        while price.peak_bytes / count > USABLE * memory:
+            count *= 2
+        if count > most:
+            raise UserError(
+                f"methods.{row}: a training needs {price.peak_bytes / GIB:.0f} GiB, and {most} × {name} with "
+                f"{memory / GIB:.0f} GiB, as many as a node of the cluster has, do not hold it: take such nodes out "
+                "of the cluster, or leave the row out."
+            )
+        found[row] = count
+    return found
