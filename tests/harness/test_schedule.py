@@ -1,5 +1,7 @@
 """The scheduler: order, what is started beside what, what a failure takes along, and what is never done again."""
 
+from dataclasses import dataclass
+
 import pytest
 
 from esft_bench.harness.execute.executor import Ended
@@ -178,3 +180,22 @@ def test_a_manifest_names_what_was_read_the_settings_and_the_code(walk):
     assert manifest.inputs["0"].digest == left.digest
     assert manifest.settings == BOTH.settings
     assert list(manifest.sources) == ["esft_bench", "esft_bench.spec", "esft_bench.spec.errors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Sized(Toy):
+    """A toy of some size."""
+
+    tokens: float = 0.0
+
+    @property
+    def size(self):
+        return self.tokens
+
+
+def test_of_what_is_ready_the_longest_way_goes_first(walk):
+    short, long = Sized("works", told="short", tokens=2), Sized("works", told="long", tokens=3)
+    first = Sized("works", told="first", tokens=1)
+    after = Sized("works", (first,), "after", tokens=4)
+    last = Sized("works", (short,), "last")
+    assert walk(short, long, last, after)[0] == [first, after, long, short, last]

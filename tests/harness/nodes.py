@@ -1,0 +1,149 @@
+"""Clusters of several nodes on one machine, nodes that are killed, and toys that die or hang the first time only."""
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import psutil
+import ray
+from ray.cluster_utils import Cluster
+
+from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+from esft_bench.harness.judge import make_judge
+from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.serving.settings import EngineSettings
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.step import Job, Parallelism, Step
+from esft_bench.harness.store.artifacts import Artifact, Store
+from esft_bench.spec.judge import JudgeSettings
+from tests.harness.toys import Toy
+
+MEMORY = 80_000_000
+SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 300, "health_check_failure_threshold": 3}
+
+
+@dataclass(frozen=True, eq=False)
+class Frail(Toy):
+    """A toy that takes a moment; `told` begins with a number, and may name a file by which it knows its first time."""
+
+    kind: ClassVar[str] = "frail"
+
+    def _naps(self, job: Job) -> dict[str, Any]:
+        time.sleep(0.05)
+        return {"node": ray.get_runtime_context().get_node_id()}
+
+    def _dies_once(self, job: Job) -> None:
+        if self._is_first(job):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _hangs_once(self, job: Job) -> None:
+        if self._is_first(job):
+            time.sleep(600)
+
+    def _goes_on(self, job: Job) -> dict[str, Any]:
+        """Gets one step further each time, dying in between, as a training does from its checkpoints."""
+        done = len(list(job.scratch.iterdir()))
+        job.progress(done + 1, 8)
+        (job.scratch / str(done)).touch()
+        time.sleep(0.5)
+        if done < 7:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return {"tries": done + 1}
+
+    def _is_first(self, job: Job) -> bool:
+        (job.out / "half").touch()
+        mark = job.scratch / "begun"
+        try:
+            mark.touch(exist_ok=False)
+        except FileExistsError:
+            (job.out / "half").unlink()
+            return False
+        return True
+
+
+def lend(engine: EngineSettings, logs: Path) -> SimpleNamespace:
+    """An engine that is none."""
+    return SimpleNamespace(has_served=True, close=lambda: None)
+
+
+def cluster(count: int, **resources: Any) -> Cluster:
+    """A head without cores and so many nodes of one core, to which this process belongs then."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": SOON}
+    made = Cluster(initialize_head=True, head_node_args=head)
+    for _ in range(count):
+        add_node(made, **resources)
+    return made
+
+
+def add_node(made: Cluster, **resources: Any) -> Any:
+    return made.add_node(**{"num_cpus": 1, "object_store_memory": MEMORY} | resources)
+
+
+def kill(node: Any) -> None:
+    """SIGKILL a node: its raylet, and all that this started."""
+    raylet = psutil.Process(node.all_processes["raylet"][0].process.pid)
+    for each in (raylet, *raylet.children(recursive=True)):
+        try:
+            each.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
+def executor(folder: Path, **ways: Any) -> RayExecutor:
+    folder.mkdir(exist_ok=True)
+    told = Told(folder, Panel([make_judge(JudgeSettings())]), batches=False)
+    return RayExecutor(nodes, told, Ways(**{"lend": lend} | ways))
+
+
+class Watcher:
+    """Notes what started and what is finished; `at` is called at each end."""
+
+    def __init__(self, at: Any = None) -> None:
+        self.begun: list[Step] = []
+        self.ended: dict[Step, Artifact] = {}
+        self._at = at
+
+    def started(self, step: Step) -> None:
+        self.begun.append(step)
+
+    def progressed(self, step: Step, done: int, total: int) -> None: ...
+
+    def finished(self, step: Step, artifact: Artifact) -> None:
+        self.ended[step] = artifact
+        if self._at:
+            self._at(len(self.ended))
+
+    def failed(self, step: Step, why: str) -> None: ...
+
+    def noted(self, text: str) -> None: ...
+
+
+def walk(folder: Path, wanted: Sequence[Step], at: Any = None, **ways: Any) -> tuple[Watcher, dict[Step, str]]:
+    """Walk a graph on the cluster; returns what was seen, and what failed."""
+    watcher = Watcher(at)
+    graph = Graph(wanted, Store(folder / "store"))
+    failed = Schedule(graph, executor(folder, **ways), watcher, Parallelism(), wanted).run()
+    return watcher, failed
+
+
+def naps(count: int, models: int = 4) -> list[Step]:
+    """Trainings, each with some tests that ask an engine for it."""
+    made: list[Step] = []
+    for number in range(models):
+        training = Frail("naps", told=f"training {number}")
+        made += [Frail("naps", (training,), f"{number} {n}", "engine", str(number)) for n in range(count // models)]
+    return made
+
+
+if __name__ == "__main__":  # a driver to be killed: python -m tests.harness.nodes ADDRESS FOLDER COUNT
+    ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
+    walk(Path(sys.argv[2]), naps(int(sys.argv[3])))

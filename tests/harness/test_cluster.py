@@ -1,0 +1,150 @@
+"""Steps on the nodes of a cluster: what comes back, what dies and goes on elsewhere, what is never lost."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+
+import ray
+from ray.cluster_utils import Cluster
+
+from esft_bench.harness.execute.cluster.checks import check_nodes
+from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.executor import Ended, Progressed
+from tests.harness.nodes import Frail, add_node, cluster, executor, kill, naps, walk
+from tests.harness.toys import Toy, job
+
+
+@pytest.fixture(scope="module")
+def two_nodes():
+    """A cluster of two nodes of one core, which this process drives."""
+    made = cluster(2)
+    ray.init(made.address, logging_level="ERROR", log_to_driver=False)
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def end(two_nodes, tmp_path):
+    """Runs one step to its end; returns how it ended, the progress it made and the log."""
+
+    def run(step, **ways):
+        here = executor(tmp_path, **ways)
+        assert here.fit(here.asks(step)) is not None
+        here.start(step, job(tmp_path / "job"))
+        seen: list[Ended | Progressed] = []
+        while not seen or not isinstance(seen[-1], Ended):
+            seen += here.wait()
+        here.close()
+        assert [path.name for path in (tmp_path / "job").iterdir() if path.name.startswith("out")] == ["out"]
+        return seen[-1], [each for each in seen if isinstance(each, Progressed)], here.log.read_text()
+
+    return run
+
+
+def test_a_step_comes_back_with_what_it_made_measured_and_printed(end, tmp_path):
+    ended, _, log = end(Toy("works", told="hello"))
+    assert ended.measured["said"] == "hello"
+    assert ended.measured["pid"] != os.getpid()
+    assert (tmp_path / "job" / "out" / "text").read_text() == "w"
+    assert "a line for the log" in log
+
+
+def test_errors_come_back_as_they_do_on_one_machine(end):
+    ended, _, log = end(Toy("breaks"))
+    assert ended.error == "RuntimeError: boom"
+    assert "Traceback" in log
+
+
+def test_judges_are_asked_in_the_driver(end):
+    assert end(Toy("works", told="hello", holds="network"))[0].measured["pid"] == os.getpid()
+
+
+@pytest.mark.parametrize("holds", ["process", "engine"])
+def test_a_step_whose_worker_is_killed_goes_on_elsewhere_and_finds_nothing_half_made(end, tmp_path, holds):
+    ended, _, log = end(Frail("dies_once", told="x", holds=holds))
+    assert (ended.error, "goes on elsewhere" in log) == ("", True)
+    assert [path.name for path in (tmp_path / "job" / "out").iterdir()] == ["text"]
+
+
+@pytest.mark.parametrize("holds", ["process", "engine"])
+def test_a_step_that_says_nothing_for_too_long_is_begun_again(end, holds):
+    ended, _, log = end(Frail("hangs_once", told="x", holds=holds), patience=1.0)
+    assert (ended.error, "said nothing" in log) == ("", True)
+
+
+def test_a_step_that_dies_each_time_fails_after_some_tries(end):
+    ended, _, log = end(Toy("dies"), tries=2)
+    assert "lost 2 times" in ended.error
+    assert log.count("goes on elsewhere") == 1
+
+
+def test_a_step_that_gets_further_each_time_is_not_given_up(end):
+    ended, seen, _ = end(Frail("goes_on", told="x"), tries=2)
+    assert (ended.error, ended.measured) == ("", {"tries": 8})
+    assert max(each.done for each in seen) == 8
+
+
+def test_a_disk_that_is_full_on_a_node_alone_is_no_end_before_other_tries(end):
+    ended, _, log = end(Toy("fills_the_disk"), tries=2)
+    assert (ended.no_space, log.count("goes on elsewhere")) == (True, 1)
+
+
+def test_nodes_have_this_environment_and_see_the_store(two_nodes, tmp_path):
+    seen = check_nodes(nodes(), tmp_path / "store", [tmp_path], ["torch"])
+    assert len(seen) == 3
+    assert not list((tmp_path / "store" / ".work" / "nodes").iterdir())
+
+
+def contents(folder: Path) -> dict[str, str]:
+    """What artifacts hold, by what made them."""
+    return {path.parent.name: path.read_text() for path in (folder / "store").glob("frail/*/text")}
+
+
+def test_nodes_that_are_killed_at_any_moment_lose_nothing(two_nodes, tmp_path):
+    """Two of three nodes are killed while steps are at work, and others take their place."""
+    draw = random.Random(0)
+    alive = [add_node(two_nodes)]
+    at = sorted(draw.sample(range(4, 40), 2))
+
+    def strike(ended: int) -> None:
+        if ended in at:
+            kill(alive.pop())
+            alive.append(add_node(two_nodes))
+
+    wanted = naps(40)
+    watcher, failed = walk(tmp_path, wanted, strike, tries=20)
+    assert failed == {}
+    assert len(watcher.ended) == 44
+    assert len({artifact.measured["node"] for artifact in watcher.ended.values()}) > 1
+    assert sorted(contents(tmp_path).values()) == ["n"] * 4 + ["nn"] * 40
+    for node in alive:
+        kill(node)
+
+
+def test_a_driver_that_is_killed_and_started_again_goes_on(two_nodes, tmp_path):
+    driver = [sys.executable, "-m", "tests.harness.nodes", two_nodes.address, str(tmp_path), "40"]
+    first = subprocess.Popen(driver, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while len(contents(tmp_path)) < 10:
+        assert first.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    before = len(contents(tmp_path))
+    watcher, failed = walk(tmp_path, naps(40))
+    assert failed == {}
+    assert len(contents(tmp_path)) == 44
+    assert len(watcher.begun) == len(watcher.ended) == 44 - before
+
+
+def test_the_cluster_is_what_ray_says_it_is(two_nodes: Cluster):
+    assert sorted(node.cores for node in nodes()) == [0, 1, 1]
