@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from esft_bench.harness.commands.options import (
@@ -18,12 +17,13 @@ from esft_bench.harness.commands.options import (
     LookOptions,
     RunOptions,
     SuiteOptions,
+    check_arguments,
     grouped,
 )
+from esft_bench.harness.commands.submit import SubmitOptions
 from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
 from esft_bench.harness.terminal import Terminal, complain
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.text import flaw
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -99,6 +99,16 @@ def plan(
 
 
 @app.command()
+@grouped
+def submit(options: SubmitOptions) -> None:
+    """Write the file by which a batch system carries a run out on many nodes; sends nothing."""
+    from esft_bench.harness.commands.submit import submit as written
+
+    folder = Path(sys.executable).parent
+    console.say(str(written(options, folder / "ray", folder / "esft-bench")))
+
+
+@app.command()
 def status(run: Annotated[Path, typer.Argument(help="A run's folder.")] = Path("runs/mini")) -> None:
     """Say how far a run is, from another shell."""
     from esft_bench.harness.commands.status import status as told
@@ -147,18 +157,12 @@ def doctor(
     run_dir: RunDir = Path("runs"),
 ) -> None:
     """Say what this machine has and what is missing."""
-    from esft_bench.harness.doctor import diagnose
+    from esft_bench.harness.doctor import as_table, diagnose
     from esft_bench.spec.suite_file import load
 
-    marks = {None: Text(" "), True: Text("✓", "green"), False: Text("✗", "red")}
-    missing = False
-    table = Table(box=None, show_header=False, pad_edge=False)
-    for finding in diagnose(load(suite), run_dir):
-        missing = missing or finding.good is False
-        advice = f"  → {finding.advice}" if finding.advice else ""
-        table.add_row(marks[finding.good], finding.what, finding.found + advice)
-    console.print(table)
-    if missing:
+    findings = list(diagnose(load(suite), run_dir))
+    console.print(as_table(findings))
+    if any(finding.good is False for finding in findings):
         raise typer.Exit(1)
 
 
@@ -266,13 +270,6 @@ def _listed(name: str, about: str) -> None:
     console.print(Text(name, "bold"), about, sep="  ")
 
 
-def _check_arguments() -> None:
-    """Refuse an argument that is no text: a path that is not UTF-8, a control character."""
-    for argument in sys.argv[1:]:
-        if found := flaw(argument):
-            raise UserError(f"The argument '{argument[:80]}' holds {found}: write it without.")
-
-
 REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EISDIR, errno.ENOTDIR, errno.EROFS}
 """What the system may say of a path that a user gave."""
 
@@ -282,7 +279,7 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["PYTHONSAFEPATH"] = "1"  # the working folder may hold a tasks.py or a datasets.py: none of ours
     try:
-        _check_arguments()
+        check_arguments(sys.argv[1:])
         app()
     except UserError as error:
         complain(f"esft-bench: {error}")

@@ -2,9 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from rich.table import Table
+from rich.text import Text
 
 from esft_bench.harness.manifest import hardware, versions
 from esft_bench.harness.serving.settings import vllm_version
@@ -52,3 +55,13 @@ def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
         there = bool(os.environ.get(name))
         advice = f"set {name}, or answers are judged by reference (chrF)"
         yield Finding("judge key", f"{name} is {'set' if there else 'not set'}", there, "" if there else advice)
+
+
+def as_table(findings: Iterable[Finding]) -> Table:
+    """Findings for the terminal, a line each."""
+    marks = {None: Text(" "), True: Text("✓", "green"), False: Text("✗", "red")}
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for finding in findings:
+        advice = f"  → {finding.advice}" if finding.advice else ""
+        table.add_row(marks[finding.good], finding.what, finding.found + advice)
+    return table

@@ -1,13 +1,16 @@
 """The options that commands share, each group one object, so that no command passes on a dozen of them."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import MISSING, dataclass, fields, is_dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 import typer
+
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.text import flaw
 
 
 @dataclass(frozen=True)
@@ -165,3 +168,10 @@ def _flat(group: Any) -> list[inspect.Parameter]:
         )
         for field in fields(group)
     ]
+
+
+def check_arguments(arguments: Iterable[str]) -> None:
+    """Refuse an argument that is no text: a path that is not UTF-8, a control character."""
+    for argument in arguments:
+        if found := flaw(argument):
+            raise UserError(f"The argument '{argument[:80]}' holds {found}: write it without.")

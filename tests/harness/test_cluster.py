@@ -44,7 +44,11 @@ def end(two_nodes, tmp_path):
             seen += here.wait()
         here.close()
         assert [path.name for path in (tmp_path / "job").iterdir() if path.name.startswith("out")] == ["out"]
-        return seen[-1], [each for each in seen if isinstance(each, Progressed)], here.log.read_text() if here.log.exists() else ""
+        return (
+            seen[-1],
+            [each for each in seen if isinstance(each, Progressed)],
+            here.log.read_text() if here.log.exists() else "",
+        )
 
     return run
 

@@ -11,6 +11,7 @@ SUITE = (
 COMMANDS = {
     "run": f"{SUITE} --workers --micro-batch --processes --on --keep-checkpoints --track --unsafe-code",
     "look": "data --backbone --columns --metric --test --set",
+    "submit": "run --slurm --nodes --gpus --cores --time --sbatch --out",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
     "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",

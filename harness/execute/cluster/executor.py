@@ -5,13 +5,10 @@ where each of them runs Ray decides. What a node takes with it is begun again on
 """
 
 import itertools
-import queue
 import shutil
-import threading
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -19,13 +16,14 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from esft_bench.harness.execute.child import PAUSE, Message, run
+from esft_bench.harness.execute.child import PAUSE, Message
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
 from esft_bench.harness.execute.cluster.engines import Engine, Engines, Work
 from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
 from esft_bench.harness.execute.cluster.post import Post
 from esft_bench.harness.execute.cluster.room import Need, Node, Room
-from esft_bench.harness.execute.executor import BATCHES, TOGETHER, Ended, Progressed
+from esft_bench.harness.execute.cluster.threads import Threads
+from esft_bench.harness.execute.executor import TOGETHER, Ended, Progressed
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Resources, Step
@@ -77,9 +75,7 @@ class RayExecutor:
         self._again: deque[tuple[Step, Job, str]] = deque()
         self._tries = Tries(self._ways.tries)
         self._tokens = itertools.count()
-        self._threads: Counter[str] = Counter()
-        self._slots = {"network": BATCHES if told.batches else 1, "nothing": 1}
-        self._words: queue.SimpleQueue[tuple[Step, Message]] = queue.SimpleQueue()
+        self._threads = Threads(told.judges, told.batches)
         self._looked = self._worked = time.monotonic()
 
     @property
@@ -94,8 +90,8 @@ class RayExecutor:
 
     def fit(self, asked: Resources) -> int | None:
         """0 where a step can start as things are, 1 where an engine has to change, start or go, None for no room."""
-        if asked.holds in self._slots:
-            return 0 if self._threads[asked.holds] < self._slots[asked.holds] else None
+        if self._threads.take(asked):
+            return self._threads.fit(asked)
         if asked.holds == "engine":
             serving = self._engines.serving(asked)
             if serving is not None:  # what is asked for the same model is asked together
@@ -107,17 +103,10 @@ class RayExecutor:
 
     def start(self, step: Step, job: Job) -> None:
         """Begin a step on a node, with an engine, or in a thread."""
-        holds = step.resources.holds
-        if holds not in self._slots:
+        if self._threads.take(step.resources):
+            self._threads.start(step, job)
+        else:
             self._begin(step, job)
-            return
-        self._threads[holds] += 1
-        job = replace(job, borrowed=self._told.judges)
-
-        def send(said: Message) -> None:
-            self._words.put((step, said))
-
-        threading.Thread(target=run, args=(step, job, send), daemon=True).start()
 
     def _begin(self, step: Step, job: Job, not_on: str = "") -> None:
         asked = self.asks(step)
@@ -157,7 +146,7 @@ class RayExecutor:
         for ref in self._over():
             events += self._ended(self._running.pop(ref), ref)
         events += [event for token, said in self._post.letters() for event in self._heard(token, said)]
-        events += self._said(waits=not (events or self._running))
+        events += self._threads.said(waits=not (events or self._running))
         self._give_up()
         self._start_again()
         return events
@@ -165,7 +154,7 @@ class RayExecutor:
     def _look(self) -> None:
         """See which nodes are alive; a cluster without room for anything is not waited for for ever."""
         now = time.monotonic()
-        if self._running or self._threads.total():
+        if self._running or self._threads.any:
             self._worked = now
         elif now - self._worked > self._ways.patience:
             raise UserError("No node of the cluster has room for what is left to do: see `ray status`.")
@@ -187,7 +176,7 @@ class RayExecutor:
         """The orders that are over; waits for one, but not long where threads may have something to say."""
         if not self._running:
             return ()
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE / 4 if self._threads.total() else PAUSE)
+        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE / 4 if self._threads.any else PAUSE)
         return ray.wait(list(self._running), num_returns=len(self._running), timeout=0)[0] if ready else ()
 
     def _ended(self, attempt: Attempt, ref: Any) -> Iterator[Ended]:
@@ -268,18 +257,6 @@ class RayExecutor:
         else:
             attempt.node = said.node
 
-    def _said(self, waits: bool) -> Iterator[Progressed | Ended]:
-        """What threads had to say; waits a moment for it where nothing else is to be heard."""
-        with suppress(queue.Empty):
-            while True:
-                step, said = self._words.get(waits, PAUSE)
-                waits = False
-                if not said.ended:
-                    yield Progressed(step, said.done, said.total)
-                    continue
-                self._threads[step.resources.holds] -= 1
-                yield Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)
-
     def _give_up(self) -> None:
         """End what has said nothing for too long."""
         for ref, attempt in self._running.items():
@@ -300,7 +277,7 @@ class RayExecutor:
 
     def close(self) -> None:
         """End every order, the engines and the judging at once; scratch folders stay for the next run."""
-        self._told.judges.close()
+        self._threads.close()
         for ref, attempt in self._running.items():
             if attempt.engine is None:
                 self._post.end(ref)
