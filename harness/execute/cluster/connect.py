@@ -38,13 +38,13 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
         # Ray listens on all interfaces, so it is to ask for a secret. It reads this where it is imported.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
     import ray
-    import ray._private.worker
+    from ray._private import worker
 
-    ray._private.worker._worker_logs_enabled = False  # or else its nodes' complaints come to the terminal
+    worker._worker_logs_enabled = False  # or else its nodes' complaints come to the terminal
     stop = signal.getsignal(signal.SIGTERM)
     try:
         if where == HERE:
-            ray.init(num_cpus=cores, num_gpus=gpus, include_dashboard=False, _node_ip_address="127.0.0.1", **QUIET)
+            _start(cores, gpus)
         else:
             _join(where)
         signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place of the run's
@@ -52,6 +52,12 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, stop)
+
+
+def _start(cores: int, gpus: int) -> None:
+    import ray
+
+    ray.init("local", num_cpus=cores, num_gpus=gpus, include_dashboard=False, _node_ip_address="127.0.0.1", **QUIET)
 
 
 def _join(where: str) -> None:
