@@ -144,7 +144,8 @@ class RayExecutor:
         self._give()
         events: list[Progressed | Ended] = []
         for ref in self._over():
-            events += self._ended(self._running.pop(ref), ref)
+            if ref in self._running:  # or else it went with its engine
+                events += self._ended(self._running.pop(ref), ref)
         events += [event for token, said in self._post.letters() for event in self._heard(token, said)]
         events += self._threads.said(waits=not (events or self._running))
         self._give_up()
@@ -173,11 +174,12 @@ class RayExecutor:
                 self._engines.busy(engine, len(orders))
 
     def _over(self) -> Sequence[Any]:
-        """The orders that are over; waits for one, but not long where threads may have something to say."""
-        if not self._running:
+        """The orders that are over, as they were given; waits for one, but not long where threads may have to say."""
+        refs = list(self._running)
+        if not refs or not ray.wait(refs, num_returns=1, timeout=PAUSE / 4 if self._threads.any else PAUSE)[0]:
             return ()
-        ready, _ = ray.wait(list(self._running), num_returns=1, timeout=PAUSE / 4 if self._threads.any else PAUSE)
-        return ray.wait(list(self._running), num_returns=len(self._running), timeout=0)[0] if ready else ()
+        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return sorted(ready, key=lambda ref: self._running[ref].token)
 
     def _ended(self, attempt: Attempt, ref: Any) -> Iterator[Ended]:
         """An order is over, one way or the other."""
