@@ -63,6 +63,7 @@ class Display:
     scores: dict[Cell, float | None] = field(default_factory=dict)
     phase: str = ""
     pace: Pace = field(default_factory=lambda: Pace(()))
+    _phases: set[str] = field(default_factory=set)
     _steps: dict[str, _Step] = field(default_factory=dict)
     _live: RichLive | None = None
     _over: threading.Event = field(default_factory=threading.Event)
@@ -100,12 +101,11 @@ class Display:
         self._steps.pop(name, None)
 
     def enter_phase(self, phase: str) -> None:
-        """The run is at this kind of work."""
-        if phase == self.phase:
-            return
+        """The run is at this kind of work; said once of each, since on many machines they go on beside each other."""
         self.phase = phase
-        if not self.console.is_terminal:
+        if not self.console.is_terminal and phase not in self._phases:
             self.say(phase)
+        self._phases.add(phase)
 
     def cell(self, cell: Cell, state: str, score: float | None = None) -> None:
         """A cell's state changed; `score` is that of its own task."""

@@ -2,7 +2,6 @@
 
 import time
 from collections import Counter
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from esft_bench.harness.execute.cluster.engines import Engine, Work
@@ -58,8 +57,7 @@ class Tries:
         """Whether a step has been tried often enough."""
         return self._vain[step] >= self._most
 
-    def forget(self, steps: Iterable[Step]) -> None:
-        """Steps are over."""
-        for step in steps:
-            self._vain.pop(step, None)
-            self._furthest.pop(step, None)
+    def forget(self, step: Step) -> None:
+        """A step is over."""
+        self._vain.pop(step, None)
+        self._furthest.pop(step, None)

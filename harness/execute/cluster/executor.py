@@ -77,6 +77,7 @@ class RayExecutor:
         self._tokens = itertools.count()
         self._threads = Threads(told.judges, told.batches)
         self._looked = self._worked = time.monotonic()
+        self._served = False
 
     @property
     def log(self) -> Path:
@@ -218,8 +219,10 @@ class RayExecutor:
             remove(built)
         else:
             built.rename(job.out)
-        self._tries.forget([step])
-        yield Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)
+        self._tries.forget(step)
+        self._served = self._served or (attempt.engine is not None and not said.error)
+        # An engine that never served ends the run, unless others serve: then it is its node that cannot.
+        yield Ended(step, said.measured or {}, said.error, said.fatal and not self._served, said.no_space)
 
     def _lost(self, attempt: Attempt, why: str) -> Iterator[Ended]:
         """A node, a worker or an engine is gone, and with it what it was doing, which is begun again elsewhere."""
