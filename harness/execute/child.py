@@ -61,7 +61,7 @@ def run(step: Step, job: Job, send: Send, fatal: Fatal = never, place: int = 0) 
         send(Message(place, ended=True, error=str(error), fatal=fatal()))
     except BaseException as error:
         print(f"--- {step.label}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
-        send(Message(place, ended=True, error=f"{type(error).__name__}: {_first_line(error)}"))
+        send(Message(place, ended=True, error=f"{type(error).__name__}: {first_line(error)}"))
 
 
 Placed = Sequence[tuple[int, tuple[Step, Job]]]
@@ -99,7 +99,7 @@ def _telling(job: Job, send: Send, place: int) -> Job:
     return replace(job, progress=_now_and_then(send, place))
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
     """The first line of what an error says that says anything."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), "")
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from esft_bench.harness.execute.child import PAUSE, Message
+from esft_bench.harness.execute.child import PAUSE, Message, first_line
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
 from esft_bench.harness.execute.cluster.engines import Engine, Engines, Work
 from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
@@ -77,7 +77,7 @@ class RayExecutor:
         self._tokens = itertools.count()
         self._threads = Threads(told.judges, told.batches)
         self._looked = self._worked = time.monotonic()
-        self._served = False
+        self._served = self._starves = False
 
     @property
     def log(self) -> Path:
@@ -93,14 +93,18 @@ class RayExecutor:
         """0 where a step can start as things are, 1 where an engine has to change, start or go, None for no room."""
         if self._threads.take(asked):
             return self._threads.fit(asked)
-        if asked.holds == "engine":
-            serving = self._engines.serving(asked)
-            if serving is not None:  # what is asked for the same model is asked together
-                return 0 if len(serving.collected) < TOGETHER else None
-            return 1 if self._engines.idle or self._room.has(self._room.need(asked)) else None
-        if self._room.has(self._room.need(asked)):
-            return 0
-        return 1 if self._room.has_without(self._room.need(asked), [each.need for each in self._engines.idle]) else None
+        need = self._room.need(asked)
+        found: int | None
+        if asked.holds == "engine" and (serving := self._engines.serving(asked)) is not None:
+            found = 0 if len(serving.collected) < TOGETHER else None  # what is asked of one model is asked together
+        elif asked.holds == "engine":
+            found = 1 if self._engines.idle or self._room.has(need) else None
+        elif self._room.has(need):
+            found = 0
+        else:
+            found = 1 if self._room.has_without(need, [each.need for each in self._engines.idle]) else None
+        self._starves = self._starves or found is None
+        return found
 
     def start(self, step: Step, job: Job) -> None:
         """Begin a step on a node, with an engine, or in a thread."""
@@ -156,10 +160,11 @@ class RayExecutor:
     def _look(self) -> None:
         """See which nodes are alive; a cluster without room for anything is not waited for for ever."""
         now = time.monotonic()
-        if self._running or self._threads.any:
+        if self._running or self._threads.any or not self._starves:
             self._worked = now
         elif now - self._worked > self._ways.patience:
             raise UserError("No node of the cluster has room for what is left to do: see `ray status`.")
+        self._starves = False
         if now - self._looked > LOOKS:
             self._looked = now
             self._room.look(self._nodes())
@@ -189,9 +194,10 @@ class RayExecutor:
         except RayTaskError as error:  # a defect of ours, or of a node's environment
             self._write(str(error))
             self._free(attempt)
-            yield from (Ended(step, {}, f"a node could not run it: {_last_line(error)}") for step, _ in attempt.work)
+            why = f"a node could not run it: {type(error.cause).__name__}: {first_line(error.cause)}"
+            yield from (Ended(step, {}, why) for step, _ in attempt.work)
         except RayError as error:
-            yield from self._lost(attempt, attempt.why or _first_line(error))
+            yield from self._lost(attempt, attempt.why or first_line(error) or type(error).__name__)
         else:
             self._write(outcome.printed)
             self._free(attempt)
@@ -289,11 +295,3 @@ class RayExecutor:
         self._running.clear()
         self._engines.close_all()
         self._post.close()
-
-
-def _first_line(error: BaseException) -> str:
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-
-
-def _last_line(error: BaseException) -> str:
-    return [line.strip() for line in str(error).splitlines() if line.strip()][-1]
