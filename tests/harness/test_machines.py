@@ -1,6 +1,7 @@
 """Where a run is carried out, and the sentences that refuse it before anything is computed."""
 
 import importlib.metadata
+import importlib.util
 import platform
 import socket
 import subprocess
@@ -34,7 +35,7 @@ def machine(monkeypatch):
 
     def chosen(gpus: int, ray: bool, **options):
         monkeypatch.setattr(machines, "_gpus", lambda: gpus)
-        monkeypatch.setattr(machines.importlib.util, "find_spec", lambda name: object() if ray else None)
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: object() if ray else None)
         return machines._chosen(RunOptions(**options))
 
     return chosen
@@ -98,7 +99,7 @@ def test_a_machine_that_is_in_no_cluster_says_so_within_bounds(monkeypatch):
         raise subprocess.TimeoutExpired(command, options["timeout"])
 
     monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(connect.subprocess, "run", hangs)
+    monkeypatch.setattr(subprocess, "run", hangs)
     with pytest.raises(UserError, match=r"--on ray, address 10.0.0.1:6379: no Ray cluster answers there"):
         connect._check_answer("ray")
 
