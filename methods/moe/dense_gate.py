@@ -39,7 +39,7 @@ def use_dense_gates(model: PreTrainedModel) -> None:
     for layer in layers.values():
         if layer.router is None:
             raise MethodError(f"no router is found beside `{layer.name}`, whose gates could be trained densely")
-        seen = SeenRouter(layer)
+        seen = SeenRouter(layer, remembers=True)
         model.get_submodule(layer.router).register_forward_hook(seen.see)
         layer.experts.__dict__[ROUTER] = seen  # no module's parameter, buffer or child
     plug_in(model, layers, IMPLEMENTATION)

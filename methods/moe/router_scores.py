@@ -14,6 +14,7 @@ Where none of these fits there are no such scores.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -28,11 +29,15 @@ TOLERANCE = 0.01
 
 
 class SeenRouter:
-    """The last output of a layer's router; `scores` makes the experts' scores of it."""
+    """The last output of a layer's router; `scores` makes the experts' scores of it.
 
-    def __init__(self, layer: MoeLayer) -> None:
-        self.layer = layer
+    With `remembers`, what explains the first gate weights is taken to explain all: each look waits for the device.
+    """
+
+    def __init__(self, layer: MoeLayer, *, remembers: bool = False) -> None:
+        self.layer, self.remembers = layer, remembers
         self.output: tuple[Tensor, ...] = ()
+        self.explains: int | None = None
 
     def see(self, module: nn.Module, args: Any, output: Any) -> None:
         """A forward hook: keep the tensors [T, E] of the router's output."""
@@ -46,10 +51,16 @@ class SeenRouter:
         `weights` are without the router's scaling factor.
         """
         tensors = [tensor.double() for tensor in self.output if len(tensor) == len(index)]
-        found = [function(tensor) for tensor in tensors for function in FUNCTIONS]
-        errors = [_difference(scores.gather(1, index), weights) for scores in found]
+        ways = [partial(function, tensor) for tensor in tensors for function in FUNCTIONS]
+        if self.explains is not None:
+            return ways[self.explains]()
+        errors = [_difference(way().gather(1, index), weights) for way in ways]
         fitting = [place for place, error in enumerate(errors) if error <= min(errors) + 1e-6 and error < TOLERANCE]
-        return found[fitting[0]] if fitting else None
+        if not fitting:
+            return None
+        if self.remembers:
+            self.explains = fitting[0]
+        return ways[fitting[0]]()
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from esft_bench.methods.densemixer import DenseMixer
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context
+from esft_bench.methods.moe import router_scores
 from esft_bench.methods.moe.view import moe_layers
 from tests.methods.helpers import tokens
 
@@ -79,3 +80,26 @@ def test_the_forward_pass_is_ffts_and_the_routers_gradient_is_not(tiny_model: Mo
     routers = [name for name in expected if name.endswith("gate.weight")]
     assert routers
     assert all(not torch.allclose(found[name], expected[name], rtol=0.1) for name in routers)
+
+
+def test_what_a_router_computes_is_found_out_in_its_first_step_alone(
+    tiny_model: Models, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks: list[float] = []
+    difference = router_scores._difference
+
+    def counted(scores: Tensor, weights: Tensor) -> float:
+        looks.append(difference(scores, weights))
+        return looks[-1]
+
+    monkeypatch.setattr(router_scores, "_difference", counted)
+    model = tiny_model("olmoe")
+    DenseMixer().prepare(model, Context(seed=0))
+    _, first = gradients(model)
+    assert looks
+    looks.clear()
+    first = {name: gradient.clone() for name, gradient in first.items()}
+    model.zero_grad()
+    _, second = gradients(model)
+    assert not looks
+    assert all(torch.equal(first[name], second[name]) for name in first)
