@@ -1,5 +1,6 @@
 """How a suite's rows are trained: the settings of the training loop, the same for every method."""
 
+from math import ceil
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveFloat, model_validator
@@ -11,6 +12,7 @@ Truncation = Literal["refuse", "left"]
 Mixing = Literal["conversations", "tokens"]
 PackedAttention = Literal["within", "across"]
 Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
+Schedule = Literal["constant", "linear", "cosine"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average of gradients the next step keeps."""
@@ -26,7 +28,12 @@ class Training(Strict):
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps. Sequences are packed of samples: with `packed_attention` "within" each attends to
+    memory, more time, the same steps.
+
+    `schedule` is how the learning rate goes from its highest, the row's, on: it stays, or falls to nothing at the last
+    step, on a line or a half cosine. Before that it rises on a line over `warmup_steps`, below 1 a share of the steps.
+
+    Sequences are packed of samples: with `packed_attention` "within" each attends to
     itself alone, with "across" to those before it in its sequence too, as in the official code.
 
     `evaluate_every` looks at a training every so many steps and at its end, at the task's own metric (`evaluate_by`;
@@ -42,6 +49,8 @@ class Training(Strict):
     mix_by: Mixing = "conversations"
     optimizer: Optimizer = "adamw"
     learning_rate: PositiveFloat = 1e-5
+    schedule: Schedule = Field("constant", exclude_if=lambda told: told == "constant")
+    warmup_steps: float = Field(0, ge=0, exclude_if=lambda told: told == 0)
     betas: tuple[Decay, Decay] = (0.9, 0.95)
     weight_decay: float = Field(0.1, ge=0)
     max_grad_norm: PositiveFloat = 1.0
@@ -54,6 +63,17 @@ class Training(Strict):
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
     packed_attention: PackedAttention = "within"
+
+    @property
+    def warmup(self) -> int:
+        """Steps of warm-up; a share is rounded up, as transformers' Trainer does."""
+        return ceil(self.warmup_steps * self.steps if self.warmup_steps < 1 else self.warmup_steps)
+
+    @model_validator(mode="after")
+    def _warm_up_ends(self) -> "Training":
+        if self.warmup_steps >= 1 and self.warmup >= self.steps:
+            raise ValueError(f"`warmup_steps` {self.warmup_steps:g} leave none of {self.steps} steps")
+        return self
 
     @model_validator(mode="after")
     def _choice_needs_a_measure(self) -> "Training":

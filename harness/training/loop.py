@@ -23,6 +23,7 @@ from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLo
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.optimizer import make as make_optimizer
+from esft_bench.harness.training.schedule import scheduled
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import Validation
@@ -86,10 +87,12 @@ def train(
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
     factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
-    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), make_optimizer(settings, parameters, factors))
+    moves = make_optimizer(settings, parameters, factors)
+    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), moves)
     core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
     state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
     done = checkpoint.load(scratch, state)
+    rates = scheduled(moves, settings, done)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     validation = Validation(options.held_out, settings, scratch, options.score)
     tracking = Tracking(options.measure, settings)
@@ -102,6 +105,7 @@ def train(
                 checkpoint.forget(scratch, validation.best)
                 raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
+            rates.step()
             state.log.add(loss, norm)
             tracking.after(step, accelerator, loss_module, state)
             validation.after(step, accelerator, loss_module, state)
