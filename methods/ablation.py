@@ -64,6 +64,10 @@ class SelectionAblation(Method):
         """As what it ablates."""
         return self.of.together
 
+    def for_task(self, task: str) -> SelectionAblation:
+        """The ablation of what the ablated method is on a task."""
+        return self.model_copy(update={"of": self.of.for_task(task)})
+
     def instead(self, selected: Selection, profiles: Sequence[Profile], context: Context) -> Selection:
         """Choose the experts to train, in each layer as many as `selected` has there."""
         raise NotImplementedError

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from pydantic import BaseModel, Field, ValidationInfo, field_validator, model_validator
 
@@ -25,6 +25,11 @@ if TYPE_CHECKING:
     from esft_bench.methods.moe.profile import Profile
 
 
+PLACE = "{task}"
+PUBLISHED = Path(__file__).parent / "published"
+"""Selections that others have published, as they are: SOURCE/BACKBONE/TASK/KIND.json; its README says whose."""
+
+
 class ThresholdSelection(BaseModel):
     """ESFT's selection of experts: in each layer, those with the highest scores until their sum reaches `p`.
 
@@ -33,21 +38,31 @@ class ThresholdSelection(BaseModel):
         p: threshold on the cumulated score, in (0, 1]. Where a layer's scores add up to more than 1, as with
             sigmoid routers, it is a share of their sum.
         score_rule: how scores are averaged, see `methods.moe.scores.ScoreRule`.
-        selection: experts by layer in place of a selection, or the path of an adapter or its `expert_cfg.json`.
+        selection: experts by layer in place of a selection, or the path of an adapter or its `expert_cfg.json`, or the
+            name of a published one, such as `densemixer/olmoe/{task}/gate`; `{task}` stands for the cell's task.
+        tasks: what stands for `{task}` where that is not the task's name.
+        first_layer: the number that the file of `selection` has for the model's first layer; DenseMixer counts from 1.
         scores: scores by layer in place of the profile's, or the path of an official `summary.json`.
     """
 
     score: Score
     p: float = Field(gt=0, le=1)
     score_rule: ScoreRule = "released"
-    selection: Selection | None = None
+    tasks: Mapping[str, str] = {}
+    first_layer: int = Field(default=0, ge=0)
+    selection: Selection | str | None = None
     scores: dict[int, list[float]] | None = None
 
     @field_validator("selection", mode="before")
     @classmethod
-    def _read_selection(cls, value: Any) -> Any:
-        """Files are read at once: what is asked for is then their contents, whatever becomes of them."""
-        return read_config(Path(value).expanduser()).experts if isinstance(value, str | Path) else value
+    def _read_selection(cls, value: Any, info: ValidationInfo) -> Any:
+        """Files are read at once: what is asked for is then their contents, whatever becomes of them.
+
+        One for each task is read when it is known which task it is.
+        """
+        if not isinstance(value, str | Path) or PLACE in str(value):
+            return value
+        return read_selection(str(value), info.data.get("first_layer", 0))
 
     @field_validator("scores", mode="before")
     @classmethod
@@ -66,6 +81,13 @@ class ThresholdSelection(BaseModel):
             check_rows(self.scores)
         return self
 
+    def for_task(self, task: str) -> Self:
+        """The same with the selection of a task, where there is one for each. Raises MethodError where there is not."""
+        if not isinstance(self.selection, str):
+            return self
+        name = self.selection.replace(PLACE, self.tasks.get(task, task))
+        return self.model_copy(update={"selection": read_selection(name, self.first_layer), "tasks": {}})
+
     def scores_of(self, profile: Profile) -> Scores:
         """The scores that experts are selected by, given or a profile's."""
         if self.scores is not None:
@@ -74,8 +96,12 @@ class ThresholdSelection(BaseModel):
 
     def select(self, profile: Profile) -> Selection:
         """Choose the experts to train, from a profile unless they or their scores are given."""
-        if self.selection is not None:
-            return self.selection
+        if isinstance(self.selection, str):
+            raise MethodError(f"{self.selection} is one selection for each task, and none of them was asked for")
+        return self.own_choice(profile) if self.selection is None else self.selection
+
+    def own_choice(self, profile: Profile) -> Selection:
+        """The experts that the scores choose, whatever selection is given."""
         return self.up_to_threshold(self.scores_of(profile))
 
     def up_to_threshold(self, scores: Scores) -> Selection:
@@ -96,8 +122,10 @@ class ThresholdSelection(BaseModel):
         from esft_bench.methods.moe.view import moe_layers
 
         layers = moe_layers(model)
-        if self.selection is not None:
-            check(self.selection, layers)
+        given = [self.for_task(task) for task in self.tasks] if isinstance(self.selection, str) else [self]
+        for one in given:
+            if isinstance(one.selection, dict):
+                check(one.selection, layers)
         if self.scores is not None:
             given = {index: len(row) for index, row in self.scores.items()}
             own = {index: layer.num_experts for index, layer in layers.items()}
@@ -106,6 +134,16 @@ class ThresholdSelection(BaseModel):
                     f"the given scores are of {sorted(set(given.values()))} experts in layers {list(given)}, the model "
                     f"has {sorted(set(own.values()))} in layers {list(own)}; take scores of this model"
                 )
+
+
+def read_selection(name: str, first_layer: int = 0) -> Selection:
+    """The experts of an adapter, its `expert_cfg.json`, or a published selection, by layer from 0.
+
+    Raises MethodError where there is none of that name, or it is malformed.
+    """
+    path, shipped = Path(name).expanduser(), PUBLISHED / f"{name}.json"
+    experts = read_config(shipped if shipped.is_file() and not path.exists() else path).experts
+    return {layer - first_layer: chosen for layer, chosen in experts.items()}
 
 
 class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):

@@ -20,6 +20,7 @@ from esft_bench.reports.statistics.resampling import Interval
 from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table, judging_table
 from esft_bench.reports.tables.equal_gain import EqualGain
+from esft_bench.reports.tables.given import given_view
 from esft_bench.reports.tables.glance import glance
 from esft_bench.reports.tables.judged import agreement_note, debiased_view
 from esft_bench.reports.tables.noise import decoding_remark, noise_view
@@ -40,6 +41,7 @@ from esft_bench.reports.tables.view import (
     score_entry,
     view,
 )
+from esft_bench.spec.routing import read as read_routing
 from esft_bench.spec.trials import TrialRecord
 from esft_bench.spec.trials import read as read_trials
 
@@ -194,7 +196,7 @@ class BackboneReport:
         return glance_view(seen).titled(self.suffix)
 
     def score_views(self) -> list[TableView]:
-        """Tables 1 to 3, drift, further ones and what tuning found, as they are shown; empty ones are left out."""
+        """Tables 1 to 3, drift, further ones, what tuning found, and given selections; empty ones are left out."""
         shown: list[tuple[Table, Callable[[TableCell], Entry]]] = [
             (self.ability, score_entry),
             (self.general, score_entry),
@@ -207,7 +209,11 @@ class BackboneReport:
             if table.rows and table.columns
             for seen in [view(table, write)]
         ]
-        extra = [noise_view(self.results), tuning_view(self.results, self.trials)]
+        extra = [
+            noise_view(self.results),
+            tuning_view(self.results, self.trials),
+            given_view(read_routing(self.results.folder)),
+        ]
         return [one.titled(self.suffix) for one in [*views, *(table for table in extra if table)]]
 
     @cached_property

@@ -7,6 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,13 @@ def read_jsonl(path: Path) -> list[Any]:
     """All rows of a JSONL file."""
     with path.open(encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+@cache
+def lines_in(path: Path) -> int:
+    """How many lines a file has, as long as this process lives: for files that are named by their contents."""
+    with path.open("rb") as lines:
+        return sum(1 for _ in lines)
 
 
 @contextmanager

@@ -85,6 +85,21 @@ class SelectedExperts(OfCell):
     experts: dict[int, list[int]]
 
 
+class GivenSelection(OfCell):
+    """A selection that a row was given, beside what its scores choose from the profile of this run; by layer.
+
+    Attributes:
+        given, chosen: how many experts either has.
+        both: how many are in both.
+        as_many: how many of the given ones are among as many with the highest scores.
+    """
+
+    given: list[int]
+    chosen: list[int]
+    both: list[int]
+    as_many: list[int]
+
+
 class Shift(OfCell):
     """How far training moved a cell's routing of its own task's data, measured on the same sequences before and after.
 
@@ -131,6 +146,7 @@ class Routing(Strict):
     concentrations: list[Concentration] = Field(default_factory=list)
     overlaps: list[Overlap] = Field(default_factory=list)
     selections: list[SelectedExperts] = Field(default_factory=list)
+    given: list[GivenSelection] = Field(default_factory=list)
     shifts: list[Shift] = Field(default_factory=list)
     over_cells: list[OverCells] = Field(default_factory=list)
 

@@ -41,7 +41,7 @@ class Row(BaseModel):
 
     Any further field is a hyperparameter of the method. `ablates` names another row: this one then trains as many
     random experts in each layer as that row selects, with its learning rate unless another is given. `steps` and
-    `profile_every` are in place of those under `training`.
+    `profile_every` are in place of those under `training`, `learning_rates` in place of `learning_rate` on some tasks.
 
     `together` trains all tasks of the suite on their mixture, one cell a seed (a method may ask for that by itself).
     `continues` names another row and `after` tasks: each cell then goes on from what that row's training on those
@@ -52,6 +52,7 @@ class Row(BaseModel):
     method: str = ""
     title: Title = ""
     learning_rate: PositiveFloat | None = None
+    learning_rates: dict[str, PositiveFloat] = {}
     steps: Count | None = None
     profile_every: Count | None = None
     ablates: str = ""
@@ -119,22 +120,32 @@ class Suite(Strict):
 
     def row(self, name: str) -> tuple[str, dict[str, Any], float]:
         """A row's method, its hyperparameters and its learning rate, with what it inherits filled in."""
-        row = self.methods[name]
-        own = row.learning_rate
+        row, rate = self.methods[name], self.learning_rate(name)
         if row.continues:
-            method, hyperparameters, learning_rate = self.row(row.continues)
-            return method, hyperparameters | row.hyperparameters, own or learning_rate
+            method, hyperparameters, _ = self.row(row.continues)
+            return method, hyperparameters | row.hyperparameters, rate
         if not row.ablates:
-            return row.method or name, row.hyperparameters, own or self.training.learning_rate
-        method, hyperparameters, learning_rate = self.row(row.ablates)
+            return row.method or name, row.hyperparameters, rate
+        method, hyperparameters, _ = self.row(row.ablates)
         of = {ABLATED: {"method": method, **hyperparameters}}
-        return row.method or "random-experts", of | row.hyperparameters, own or learning_rate
+        return row.method or "random-experts", of | row.hyperparameters, rate
 
-    def steps(self, name: str) -> int:
-        """A row's training steps: its own, those of the row it continues or ablates, or the suite's."""
+    def learning_rate(self, name: str, task: str = "") -> float:
+        """A row's learning rate, on a task: its own, that of the row it continues or ablates, or the suite's."""
         row = self.methods[name]
         before = row.continues or row.ablates
-        return row.steps or (self.steps(before) if before else self.training.steps)
+        own = row.learning_rates.get(task) or row.learning_rate
+        return own or (self.learning_rate(before, task) if before else self.training.learning_rate)
+
+    def steps(self, name: str, rows: int | None = None) -> int:
+        """A row's training steps: its own, those of the row it continues or ablates, or the suite's.
+
+        `rows`, how many a task has, are needed where the suite counts epochs.
+        """
+        row = self.methods[name]
+        if before := row.continues or row.ablates:
+            return row.steps or self.steps(before, rows)
+        return row.steps or (self.training.steps if rows is None else self.training.steps_of(rows))
 
     def profile_every(self, name: str) -> int | None:
         """A row's steps from one look at its routing to the next: its own, or the suite's; None for no looks."""
@@ -155,17 +166,14 @@ def _check(suite: Suite) -> None:
     _check_roles(suite)
     _check_titles(suite)
     for name, row in suite.methods.items():
-        if row.ablates:
-            _known(f"methods.{name}.ablates", [row.ablates], suite.methods, "no row of this suite")
-        if bool(row.continues) != bool(row.after):
-            raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
-        if row.continues:
-            _continues_well(suite, name, row)
+        _check_row(suite, name, row)
     for name in suite.methods:
         _ends(suite, name)
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
     _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
     if suite.tune is not None:
+        if suite.training.epochs:
+            raise ValueError("tune: a search counts steps: give training.steps in place of training.epochs")
         _known("tune.rows", suite.tune.rows or [], suite.methods, "no row of this suite")
         for row in suite.methods.values():
             suite.tune.first_rates(1.0, row.tune)
@@ -174,6 +182,19 @@ def _check(suite: Suite) -> None:
     if suite.quick is not None:
         _known("quick.tasks", suite.quick.tasks, suite.tasks, "not in this suite")
         _known("quick.methods", suite.quick.methods, suite.methods, "not in this suite")
+
+
+def _check_row(suite: Suite, name: str, row: Row) -> None:
+    """Refuse a row that names what the suite does not have, or half of what belongs together."""
+    _known(f"methods.{name}.learning_rates", row.learning_rates, suite.tasks, "no task of this suite")
+    if row.learning_rates and row.together:
+        raise ValueError(f"methods.{name}.learning_rates: all tasks are trained together, at one `learning_rate`")
+    if row.ablates:
+        _known(f"methods.{name}.ablates", [row.ablates], suite.methods, "no row of this suite")
+    if bool(row.continues) != bool(row.after):
+        raise ValueError(f"methods.{name}: `continues` names a row and `after` the tasks it was trained on")
+    if row.continues:
+        _continues_well(suite, name, row)
 
 
 def _known(field: str, names: Iterable[str], known: Iterable[str], otherwise: str) -> None:

@@ -34,7 +34,8 @@ class Training(Strict):
     step, on a line or a half cosine. Before that it rises on a line over `warmup_steps`, below 1 a share of the steps.
 
     Sequences are packed of samples: with `packed_attention` "within" each attends to
-    itself alone, with "across" to those before it in its sequence too, as in the official code.
+    itself alone, with "across" to those before it in its sequence too, as in the official code. Without `packing` a
+    sequence is one sample. Then `epochs` may say in place of `steps` how often a task's own rows are gone through.
 
     `evaluate_every` looks at a training every so many steps and at its end, at the task's own metric (`evaluate_by`;
     or at the loss alone) on `validation_items` rows held out of its training data (`evaluate_on`; or on the task's
@@ -63,15 +64,28 @@ class Training(Strict):
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
     packed_attention: PackedAttention = "within"
+    packing: bool = Field(True, exclude_if=lambda told: told is True)
+    epochs: Count | None = Field(None, exclude_if=lambda told: told is None)
 
     @property
     def warmup(self) -> int:
         """Steps of warm-up; a share is rounded up, as transformers' Trainer does."""
         return ceil(self.warmup_steps * self.steps if self.warmup_steps < 1 else self.warmup_steps)
 
+    def steps_of(self, rows: int) -> int:
+        """The steps that a task of so many rows is trained for: those given, or all of its `epochs`, whole batches."""
+        own = self.batch_size * (1 - self.alignment_share)
+        return self.epochs * ceil(rows / own) if self.epochs else self.steps
+
+    @model_validator(mode="after")
+    def _epochs_are_of_samples(self) -> "Training":
+        if self.epochs and self.packing:
+            raise ValueError("`epochs` counts samples, so a sequence must be one: set `packing: false`")
+        return self
+
     @model_validator(mode="after")
     def _warm_up_ends(self) -> "Training":
-        if self.warmup_steps >= 1 and self.warmup >= self.steps:
+        if self.warmup_steps >= 1 and self.warmup >= self.steps and not self.epochs:
             raise ValueError(f"`warmup_steps` {self.warmup_steps:g} leave none of {self.steps} steps")
         return self
 

@@ -11,5 +11,5 @@ def tuned_as(suite: Suite, name: str) -> str | None:
     if named is not None and name in named:
         return name
     if follows := row.ablates or row.continues:
-        return None if row.learning_rate else tuned_as(suite, follows)
+        return None if row.learning_rate or row.learning_rates else tuned_as(suite, follows)
     return name if named is None else None

@@ -16,6 +16,8 @@ from esft_bench.spec.tuning import Tune
 SHIPPED = "mini"
 SMOKE_TEST = {"steps": 20, "batch_size": 4, "sequence_length": 512, "validation_items": 2}
 """What training is held to on the small backbone that ships, unless --steps says otherwise."""
+GIVEN = ("selection", "scores", "first_layer")
+"""Hyperparameters that belong to the experts of one backbone."""
 LOOKS = 4
 """So often, at most, a trial's training is looked at."""
 
@@ -37,12 +39,14 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
         return suite, []
     short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._")[:40] or "other"
     methods, left_out = _without_bound_rows(suite)
+    methods, chosen = _choosing_themselves(methods)
     changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
     changed, notes = fitted(changed, [note], steps)
     return changed, [
         *notes,
         *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
+        *([f"Selections given for {suite.backbone.path} are made anew: {', '.join(chosen)}."] if chosen else []),
     ]
 
 
@@ -53,9 +57,17 @@ def _without_bound_rows(suite: Suite) -> tuple[dict[str, Row], list[str]]:
     return {name: row for name, row in suite.methods.items() if name not in bound}, bound
 
 
+def _choosing_themselves(rows: Mapping[str, Row]) -> tuple[dict[str, Row], list[str]]:
+    """The rows without selections and scores of a backbone's experts, and the names of those that had any."""
+    told = {name: row.model_dump(exclude_unset=True) for name, row in rows.items()}
+    given = [name for name, fields in told.items() if GIVEN[0] in fields or GIVEN[1] in fields]
+    left = {name: {key: value for key, value in told[name].items() if key not in GIVEN} for name in given}
+    return {name: Row.model_validate(left.get(name, told[name])) for name in rows}, given
+
+
 def with_steps(suite: Suite, steps: int) -> Suite:
     """The suite with that many steps in every row, under a name of its own."""
-    training = suite.training.model_copy(update={"steps": steps})
+    training = suite.training.model_copy(update={"steps": steps, "epochs": None})
     rows = {name: row.model_copy(update={"steps": None}) for name, row in suite.methods.items()}
     return suite.model_copy(update={"name": f"{suite.name}-{steps}-steps", "training": training, "methods": rows})
 
@@ -97,6 +109,8 @@ def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, li
     mini = suite.backbone.path == SHIPPED
     limits = _trial(steps) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
+    if mini:
+        training = training.model_copy(update={"epochs": None})
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
     if training.sequence_length < suite.training.sequence_length:

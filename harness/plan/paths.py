@@ -21,6 +21,7 @@ from esft_bench.harness.steps.train import TrainStep, Tuned
 from esft_bench.harness.steps.tune import TrialStep, TuneStep
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.curve import ITSELF
+from esft_bench.spec.files import lines_in
 from esft_bench.spec.opinions import Kind
 from esft_bench.spec.suite import ABLATED
 from esft_bench.spec.tuned import tuned_as
@@ -124,7 +125,8 @@ class Paths:
         else:
             name = f"{row} · {cell.task}"
         tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
-        return TuneStep(name, Search(tune, suite.row(row)[2], suite.methods[row].tune), suite.steps(row), tried)
+        own = suite.learning_rate(row, cell.task if tune.per == "task" else "")
+        return TuneStep(name, Search(tune, own, suite.methods[row].tune), suite.steps(row), tried)
 
     def searches(self) -> dict[tuple[str, str], TuneStep]:
         """Every search, by row and task; without a task where it is for all tasks of a row."""
@@ -167,8 +169,10 @@ class Paths:
         """A cell's training with the values that its row was given."""
         suite, method = self.matrix.suite, self.matrix.methods[cell.method]
         tasks = cell.tasks or suite.tasks[:1]
-        name, _, learning_rate = suite.row(cell.method)
-        told: dict[str, Any] = {"learning_rate": learning_rate * cell.rate, "steps": suite.steps(cell.method)}
+        name, learning_rate = suite.row(cell.method)[0], suite.learning_rate(cell.method, cell.task)
+        rows = sum(lines_in(self._conversations(task).path) for task in tasks) if suite.training.epochs else None
+        told: dict[str, Any] = {"steps": suite.steps(cell.method, rows), "epochs": None}
+        told["learning_rate"] = learning_rate * cell.rate
         told["profile_every"] = None if cell.after else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None
         return TrainStep(

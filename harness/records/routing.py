@@ -3,15 +3,18 @@
 from collections.abc import Iterator
 from pathlib import Path
 
+from esft_bench.harness.plan.paths import CellPath
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.names import ADAPTER, AFTER, SECOND
+from esft_bench.methods.esft import ThresholdSelection
 from esft_bench.methods.moe.layout import CONFIG, read_config
 from esft_bench.methods.moe.profile import FILE, Profile
 from esft_bench.methods.moe.routing import consistency, cumulated_advantage, shift
 from esft_bench.methods.moe.routing_record import (
     KINDS,
+    beside_own,
     concentration_of,
     experts_over_cells,
     overlaps_of,
@@ -20,7 +23,7 @@ from esft_bench.methods.moe.routing_record import (
 from esft_bench.methods.moe.scores import Score, expert_scores
 from esft_bench.spec import routing
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.routing import Grid, Routing, SelectedExperts, Shift, TaskProfile
+from esft_bench.spec.routing import GivenSelection, Grid, Routing, SelectedExperts, Shift, TaskProfile
 
 
 def collect(plan: Plan, graph: Graph) -> Routing | None:
@@ -53,6 +56,7 @@ def collect(plan: Plan, graph: Graph) -> Routing | None:
         ],
         overlaps=list(overlaps_of(seen)),
         selections=selections,
+        given=[one for path in of_rows for one in _given(plan, path, seen.get(path.cell.task))],
         shifts=shifts,
         over_cells=[*experts_over_cells(selections, one.layers), *shifts_over_cells(shifts)],
     )
@@ -84,6 +88,16 @@ def _grid(seen: Profile, score: Score) -> Grid:
 
 def _selection(plan: Plan, cell: Cell, made: Artifact) -> SelectedExperts:
     return SelectedExperts(**_about(plan, cell), experts=read_config(made.folder / ADAPTER).experts)
+
+
+def _given(plan: Plan, path: CellPath, samples: list[Profile] | None) -> Iterator[GivenSelection]:
+    """The selection that a cell was given, beside its own choice from a profile; once for all seeds."""
+    method, cell = path.training.method, path.cell
+    if not isinstance(method, ThresholdSelection) or not samples or cell.seed != plan.suite.seeds[0]:
+        return
+    if isinstance(method.selection, dict):
+        told = beside_own(method.selection, method.own_choice(samples[0]), method.scores_of(samples[0]))
+        yield GivenSelection(**_about(plan, cell), **told)
 
 
 def _shift(plan: Plan, cell: Cell, made: Artifact, before: Profile, general: Profile | None) -> Shift:

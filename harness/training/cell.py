@@ -25,7 +25,7 @@ from esft_bench.harness.training.data import (
     hold_out,
     mixed,
     mixture,
-    packed,
+    sequences,
     turn_ids,
 )
 from esft_bench.harness.training.loop import Options, TrainingLog, train
@@ -190,7 +190,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     """Make a model ready and train it, in place."""
     torch.manual_seed(cell.seed)
     method, form = cell.make_method(), cell.start.form()
-    if cell.training.packed_attention == "within":
+    if cell.training.packing and cell.training.packed_attention == "within":
         check_isolation(model)
     looks = _Looks(model, form, cell)
     context = _context(form, cell)
@@ -203,7 +203,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
         log = train(
             model,
             parameters,
-            packed(stream, training.sequence_length, training.packed_attention),
+            sequences(stream, training),
             training,
             cell.scratch,
             Options(

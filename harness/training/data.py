@@ -168,8 +168,8 @@ def mixture(
     stream = mixed(tasks, alignment, training.alignment_share, seed, training.mix_by)
     counts = torch.zeros(2, 3, dtype=torch.long)
     for _ in range(training.steps * training.batch_size):
-        length = 0
-        while length < training.sequence_length:
+        length, room = 0, training.sequence_length if training.packing else 1
+        while length < room:
             sample = next(stream)
             length += len(sample.ids)
             supervised = len(sample.labels) - sample.labels.count(IGNORED)
@@ -194,9 +194,25 @@ def packed(samples: Iterator[Sample], length: int, attention: PackedAttention = 
         yield Sample(ids[:length], labels[:length], positions[:length] if attention == "within" else None)
 
 
+def sequences(samples: Iterator[Sample], training: Training) -> Iterator[Sample]:
+    """What a training is shown, one by one: packed samples, or single ones cut to the sequence length."""
+    length = training.sequence_length
+    if training.packing:
+        return packed(samples, length, training.packed_attention)
+    return (Sample(sample.ids[:length], sample.labels[:length]) for sample in samples)
+
+
 def stack(sequences: Sequence[Sample]) -> dict[str, torch.Tensor]:
-    """A batch: `input_ids`, `labels` and, where samples are kept apart, `position_ids`, each LongTensor (B, T)."""
-    batch = {"input_ids": [each.ids for each in sequences], "labels": [each.labels for each in sequences]}
+    """A batch: `input_ids`, `labels` and, where samples are kept apart, `position_ids`, each LongTensor (B, T).
+
+    Shorter sequences are filled up at their end with tokens that the loss does not count, and that none before sees.
+    """
+    longest = max(len(each.ids) for each in sequences)
+    missing = [longest - len(each.ids) for each in sequences]
+    batch = {
+        "input_ids": [each.ids + [each.ids[-1]] * short for each, short in zip(sequences, missing, strict=True)],
+        "labels": [each.labels + [IGNORED] * short for each, short in zip(sequences, missing, strict=True)],
+    }
     positions = [each.positions for each in sequences if each.positions is not None]
     if positions:
         batch["position_ids"] = positions

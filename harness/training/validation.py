@@ -79,20 +79,8 @@ class Validation:
         """Mean over the supervised tokens of all samples; every process works through all of them."""
         total = torch.zeros((), device=accelerator.device)
         for start in range(0, len(self.samples), BATCH):
-            batch = _padded(self.samples[start : start + BATCH])
-            inputs = {name: tensor.to(accelerator.device) for name, tensor in stack(batch).items()}
+            batch = stack(self.samples[start : start + BATCH])
+            inputs = {name: tensor.to(accelerator.device) for name, tensor in batch.items()}
             total += loss_module(**inputs).detach()
         tokens = sum(label != IGNORED for sample in self.samples for label in sample.labels[1:])
         return float(total) / max(1, tokens)
-
-
-def _padded(samples: Sequence[Sample]) -> list[Sample]:
-    """Samples of one length. What pads them follows them and counts for nothing, so they do not feel it."""
-    longest = max(len(sample.ids) for sample in samples)
-    return [
-        Sample(
-            [*sample.ids, *[sample.ids[0]] * (longest - len(sample.ids))],
-            [*sample.labels, *[IGNORED] * (longest - len(sample.ids))],
-        )
-        for sample in samples
-    ]

@@ -14,7 +14,8 @@ from esft_bench.methods.moe.routing import (
     overlap,
     selected_counts,
 )
-from esft_bench.methods.moe.scores import expert_scores
+from esft_bench.methods.moe.scores import Scores, expert_scores
+from esft_bench.methods.moe.selection import Selection, highest
 from esft_bench.spec.routing import Concentration, Kind, OfCell, OverCells, Overlap, Quantity, SelectedExperts, Shift
 
 KINDS: tuple[Kind, ...] = ("gate", "token")
@@ -49,6 +50,19 @@ def experts_over_cells(selections: Sequence[SelectedExperts], layers: Sequence[i
     """Experts trained by each row: in all its cells, and in those of each task."""
     counts = [(one, selected_counts(one.experts, layers)) for one in selections]
     return chain(_over_cells("experts", counts), _over_cells("experts", counts, by_task=True))
+
+
+def beside_own(given: Selection, chosen: Selection, scores: Scores) -> dict[str, list[int]]:
+    """A given selection beside the one that scores come to, by layer: the fields of `GivenSelection`."""
+    most = max(map(len, given.values()), default=0)
+    ranked = highest(scores, most)
+    pairs = [(given.get(layer, []), chosen.get(layer, []), ranked[layer]) for layer in scores.layers]
+    return {
+        "given": [len(theirs) for theirs, _, _ in pairs],
+        "chosen": [len(ours) for _, ours, _ in pairs],
+        "both": [len({*theirs} & {*ours}) for theirs, ours, _ in pairs],
+        "as_many": [len({*theirs} & {*order[: len(theirs)]}) for theirs, _, order in pairs],
+    }
 
 
 def shifts_over_cells(shifts: Sequence[Shift]) -> Iterator[OverCells]:

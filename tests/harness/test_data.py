@@ -24,6 +24,8 @@ from esft_bench.harness.training.data import (
     packed,
     profiling_batches,
     profiling_sequences,
+    sequences,
+    stack,
 )
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
@@ -192,3 +194,16 @@ def test_nothing_mixed_in_has_no_share() -> None:
     own, other = long_and_short()
     assert mixture([own], [], Training(), 0) is None
     assert mixture([own], other, Training(alignment_share=0), 0) is None
+
+
+@given(st.lists(st.integers(1, 9), min_size=1, max_size=6), st.integers(1, 8))
+def test_without_packing_a_sequence_is_one_sample_and_what_fills_a_batch_counts_for_nothing(lengths, length):
+    samples = [Sample(list(range(size)), [IGNORED, *range(1, size)]) for size in lengths]
+    made = list(sequences(iter(samples), Training(packing=False, sequence_length=length)))
+    assert [each.ids for each in made] == [sample.ids[:length] for sample in samples]
+    batch = stack(made)
+    for row, sample in enumerate(made):
+        size = len(sample.ids)
+        assert batch["input_ids"][row, :size].tolist() == sample.ids
+        assert batch["labels"][row].tolist() == sample.labels + [IGNORED] * (batch["labels"].shape[1] - size)
+    assert set(batch) == {"input_ids", "labels"}

@@ -83,3 +83,25 @@ def test_profiling_after_training_asks_for_other_trainings_and_the_same_profiles
     without = prepared(tmp_path, ROWS.replace(", after_training: true", ""))
     assert without.plan.profiles == made.plan.profiles
     assert without.plan.paths[without.plan.cells[0]].training != made.plan.paths[made.plan.cells[0]].training
+
+
+def test_a_given_selection_stands_beside_what_the_profile_comes_to(made, tmp_path):
+    text = ROWS.replace("esft-gate: {learning_rate: 1.0e-2}", "esft-gate: {p: 0.1, selection: {0: [2, 3], 1: [9, 8]}}")
+    given = prepared(tmp_path, text)
+    first, others = [5, 6, 7, 9, *[1] * 60], [7, *[1] * 62, 9]
+    seen = four_layers(first, others, others, others)
+    finish(given, given.plan.profiles["mini-law"], holding({"": seen}))
+    (only,) = routing.collect(given.plan, graph_of(given)).given
+    assert (only.method, only.task) == ("esft-gate", "mini-law")
+    assert (only.given, only.chosen) == ([2, 2, 0, 0], [1, 1, 1, 1])
+    assert (only.both, only.as_many) == ([1, 0, 0, 0], [2, 0, 0, 0])
+    finish(made, made.plan.profiles["mini-law"], holding({"": seen}))
+    assert routing.collect(made.plan, graph_of(made)).given == []
+
+
+def four_layers(*weights):
+    """A profile of the shipped backbone's shape, with these sums of gate weights; a layer's make 1 a token."""
+    gates = torch.tensor(weights).double()
+    tokens = int(gates[0].sum())
+    means = gates / tokens
+    return Profile((0, 1, 2, 3), 6, tokens, 1, gates, gates, means, means)

@@ -161,3 +161,27 @@ def test_a_suite_that_extends_an_unknown_one_is_refused_with_those_there_are(tmp
     file.write_text("extends: minni\nname: mine\n")
     with pytest.raises(UserError, match="did you mean 'mini'"):
         load(str(file))
+
+
+def test_a_row_may_have_another_learning_rate_on_some_tasks_and_an_ablation_takes_it_over(tmp_path):
+    text = SUITE.replace("p: 0.1}", "p: 0.1, learning_rates: {mini-law: 3.0e-3}}")
+    suite = load(written(tmp_path, text.replace("[mini-law]", "[mini-law, mini-intent]")))
+    for row in ("esft-gate", "random"):
+        assert suite.learning_rate(row, "mini-law") == 3.0e-3
+        assert suite.learning_rate(row, "mini-intent") == suite.learning_rate(row) == 1.0e-2
+    with pytest.raises(UserError, match=r"methods\.esft-gate\.learning_rates names 'mini-law', which is no task"):
+        load(written(tmp_path, text.replace("[mini-law]", "[mini-intent]")))
+    with pytest.raises(UserError, match="all tasks are trained together"):
+        load(written(tmp_path, text.replace("p: 0.1", "p: 0.1, together: true")))
+
+
+def test_epochs_are_counted_in_whole_batches_of_a_tasks_own_rows(tmp_path):
+    own = "training: {epochs: 4, batch_size: 256, packing: false, alignment_share: %s}\n"
+    suite = load(written(tmp_path, SUITE + own % 0))
+    assert suite.steps("random", rows=7473) == 4 * 30
+    assert load(written(tmp_path, SUITE + own % 0.5)).steps("random", rows=1280) == 4 * 10
+    assert with_steps(suite, 20).steps("random", rows=7473) == 20
+    with pytest.raises(UserError, match="`epochs` counts samples"):
+        load(written(tmp_path, SUITE + "training: {epochs: 4}\n"))
+    with pytest.raises(UserError, match="a search counts steps"):
+        load(written(tmp_path, SUITE + own % 0 + "tune: {}\n"))
