@@ -32,7 +32,8 @@ class DenseMixer(PartTraining):
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Unfreeze the model, and have gates learn densely. Raises MethodError as `part` does."""
         from esft_bench.methods.moe.dense_gate import use_dense_gates
+        from esft_bench.methods.moe.view import moe_layers
 
         parameters = super().prepare(model, context)
-        use_dense_gates(model)
+        use_dense_gates(model, moe_layers(model))
         return parameters

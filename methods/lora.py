@@ -36,6 +36,8 @@ class Lora(Method):
         divide_rank: divide the rank of the routed experts' updates by the number of experts that a token is sent to
             (rounded, at least 1), so that a token meets `rank` in all of them together ("LoRA Without Regret", Thinking
             Machines 2025); their scaling is alpha / that rank.
+        dropout: the share of an update's inputs that is dropped in training.
+        routers: train all routers too, as they are and not by an update.
     """
 
     name: ClassVar[str] = "lora"
@@ -44,6 +46,8 @@ class Lora(Method):
     target_modules: tuple[str, ...] = ()
     experts: bool = False
     divide_rank: bool = False
+    dropout: float = Field(default=0.0, ge=0, lt=1)
+    routers: bool = False
 
     @model_validator(mode="after")
     def _experts_have_the_rank_that_is_divided(self) -> Lora:
@@ -54,12 +58,14 @@ class Lora(Method):
         return self
 
     def check_model(self, model: PreTrainedModel) -> None:
-        """Raise MethodError where experts are to be adapted and the model has none, or layers that are tied."""
+        """Raise MethodError for experts or routers that the model has not, or layers that are tied."""
         check_not_tied(model, self.target_modules)
         if self.experts:
             from esft_bench.methods.moe.view import moe_layers
 
             moe_layers(model)
+        if self.routers:
+            _routers(model)
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Add the adapter to the model, in place, initialised from the cell's seed, and return its parameters.
@@ -70,6 +76,7 @@ class Lora(Method):
         from peft import LoraConfig
 
         from esft_bench.methods.moe.experts import use_fast_experts
+        from esft_bench.methods.moe.split_lora import drop_inputs, use_split_form
 
         use_fast_experts(model)
         config = LoraConfig(
@@ -78,6 +85,7 @@ class Lora(Method):
             target_modules=list(self.target_modules) or _attention(model),
             rank_pattern=_ranks(model, self.rank) if self.divide_rank else {},
             target_parameters=[*_routed(model), *_shared(model), *_dense(model)] if self.experts else None,
+            modules_to_save=_routers(model) if self.routers else None,
         )
         with torch.random.fork_rng(), lora_adapter.quiet_about_ranks():
             torch.manual_seed(context.seed)
@@ -86,9 +94,9 @@ class Lora(Method):
             except ValueError as error:
                 raise MethodError(f"lora cannot adapt this model: {error}") from error
         if self.experts:
-            from esft_bench.methods.moe.split_lora import use_split_form
-
             use_split_form(model)
+        if self.dropout:
+            drop_inputs(model, self.dropout)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
@@ -129,6 +137,14 @@ def _ranks(model: PreTrainedModel, rank: int) -> dict[str, int]:
 
     layers = moe_layers(model).values()
     return {f"{layer.name}.{kind}": max(1, round(rank / layer.top_k)) for layer in layers for kind in layer.weights}
+
+
+def _routers(model: PreTrainedModel) -> list[str]:
+    """The paths of all routers. Raises MethodError for a layer without one."""
+    from esft_bench.methods.moe.view import moe_layers, router_parameters
+
+    layers = moe_layers(model).values()
+    return [str(layer.router) for layer in layers if router_parameters(model, layer)]
 
 
 def _routed(model: PreTrainedModel) -> list[str]:

@@ -7,35 +7,35 @@ not chosen gets no gradient. DenseMixer takes the top-k choice for the identity 
 
 while an expert's own weights get their gradient from the tokens that were sent to it. Source: yaof20/DenseMixer. The
 outputs of all experts are made in the backward pass alone, one expert after another, so the forward pass costs what
-it did, and memory grows by one [T, H].
+it did, and memory grows by one [T, H]. Low-rank updates of the experts are in these outputs, without their dropout.
 
 Shapes: T tokens, K experts a token, E experts, hidden size H.
 """
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.experts import plug_in, selective_experts_forward
+from esft_bench.methods.moe.experts import UPDATES, Factors, plug_in, register, selective_experts_forward
 from esft_bench.methods.moe.router_scores import SeenRouter
-from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "dense-gate"
 """Name under which the forward below is registered with transformers."""
 ROUTER = "_seen_router"
 
 
-def use_dense_gates(model: PreTrainedModel) -> None:
+def use_dense_gates(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> None:
     """Have every layer's gates get their gradient from all experts, in place; `use_fast_experts` goes before.
 
-    Raises MethodError where a layer has no router of a known name, or another experts implementation is not taken.
+    `layers` are the model's before anything was wrapped around them. Raises MethodError where a layer has no router of
+    a known name, or another experts implementation is not taken.
     """
-    layers = moe_layers(model)
     for layer in layers.values():
         if layer.router is None:
             raise MethodError(f"no router is found beside `{layer.name}`, whose gates could be trained densely")
@@ -47,9 +47,20 @@ def use_dense_gates(model: PreTrainedModel) -> None:
 
 def dense_gate_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The forward transformers calls for an experts module: [T, H], [T, K], [T, K] → [T, H]."""
-    if not (torch.is_grad_enabled() and top_k_weights.requires_grad):
-        return selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights)
-    routed = selective_experts_forward(experts, hidden_states, top_k_index, top_k_weights.detach())
+    return with_dense_gates(experts, hidden_states, top_k_index, top_k_weights, selective_experts_forward)
+
+
+def with_dense_gates(
+    experts: Any,
+    hidden_states: Tensor,
+    top_k_index: Tensor,
+    top_k_weights: Tensor,
+    forward: Callable[[Any, Tensor, Tensor, Tensor], Tensor],
+) -> Tensor:
+    """A `forward` of experts, with gates that learn densely where `use_dense_gates` has prepared them."""
+    if ROUTER not in experts.__dict__ or not (torch.is_grad_enabled() and top_k_weights.requires_grad):
+        return forward(experts, hidden_states, top_k_index, top_k_weights)
+    routed = forward(experts, hidden_states, top_k_index, top_k_weights.detach())
     gates = _gates(experts.__dict__[ROUTER], top_k_index, top_k_weights)
     silent: Tensor = _DenseGate.apply(gates, hidden_states.detach(), experts)  # type: ignore[no-untyped-call]
     return routed + silent
@@ -82,20 +93,25 @@ class _DenseGate(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         (hidden,) = ctx.saved_tensors
         with torch.no_grad():
-            rows = [(grad * _output(ctx.experts, expert, hidden)).sum(1) for expert in range(ctx.count)]
+            added = {name: factors() for name, factors in getattr(ctx.experts, UPDATES, {}).items()}
+            rows = [(grad * _output(ctx.experts, added, expert, hidden)).sum(1) for expert in range(ctx.count)]
         return torch.stack(rows, 1).to(ctx.dtype), None, None
 
 
-def _output(experts: Any, expert: int, hidden: Tensor) -> Tensor:
-    """What one expert makes of every token: [T, H] → [T, H]."""
+def _output(experts: Any, added: Mapping[str, Factors], expert: int, hidden: Tensor) -> Tensor:
+    """What one expert makes of every token: [T, H] → [T, H]; `added` are low-rank updates, by fused parameter."""
     up, activate = ("gate_up_proj", experts._apply_gate) if experts.has_gate else ("up_proj", experts.act_fn)
-    return _linear(experts, "down_proj", expert, activate(_linear(experts, up, expert, hidden)))
+    inner = activate(_linear(experts, up, added.get(up, ()), expert, hidden))
+    return _linear(experts, "down_proj", added.get("down_proj", ()), expert, inner)
 
 
-def _linear(experts: Any, name: str, expert: int, rows: Tensor) -> Tensor:
+def _linear(experts: Any, name: str, added: Factors, expert: int, rows: Tensor) -> Tensor:
     weight = getattr(experts, name)[expert].to(rows.dtype)
     bias = getattr(experts, f"{name}_bias")[expert].to(rows.dtype) if experts.has_bias else None
-    return F.linear(rows, weight.T if experts.is_transposed else weight, bias)
+    out = F.linear(rows, weight.T if experts.is_transposed else weight, bias)
+    for left, right in ((left[expert].to(rows.dtype), right[expert].to(rows.dtype)) for left, right in added):
+        out = out + (rows @ left @ right if experts.is_transposed else rows @ right.T @ left.T)
+    return out
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, dense_gate_forward)
+register(IMPLEMENTATION, dense_gate_forward)

@@ -32,6 +32,8 @@ BANK = {
 """Parameters of a bank, e.g. `selected_gate_up`, and the fused parameters they are rows of: see `bank_of`."""
 UPDATES = "low_rank_updates"
 """Where an experts module keeps, for fused parameters by name, what gives the factors of low-rank updates."""
+DROPOUT = "low_rank_dropout"
+"""Where it keeps the share of the updates' inputs that is dropped while it trains."""
 GroupedProduct = Callable[..., Tensor]
 """(rows [n, in], weights [experts, …], ends, is_transposed=…) → [n, out], as transformers' grouped linear layer."""
 Factors = Sequence[tuple[Tensor, Tensor]]
@@ -200,6 +202,7 @@ class _Part:
     ids: Tensor
     up_updates: Factors = ()
     down_updates: Factors = ()
+    dropout: float = 0.0
 
 
 def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
@@ -213,7 +216,8 @@ def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
 def _updates(experts: Any) -> dict[str, Any]:
     """The low-rank updates of the fused tensors, where there are any."""
     updates = getattr(experts, UPDATES, {})
-    return {("down_updates" if name == DOWN else "up_updates"): factors() for name, factors in updates.items()}
+    found = {("down_updates" if name == DOWN else "up_updates"): factors() for name, factors in updates.items()}
+    return {**found, "dropout": getattr(experts, DROPOUT, 0.0) if experts.training else 0.0}
 
 
 def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: GroupedProduct) -> Tensor:
@@ -224,16 +228,20 @@ def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: Grou
     """
     dtype, transposed = rows.dtype, experts.is_transposed
     inner = grouped(rows, part.up.to(dtype), part.ends, is_transposed=transposed)
-    inner = _updated(inner, rows, part.up_updates, part.ends, transposed, grouped)
+    inner = _updated(inner, _dropped(rows, part.dropout), part.up_updates, part.ends, transposed, grouped)
     if part.up_bias is not None:
         inner = inner + F.embedding(part.ids, part.up_bias.to(dtype))
     activate = experts._apply_gate if experts.has_gate else experts.act_fn
     inner = (activate(inner) * weights).to(dtype)
     outer = grouped(inner, part.down.to(dtype), part.ends, is_transposed=transposed)
-    outer = _updated(outer, inner, part.down_updates, part.ends, transposed, grouped)
+    outer = _updated(outer, _dropped(inner, part.dropout), part.down_updates, part.ends, transposed, grouped)
     if part.down_bias is not None:
         outer = outer + F.embedding(part.ids, part.down_bias.to(dtype)) * weights.to(dtype)
     return outer
+
+
+def _dropped(rows: Tensor, share: float) -> Tensor:
+    return F.dropout(rows, share) if share else rows
 
 
 def _updated(

@@ -10,11 +10,12 @@ from functools import partial
 from types import MethodType
 from typing import Any
 
-from peft.tuners.lora.layer import ParamWrapper
+from peft.tuners.lora.layer import LoraLayer, ParamWrapper
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from esft_bench.methods.moe.experts import UPDATES, knows_updates
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.experts import DROPOUT, UPDATES, knows_updates
 
 
 def use_split_form(model: PreTrainedModel) -> None:
@@ -31,6 +32,25 @@ def use_split_form(model: PreTrainedModel) -> None:
         elif id(outer) not in wrapped and hasattr(base, "num_experts"):
             setattr(base, UPDATES, {each.parameter_name: partial(_factors, each) for each in _chain(outer)})
             outer.forward = MethodType(_experts_forward, outer)
+
+
+def drop_inputs(model: PreTrainedModel, share: float) -> None:
+    """Drop a share of the inputs of all updates while `model` trains, in place; `use_split_form` goes before.
+
+    peft drops none of an update that it has for a fused parameter. Raises MethodError where experts run in its form.
+    """
+    for module in model.modules():
+        if not isinstance(module, LoraLayer):
+            continue
+        for name in module.lora_dropout:
+            module.lora_dropout[name] = nn.Dropout(share)
+        base = module.get_base_layer()
+        if isinstance(module, ParamWrapper) and not isinstance(base, nn.Linear):
+            if not (hasattr(base, UPDATES) and knows_updates(base)):
+                raise MethodError(
+                    f"the inputs of updates of {type(base).__name__} cannot be dropped: leave out dropout"
+                )
+            setattr(base, DROPOUT, share)
 
 
 def _chain(outer: ParamWrapper) -> list[ParamWrapper]:
@@ -62,5 +82,6 @@ def _experts_forward(self: Any, *args: Any, **kwargs: Any) -> Any:
 def _linear_forward(self: Any, hidden: Tensor) -> Tensor:
     out: Tensor = self.get_base_layer()(hidden)
     for name in _active(self):
-        out = out + self.scaling[name] * self.lora_B[name](self.lora_A[name](hidden))
+        dropped = self.lora_dropout[name](hidden)
+        out = out + self.scaling[name] * self.lora_B[name](self.lora_A[name](dropped))
     return out

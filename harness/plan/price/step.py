@@ -35,6 +35,7 @@ from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.dense_gate import ROUTER, with_dense_gates
 from esft_bench.methods.moe.experts import register, run_experts, selected_experts
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.rows import sort_rows
@@ -165,6 +166,8 @@ def _run_on_shapes(model: PreTrainedModel, seen: Profile | None) -> None:
     """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
     layers = _layers(model)
     for row, layer in enumerate(layers.values()):
+        if router := layer.experts.__dict__.get(ROUTER):
+            router.explains = 0  # which way scores are made changes no shape
         setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
     if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
         model.set_experts_implementation(IMPLEMENTATION)
@@ -187,6 +190,10 @@ def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
 
 def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The selective experts' forward with an assumed split, since no data says how many rows are selected."""
+    return with_dense_gates(experts, hidden_states, top_k_index, top_k_weights, _on_shapes)
+
+
+def _on_shapes(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     rows = sort_rows(experts, top_k_index)
     split = round(len(rows.order) * getattr(experts, SHARE)) if len(experts.selected_experts) else 0
     return run_experts(experts, hidden_states, top_k_weights, rows, split, _one_for_all)
