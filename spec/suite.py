@@ -104,7 +104,7 @@ class Suite(Strict):
     judge: JudgeSettings = JudgeSettings()
     rehearse: Literal["auto", "always", "never"] = "auto"
     quick: Quick | None = None
-    paper: Literal["", "esft", "das"] = ""
+    paper: Literal["", "esft", "das", "densemixer"] = ""
     average: Average = "tasks"
     same_within: PositiveFloat = 2.0
     tested_on: dict[str, list[str]] = Field({})

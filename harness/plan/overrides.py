@@ -110,7 +110,7 @@ def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, li
     limits = _trial(steps) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
     if mini:
-        training = training.model_copy(update={"epochs": None})
+        training = training.model_copy(update={"epochs": None, "optimizer": "adamw"})
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
     if training.sequence_length < suite.training.sequence_length:

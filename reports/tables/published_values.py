@@ -74,6 +74,6 @@ class Published(Strict):
 
 @cache
 def published(paper: str) -> Published:
-    """Read a paper's values: `esft` or `das`."""
+    """Read a paper's values: `esft`, `das` or `densemixer`."""
     text = resources.files(__package__).joinpath("published", f"{paper}.yaml").read_text(encoding="utf-8")
     return Published.model_validate(yaml.safe_load(text))

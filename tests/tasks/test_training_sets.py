@@ -50,6 +50,23 @@ def test_real_rows_of_metamath_become_conversations(shared_data: Path) -> None:
     assert all("The answer is: " in answer["content"] for _, answer in conversations)
 
 
+def test_real_sums_are_trained_on_as_they_are_tested(shared_data: Path) -> None:
+    source = Source(shared_data)
+    conversations = trained_on("gsm8k-train", source)
+    assert len(conversations) == 1000
+    tested = next(iter(load_tasks()["gsm8k"].items(source)))  # type: ignore[misc]  # it has items
+    for asked, answered in conversations[:5]:  # the examples before every tested question
+        assert f"{asked['content']} {answered['content']}" in tested["prompt"]
+
+
+def test_an_instruction_is_followed_by_its_input_if_it_has_one(write: Write) -> None:
+    rows = [{"instruction": "Add.", "input": given, "output": "x"} for given in ("", "1 2")]
+    source = write("codealpaca/train", *rows)
+    assert [asked["content"] for asked, _ in trained_on("codealpaca", source)] == ["Add.", "Add.\n\n1 2"]
+    with pytest.raises(TaskError, match=r"codealpaca.train\.jsonl, line 1: field 'input' is missing"):
+        trained_on("codealpaca", write("codealpaca/train", {"instruction": "Add.", "output": "x"}))
+
+
 def test_real_verdicts_become_conversations(shared_data: Path) -> None:
     conversations = trained_on("law-bdci", Source(shared_data))
     assert len(conversations) == 927

@@ -3,8 +3,12 @@
 What is not known before a run is assumed, and `ASSUMPTIONS` says what.
 """
 
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
@@ -23,10 +27,13 @@ from esft_bench.methods.method import Context
 from esft_bench.methods.moe.assumed import GATE_MASS, assumed_profiles
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.view import moe_layers
+from esft_bench.spec.cell import Cell
 from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.judge import JudgeSettings
 
 SUPERVISED = 0.5
+SAMPLED = 100
+"""So many conversations of a task tell how long they are, where each is a sequence."""
 ASSUMPTIONS = (
     f"{UTILISATION:.0%} of the device's stated bf16 rate; half of the tokens supervised; where a task has not been "
     "profiled yet, the share of the tokens that an expert gets falls with the square root of its rank and a layer's "
@@ -38,7 +45,7 @@ ASSUMPTIONS = (
 
 @dataclass(frozen=True)
 class TrainingPrice:
-    """What one cell of a row costs to train; every task and seed of the row costs the same.
+    """What one cell of a row costs to train, on average over its tasks, of which some may take more steps.
 
     `operations` floating-point operations, `seconds` on the device, of which `looks` are for looking at the training
     while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept. `why_not`: why there is no estimate.
@@ -102,9 +109,9 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
         except (MethodError, RuntimeError) as error:
             prices.append(TrainingPrice(plan.suite.title(row), len(cells), why_not=str(error)))
             continue
-        chunks = _micro_batches(plan, micro_batch)
+        chunks, shown = _micro_batches(plan, micro_batch), _shown(plan, cells, tokenizer)
         looks = [(looks_at(stage, tokenizer), step) for stage, step in steps]
-        trained = sum(step.operations * stage.training.steps * chunks for stage, step in steps)
+        trained = sum(step.operations * each * chunks for (_, step), each in zip(steps, shown, strict=True))
         looking = sum(look.seconds(step, tokens, device) for look, step in looks)
         prices.append(
             TrainingPrice(
@@ -118,6 +125,30 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
             )
         )
     return prices
+
+
+def _shown(plan: Plan, cells: Sequence[Cell], tokenizer: PreTrainedTokenizerBase) -> list[float]:
+    """For each stage of a row the full batches it is shown, mean over its cells: a sequence may be one short sample."""
+    trainings = [plan.paths[cell].training.whole for cell in cells]
+    batches = [
+        [stage.training.steps * (1.0 if stage.training.packing else _fill(stage, tokenizer)) for stage in whole]
+        for whole in trainings
+    ]
+    return [sum(stage) / len(batches) for stage in zip(*batches, strict=True)]
+
+
+def _fill(stage: TrainStep, tokenizer: PreTrainedTokenizerBase) -> float:
+    """The share of a sequence that a sample fills, by the first ones of a training's tasks."""
+    length = stage.training.sequence_length
+    lengths = [size for task in stage.tasks.values() for size in _lengths(task.path, tokenizer)]
+    return sum(min(size, length) for size in lengths) / (len(lengths) * length)
+
+
+@cache
+def _lengths(path: Path, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """The tokens of the first conversations of a file."""
+    rows = [json.loads(line) for line in islice(path.open(encoding="utf-8"), SAMPLED)]
+    return [_tokens(tokenizer, *(message["content"] for message in row)) for row in rows]
 
 
 def tuning_prices(plan: Plan, trainings: Sequence[TrainingPrice]) -> list[TuningPrice]:

@@ -1,5 +1,7 @@
 """The price of a plan as tables for the terminal."""
 
+from math import ceil
+
 from rich.table import Table
 from rich.text import Text
 
@@ -61,7 +63,8 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
         fits = price.peak_bytes <= MARGIN * device.memory
         memory = Text(_bytes(price.peak_bytes))
         if not fits:
-            memory.append(f" > {device.memory / GIB:.0f} GiB", "red")
+            count = ceil(price.peak_bytes / (MARGIN * device.memory))
+            memory.append(f" > {device.memory / GIB:.0f} GiB, {count} devices", "red")
         table.add_row(
             price.row,
             str(price.cells),
@@ -83,8 +86,9 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     )
     if any(price.peak_bytes > MARGIN * device.memory for price in prices):
         table.caption = (
-            "Red: more than one such device holds. A smaller --micro-batch, training.gradient_checkpointing, a lower "
-            "precision or several processes help.\n"
+            "Red: more than one such device holds, and how many would if they shared it evenly. A smaller --micro-batch, "
+            "training.gradient_checkpointing, a lower precision, several processes or, for every row alike, "
+            "training.optimizer adamw-bf16-stochastic (8 bytes for each trained parameter in place of 16) help.\n"
         )
     if looks:
         table.caption = (table.caption or "") + "Looks: the part of the time in which a training is looked at.\n"
