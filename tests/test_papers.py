@@ -1,5 +1,6 @@
 """docs/papers.md names what there is: files, suites and their rows, commands, figures, settings."""
 
+import json
 import re
 from pathlib import Path
 
@@ -9,13 +10,26 @@ from typer.main import get_command
 
 from esft_bench.harness.cli import app
 from esft_bench.methods.registry import load_methods
+from esft_bench.reports.tables.published_values import published
 from esft_bench.spec.suite import Suite
 from esft_bench.spec.suite_file import load
+from esft_bench.tasks.registry import load_tasks
 
 REPOSITORY = Path(__file__).parents[1]
 TEXT = (REPOSITORY / "docs" / "papers.md").read_text("utf-8")
 TABLES = TEXT[TEXT.index("## ESFT") :]
 NAMED = sorted(set(re.findall(r"`([^`]+)`", TABLES)))
+RUNS = {
+    "conventional_full": "fft",
+    "conventional_lora": "lora",
+    "densemixer_full": "densemixer",
+    "densemixer_lora": "densemixer-lora",
+    "esft_gate": "esft-gate",
+    "esft_token": "esft-token",
+    "frozen_full": "frozen-router",
+    "frozen_lora": "lora-frozen-router",
+}
+"""DenseMixer's runs, and our rows."""
 FIGURES = "".join(path.read_text("utf-8") for path in (REPOSITORY / "reports" / "figures").glob("*.py"))
 
 
@@ -64,6 +78,26 @@ def test_no_equation_table_or_figure_of_the_papers_is_left_out(paper):
         for low, high in re.findall(rf"{kind}s (\d+) (?:to|and) (\d+)", part):
             named |= set(range(int(low), int(high) + 1))
         assert set(range(1, last + 1)) - named <= ({1} if (paper, kind) == ("ESFT", "Figure") else set()), kind
+
+
+def test_every_row_and_column_of_densemixers_tables_is_in_its_suites():
+    for name, part in zip(("densemixer", "densemixer-qwen"), published("densemixer").tables, strict=True):
+        suite, tasks = load(name), load_tasks()
+        assert any(part_of in suite.backbone.path.lower() for part_of in part.backbones)
+        assert set(part.rows) <= {suite.title(row) for row in suite.methods}
+        tested = {each for task in suite.tasks for each in (tasks[task].benchmarks or (task,))}
+        assert {tasks[each].title for each in tested} == {*part.columns, "GSM8K"} - {"GSM"}
+
+
+def test_densemixers_learning_rates_are_those_of_its_scripts(shared_data):
+    told = json.loads((shared_data / "densemixer" / "olmoe_settings.json").read_text("utf-8"))
+    suite = load("densemixer")
+    theirs = suite.methods["esft-gate"].hyperparameters["tasks"]
+    for run in told:
+        task = next(task for task, name in theirs.items() if name == run["task"])
+        assert suite.learning_rate(RUNS[run["kind"]], task) == float(run["lr"])
+        assert (suite.training.batch_size, suite.training.epochs) == (256, int(run["num_train_epochs"]))
+    assert len(told) == len(RUNS) * len(theirs)
 
 
 @pytest.mark.parametrize("line", [line for line in TABLES.splitlines() if line.startswith("| ")])

@@ -144,10 +144,9 @@ def _put(suite: Suite) -> str:
     """How conversations are put to the model, and how samples share a sequence."""
     format_of = {"release": "the ESFT release's", "chat_template": "the tokenizer's own chat template"}
     apart = {"within": "attend to themselves alone", "across": "attend to those before them, as in the papers' code"}
-    return (
-        f"Prompt format: `{suite.backbone.prompt}`, {format_of.get(suite.backbone.prompt, '')}. Samples that share a "
-        f"training sequence {apart[suite.training.packed_attention]}."
-    )
+    shared = f"Samples that share a training sequence {apart[suite.training.packed_attention]}"
+    shared = shared if suite.training.packing else "A training sequence is one sample"
+    return f"Prompt format: `{suite.backbone.prompt}`, {format_of.get(suite.backbone.prompt, '')}. {shared}."
 
 
 def _looked_at(plan: Plan) -> list[str]:

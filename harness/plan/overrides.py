@@ -110,7 +110,13 @@ def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, li
     limits = _trial(steps) if mini else {"sequence_length": longest}
     training, told = _at_most("training", suite.training, limits)
     if mini:
-        training = training.model_copy(update={"epochs": None, "optimizer": "adamw"})
+        whole = {"epochs": None, "optimizer": "adamw"}
+        told += [
+            f"training.{name} {old} → {new or 'steps'}"
+            for name, new in whole.items()
+            if (old := getattr(training, name)) != new
+        ]
+        training = training.model_copy(update=whole)
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
     if training.sequence_length < suite.training.sequence_length:

@@ -54,7 +54,8 @@ class SeenRouter:
         ways = [partial(function, tensor) for tensor in tensors for function in FUNCTIONS]
         if self.explains is not None:
             return ways[self.explains]()
-        errors = [_difference(way().gather(1, index), weights) for way in ways]
+        with torch.no_grad():  # a layer that is computed again, when this is known, keeps the same for its gradients
+            errors = [_difference(way().gather(1, index), weights) for way in ways]
         fitting = [place for place, error in enumerate(errors) if error <= min(errors) + 1e-6 and error < TOLERANCE]
         if not fitting:
             return None

@@ -10,10 +10,12 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
 from esft_bench.methods.densemixer import DenseMixer
+from esft_bench.methods.densemixer_lora import DenseMixerLora
 from esft_bench.methods.fft import FullFineTuning
-from esft_bench.methods.method import Context
+from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe import router_scores
 from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.recompute import checkpoint_gradients
 from tests.methods.helpers import tokens
 
 Models = Callable[..., PreTrainedModel]
@@ -103,3 +105,17 @@ def test_what_a_router_computes_is_found_out_in_its_first_step_alone(
     _, second = gradients(model)
     assert not looks
     assert all(torch.equal(first[name], second[name]) for name in first)
+
+
+@pytest.mark.parametrize("method", [DenseMixer(), DenseMixerLora(rank=2, dropout=0.0)], ids=["full", "lora"])
+def test_layers_that_are_computed_again_give_the_same_gradients(tiny_model: Models, method: Method) -> None:
+    found = []
+    for again in (False, True):
+        model = tiny_model("deepseek-v2")
+        method.prepare(model, Context(seed=0))
+        if again:
+            checkpoint_gradients(model)
+        found.append(gradients(model.train())[1])
+    assert found[0].keys() == found[1].keys()
+    for name, gradient in found[0].items():
+        torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)

@@ -86,7 +86,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     )
     if any(price.peak_bytes > MARGIN * device.memory for price in prices):
         table.caption = (
-            "Red: more than one such device holds, and how many would if they shared it evenly. A smaller --micro-batch, "
+            "Red: more than one such device holds, and how many would that share it evenly. A smaller --micro-batch, "
             "training.gradient_checkpointing, a lower precision, several processes or, for every row alike, "
             "training.optimizer adamw-bf16-stochastic (8 bytes for each trained parameter in place of 16) help.\n"
         )
