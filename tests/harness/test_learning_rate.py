@@ -12,10 +12,20 @@ from esft_bench.harness.training.optimizer import make
 from esft_bench.harness.training.schedule import scheduled
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context
+from esft_bench.spec.files import lines_in
 from esft_bench.spec.training import Training
+from tests.harness.plans import prepared
 from tests.harness.test_train import SETTINGS, StoppedError, sequences
 
 STEPS = 12
+ROWS = """\
+name: tiny
+tasks: [mini-law, mini-intent]
+methods:
+  fft: {learning_rate: 1.0e-3, learning_rates: {mini-law: 3.0e-4}}
+training: {epochs: 2, packing: false, batch_size: 100, sequence_length: 128, alignment_share: 0}
+evaluation: {engine: transformers}
+"""
 THEIRS = {"constant": "constant_with_warmup", "linear": "linear", "cosine": "cosine"}
 
 
@@ -55,6 +65,15 @@ def test_a_training_that_asks_for_no_schedule_is_told_as_before():
         "schedule": "linear",
         "warmup_steps": 0.1,
     }
+
+
+def test_cells_have_the_rate_and_the_epochs_of_their_task(tmp_path):
+    made = prepared(tmp_path, ROWS)
+    found = {cell.task: path.training.training for cell, path in made.plan.paths.items() if cell.method == "fft"}
+    rows = {task: lines_in(made.plan.data[task].training.path) for task in found}
+    assert {task: told.learning_rate for task, told in found.items()} == {"mini-law": 3e-4, "mini-intent": 1e-3}
+    assert {task: told.steps for task, told in found.items()} == {t: 2 * math.ceil(n / 100) for t, n in rows.items()}
+    assert not any(told.epochs for told in found.values())
 
 
 def test_a_warm_up_that_never_ends_is_refused():

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import AutoTokenizer
 
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.prepare import prepare
@@ -11,13 +12,16 @@ from esft_bench.harness.plan.price.estimate import evaluation_prices, training_p
 from esft_bench.harness.plan.price.hardware import accelerator
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate, watched
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.methods.densemixer import DenseMixer
 from esft_bench.methods.esft import EsftToken
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.training import Training
+from esft_bench.tasks.mini import BACKBONE
 from tests.conftest import build
 from tests.harness import plans as harness_plans
 
@@ -135,3 +139,29 @@ def test_looks_at_a_training_are_priced_by_the_tokens_that_pass_and_the_steps_of
 def test_a_device_that_is_not_known_is_refused_with_those_that_are() -> None:
     with pytest.raises(UserError, match=r"--gpu H100: there are .*did you mean H100-80GB\?"):
         accelerator("H100")
+
+
+def test_dense_gates_cost_a_pass_of_every_expert_over_every_token_and_no_more_forward() -> None:
+    config, batch = build("olmoe").config, Batch(2, 16)
+    full, dense = (simulate(config, method, Context(0), batch) for method in (FullFineTuning(), DenseMixer()))
+    of_one = 2 * 3 * config.hidden_size * config.intermediate_size
+    assert dense.forward == full.forward
+    experts = config.num_hidden_layers * config.num_experts
+    assert dense.operations - full.operations == experts * batch.tokens * of_one
+
+
+def test_sequences_of_one_sample_are_priced_by_what_they_hold(tmp_path: Path) -> None:
+    text = (
+        "name: t\ntasks: [mini-law]\nmethods: {fft: {}}\nevaluation: {engine: transformers}\ntraining: {steps: 2, %s}\n"
+    )
+    prices = {}
+    for told in ("packing: true", "packing: false"):
+        made = harness_plans.prepared(tmp_path, text % f"batch_size: 2, sequence_length: 512, {told}")
+        graph = harness_plans.graph_of(made)
+        (prices[told],) = training_prices(made.plan, graph, accelerator("A100-80GB"), 1)
+    (task,) = (data.training for name, data in made.plan.data.items() if data.training)
+    tokenizer = AutoTokenizer.from_pretrained(BACKBONE)
+    rows = read_jsonl(task.path)[:100]
+    tokens = [len(tokenizer.encode("".join(one["content"] for one in row))) for row in rows]
+    share = prices["packing: false"].operations / prices["packing: true"].operations
+    assert share == pytest.approx(sum(tokens) / len(tokens) / 512, rel=0.2)

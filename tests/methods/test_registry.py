@@ -43,6 +43,9 @@ SHIPPED = {
     "attention-router",
     "das-tune",
     "das-lora",
+    "densemixer",
+    "densemixer-lora",
+    "frozen-router",
 }
 """Names that suites use: none may be lost."""
 
