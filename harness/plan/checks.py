@@ -56,6 +56,11 @@ def _check_row(suite: Suite, row: str, method: Method) -> None:
         raise UserError(
             f"methods.{row}: the method holds a task's data against general data: name a task under `alignment`."
         )
+    together = method.together if suite.together(row) is None else suite.together(row)
+    if together and isinstance(getattr(method, "selection", None), str):
+        raise UserError(
+            f"methods.{row}.selection: tasks that are trained together have one selection: leave out {{task}}."
+        )
     steps = suite.steps(row)
     if method.first_stage and steps < 2:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")

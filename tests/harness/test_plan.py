@@ -8,6 +8,7 @@ from esft_bench.harness.commands.plan import foreseen
 from esft_bench.harness.commands.run import execute
 from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.terminal import Terminal
+from esft_bench.methods.errors import MethodError
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from esft_bench.tasks.mini import BACKBONE
@@ -147,6 +148,10 @@ def test_a_selection_that_does_not_fit_the_backbone_is_refused_before_anything_i
         planned(ROWS.replace("p: 0.1", given))
     with pytest.raises(UserError, match=r"methods\.esft-gate\.selection: .*is not an ESFT adapter"):
         planned(ROWS.replace("p: 0.1", "p: 0.1, selection: no/such"))
+    with pytest.raises(UserError, match=r"methods\.esft-gate\.selection: tasks that are trained together have one"):
+        planned(ROWS.replace("p: 0.1", "p: 0.1, together: true, selection: 'x/{task}'"))
+    with pytest.raises(MethodError, match=r"x/mini-law is not an ESFT adapter"):
+        planned(ROWS.replace("p: 0.1", "p: 0.1, selection: 'x/{task}'"))
 
 
 def test_a_backbone_without_safetensors_is_refused(planned, tiny_checkpoint):
