@@ -86,13 +86,11 @@ def train(
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
-    factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
-    moves = make_optimizer(settings, parameters, factors)
+    moves = _optimizer(model, parameters, settings, options)
     loss_module, optimizer = accelerator.prepare(AnswerLoss(model), moves)
-    core = _Core(accelerator, loss_module, optimizer, settings.max_grad_norm, options.micro_batch)
     state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
     done = checkpoint.load(scratch, state)
-    rates = scheduled(moves, settings, done)
+    core = _Core(accelerator, loss_module, optimizer, scheduled(moves, settings, done), settings, options.micro_batch)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     validation = Validation(options.held_out, settings, scratch, options.score)
     tracking = Tracking(options.measure, settings)
@@ -105,7 +103,6 @@ def train(
                 checkpoint.forget(scratch, validation.best)
                 raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
-            rates.step()
             state.log.add(loss, norm)
             tracking.after(step, accelerator, loss_module, state)
             validation.after(step, accelerator, loss_module, state)
@@ -118,6 +115,13 @@ def train(
     validation.restore(state)
     model.eval()
     return state.log
+
+
+def _optimizer(
+    model: nn.Module, parameters: Sequence[nn.Parameter], settings: Training, options: Options
+) -> torch.optim.Optimizer:
+    factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
+    return make_optimizer(settings, parameters, factors)
 
 
 def _trained(model: nn.Module) -> list[str]:
@@ -150,7 +154,8 @@ class _Core:
     accelerator: Accelerator
     loss_module: nn.Module
     optimizer: torch.optim.Optimizer
-    max_grad_norm: float
+    rates: torch.optim.lr_scheduler.LRScheduler
+    settings: Training
     micro_batch: int | None
 
     def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
@@ -172,12 +177,13 @@ class _Core:
             total += loss.detach()
         # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
         trained = [parameter for parameter in self.loss_module.parameters() if parameter.requires_grad]
-        norm = accelerator.clip_grad_norm_(trained, self.max_grad_norm)
+        norm = accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
         return float(accelerator.reduce(total, "sum")) / tokens, float(checkpoint.whole(norm))
 
     def update(self) -> None:
-        """Move the weights by the gradients, and drop these."""
+        """Move the weights by the gradients, drop these, and set the next step's learning rate."""
         self.optimizer.step()
+        self.rates.step()
         self.optimizer.zero_grad()
 
 

@@ -6,8 +6,7 @@ Step k of N, from 0, takes the rate times min(1, k / W) while it warms up over W
 
 from collections.abc import Callable
 
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+import torch
 from transformers import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
@@ -16,7 +15,7 @@ from transformers import (
 
 from esft_bench.spec.training import Schedule, Training
 
-Maker = Callable[[Optimizer, int, int, int], LRScheduler]
+Maker = Callable[[torch.optim.Optimizer, int, int, int], torch.optim.lr_scheduler.LRScheduler]
 """(optimizer, steps of warm-up, steps in all, steps done − 1) → what sets the rate of each group of parameters."""
 MAKERS: dict[Schedule, Maker] = {
     "constant": lambda optimizer, warmup, _, last: get_constant_schedule_with_warmup(optimizer, warmup, last),
@@ -27,7 +26,9 @@ MAKERS: dict[Schedule, Maker] = {
 }
 
 
-def scheduled(optimizer: Optimizer, settings: Training, done: int = 0) -> LRScheduler:
+def scheduled(
+    optimizer: torch.optim.Optimizer, settings: Training, done: int = 0
+) -> torch.optim.lr_scheduler.LRScheduler:
     """Set an optimizer's rates for the step after `done`; each `step()` of what is returned sets those of the next.
 
     The rates that its groups have are the highest that they come to.
