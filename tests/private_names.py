@@ -126,9 +126,7 @@ NAMES = (
     ),
     PrivateName("accelerate.state", "_shared_state", "a test starts processes anew", sign="_shared_state ="),
     PrivateName("accelerate.state", "_reset_state", "a test trains in two precisions", sign="def _reset_state("),
-    PrivateName(
-        "peft.tuners.lora.layer", "LoraLayer", "inputs of all updates are dropped, which have their own module"
-    ),
+    PrivateName("peft.tuners.lora.layer", "LoraLayer", "the inputs of all updates are dropped"),
     PrivateName("peft.tuners.lora.layer", "ParamWrapper", "updates of experts are computed in split form"),
     PrivateName("peft.utils.other", "get_pattern_key", "an adapter's ranks by name are read as peft reads them"),
     PrivateName("lm_eval.tasks._yaml_loader", "load_yaml", _TASKS),
