@@ -122,8 +122,7 @@ class ThresholdSelection(BaseModel):
         from esft_bench.methods.moe.view import moe_layers
 
         layers = moe_layers(model)
-        given = [self.for_task(task) for task in self.tasks] if isinstance(self.selection, str) else [self]
-        for one in given:
+        for one in [self.for_task(task) for task in self.tasks] if isinstance(self.selection, str) else [self]:
             if isinstance(one.selection, dict):
                 check(one.selection, layers)
         if self.scores is not None:
