@@ -58,9 +58,12 @@ class BackboneReport:
     suffix: str = ""
     families: Families = field(default_factory=Families)
     comparisons: Comparisons = field(init=False)
+    equal_gain: EqualGain = field(init=False)
+    """Each row's curve of gain against forgetting, read where they are equal."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "comparisons", Comparisons(self.results, self.families, self.backbone))
+        object.__setattr__(self, "equal_gain", EqualGain(self.results, self.families.differences, self.backbone))
         self.families.differences.join(lambda: p_values(self._unjudged, self.backbone))
 
     @cached_property
@@ -93,11 +96,6 @@ class BackboneReport:
     def retained(self) -> Table | None:
         """What earlier tasks retained, where rows go on from others."""
         return retention_table(self.results)
-
-    @cached_property
-    def equal_gain(self) -> EqualGain:
-        """Each row's curve of gain against forgetting, read where they are equal."""
-        return EqualGain(self.results)
 
     @cached_property
     def drift(self) -> Table:

@@ -9,6 +9,8 @@ from esft_bench.reports.backbone_results import BackboneResults, TableRow
 from esft_bench.spec.suite import Row
 
 RATE = "learning_rate"
+ALONG = {"rank": "alpha"}
+"""What may go along with a hyperparameter in a fixed ratio: LoRA's scaling is alpha over rank."""
 METHOD = "method"
 
 
@@ -29,8 +31,8 @@ class Sweep:
 def sweeps(results: BackboneResults) -> list[Sweep]:
     """Every sweep in the suite: at least two rows of one method that differ in a single hyperparameter.
 
-    A learning rate chosen anew for each value does not make a second one, unless a value then comes up twice. A row
-    that leaves a hyperparameter to the method's default takes part only where no value of it is asked for.
+    A learning rate chosen anew for each value does not make a second one, unless a value then comes up twice; nor does
+    one that goes along with it in a fixed ratio. A row that leaves a hyperparameter to the method's default takes part only where no value of it is asked for.
     """
     rows = {row.name: row for row in results.rows if not row.ablates}
     settings = {name: _settings(row) for name, row in results.suite.methods.items() if name in rows}
@@ -63,6 +65,9 @@ def _alike(rows: list[str], settings: Mapping[str, dict[str, Any]], name: str, f
         if one.get(name) is None:
             continue
         rest = {key: value for key, value in one.items() if key not in {*free, METHOD}}
+        along = ALONG.get(name)
+        if along in rest:
+            rest[along] = rest[along] / one[name]
         key = json.dumps([one.get(METHOD) or row, rest], sort_keys=True, default=str)
         groups.setdefault(key, []).append(row)
     return list(groups.values())

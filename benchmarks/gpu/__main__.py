@@ -26,7 +26,7 @@ import transformers
 from benchmarks.gpu.measure import measure, product_rate
 from benchmarks.gpu.page import page
 from benchmarks.gpu.records import STEPS, add, estimate_all, read
-from benchmarks.gpu.rows import OWN, PEERS, ROWS
+from benchmarks.gpu.rows import LATER, OWN, PEERS, ROWS
 from benchmarks.gpu.shapes import SHAPES
 from benchmarks.step_time import machine
 
@@ -136,7 +136,7 @@ def everything(arguments: argparse.Namespace, parser: argparse.ArgumentParser) -
     try:
         own, peers = (
             [(shape, name) for shape in shapes for name in rows if not arguments.row or name in arguments.row]
-            for rows in (OWN, PEERS)
+            for rows in (OWN | LATER, PEERS)
         )
         run_all(own, arguments, end)
         if arguments.tests:

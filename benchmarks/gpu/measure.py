@@ -16,10 +16,12 @@ from transformers import PreTrainedModel
 from benchmarks.gpu.rows import Row
 from benchmarks.gpu.shapes import Shape, assumed_context, draw_routing
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held
 from esft_bench.methods.moe.experts import selected_experts
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.methods.recompute import checkpoint_gradients
+from esft_bench.spec.training import Training
 
 WARM_UP = 3
 
@@ -92,7 +94,7 @@ def measure(shape: Shape, row: Row, device: torch.device, profile: Path | None =
     marks = Marks(device)
     with ExitStack() as stack:
         if row.mixed:
-            stack.enter_context(held(parameters))
+            stack.enter_context(held(parameters, held_in(row.optimizer or "adamw")))
         step = _stepper(model, parameters, row, ids.to(device), marks)
         for _ in range(WARM_UP):
             step()
@@ -135,7 +137,7 @@ def _stepper(
 ) -> Callable[[], tuple[Any, Any, Any]]:
     """A step as training takes it on `ids` [1, T]: its start, the end of the backward pass, its end."""
     loss = AnswerLoss(model)
-    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True) if row.optimizer else None
+    optimizer = make(Training(optimizer=row.optimizer), parameters) if row.optimizer else None
     for parameter in () if row.optimizer else parameters:
         parameter.register_post_accumulate_grad_hook(lambda parameter: setattr(parameter, "grad", None))
 

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmarks.gpu.rows import OWN
+from benchmarks.gpu.rows import LATER, OWN, Row
 from benchmarks.gpu.shapes import SHAPES, Shape, assumed_context
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.methods.errors import MethodError
@@ -33,19 +33,18 @@ def read(path: Path) -> list[dict[str, Any]]:
 def estimate_all(shapes: list[str], out: Path) -> None:
     """Write `plan`'s estimate of a step of every method of our own; no accelerator takes part."""
     for shape in shapes:
-        for name, row in OWN.items():
+        for name, row in (OWN | LATER).items():
             if row.mixed:
                 try:
-                    found = asdict(_estimate(SHAPES[shape], name))
-                except (MethodError, RuntimeError) as error:
+                    found = asdict(_estimate(SHAPES[shape], row))
+                except (MethodError, RuntimeError, ImportError) as error:  # torchao is an extra
                     found = {"why_not": str(error)}
                 add(out / ESTIMATES, shape=shape, row=name, **found)
 
 
-def _estimate(shape: Shape, name: str) -> Any:
-    row = OWN[name]
+def _estimate(shape: Shape, row: Row) -> Any:
     context = assumed_context(_on_meta(shape))
-    how = Execution("bf16", Training(gradient_checkpointing=row.checkpointing))
+    how = Execution("bf16", Training(gradient_checkpointing=row.checkpointing, optimizer=row.optimizer or "adamw"))
     return simulate(shape.config, row.method, context, Batch(1, shape.tokens, 1.0), how)
 
 

@@ -10,10 +10,17 @@ import benchmarks.gpu.peers  # noqa: F401  registers them
 from benchmarks.step_time import peft_form
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das_experts import DasExperts
+from esft_bench.methods.das_lora import DasLora
+from esft_bench.methods.densemixer import DenseMixer
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.frozen_router import FrozenRouter
+from esft_bench.methods.kappa import Kappa
 from esft_bench.methods.lora import Lora
 from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe_sieve import MoeSieve
+from esft_bench.methods.router_only import RouterOnly
+from esft_bench.spec.training import Optimizer
 
 
 @dataclass(frozen=True)
@@ -27,7 +34,7 @@ class Row:
             states too, which saves half of the memory and rounds small steps away.
         checkpointing: layers are computed again in the backward pass.
         peft_form: peft's own forward computes LoRA's updates of experts, through the product of their factors.
-        optimizer: whether AdamW takes part; without it gradients are dropped as they come: a lower bound of the step.
+        optimizer: the optimizer of the step; without one gradients are dropped as they come: a lower bound of the step.
         rounds: how many steps are timed.
     """
 
@@ -36,7 +43,7 @@ class Row:
     mixed: bool = True
     checkpointing: bool = False
     peft_form: bool = False
-    optimizer: bool = True
+    optimizer: Optimizer | None = "adamw"
     rounds: int = 10
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
@@ -52,7 +59,7 @@ class Row:
 OWN: dict[str, Row] = {
     "FFT": Row(FullFineTuning()),
     "FFT, all in bf16": Row(FullFineTuning(), mixed=False),
-    "FFT, all in bf16, passes alone": Row(FullFineTuning(), mixed=False, optimizer=False),
+    "FFT, all in bf16, passes alone": Row(FullFineTuning(), mixed=False, optimizer=None),
     "attention and routers": Row(AttentionRouter()),
     "LoRA on attention, rank 8": Row(Lora()),
     "LoRA on attention and experts, rank 8": Row(Lora(experts=True)),
@@ -63,6 +70,18 @@ OWN: dict[str, Row] = {
     "ESFT-Gate, gradient checkpointing": Row(EsftGate(), checkpointing=True),
 }
 """The methods on our experts kernel."""
+LATER: dict[str, Row] = {
+    "FFT, bf16 with stochastic rounding": Row(FullFineTuning(), optimizer="adamw-bf16-stochastic"),
+    "FFT, 8-bit states": Row(FullFineTuning(), optimizer="adamw-8bit"),
+    "ESFT-Token, bf16 with stochastic rounding": Row(EsftToken(), optimizer="adamw-bf16-stochastic"),
+    "frozen router, bf16 with stochastic rounding": Row(FrozenRouter(), optimizer="adamw-bf16-stochastic"),
+    "DenseMixer, bf16 with stochastic rounding": Row(DenseMixer(), optimizer="adamw-bf16-stochastic"),
+    "routers alone": Row(RouterOnly()),
+    "LoRA on the most used experts": Row(MoeSieve()),
+    "LoRA on DAS experts": Row(DasLora()),
+    "best-conditioned experts": Row(Kappa()),
+}
+"""Newer methods, and optimizers that need less memory, on our experts kernel."""
 
 
 def _peers(title: str, row: Callable[[str], Row], names: Sequence[str]) -> dict[str, Row]:
@@ -72,16 +91,16 @@ def _peers(title: str, row: Callable[[str], Row], names: Sequence[str]) -> dict[
 PEERS: dict[str, Row] = {
     **_peers(
         "FFT, all in bf16, passes alone",
-        lambda name: Row(FullFineTuning(), name, mixed=False, optimizer=False),
+        lambda name: Row(FullFineTuning(), name, mixed=False, optimizer=None),
         ("grouped_mm", "scattermoe", "sonicmoe-package"),
     ),
     **_peers("LoRA on attention, rank 8", lambda name: Row(Lora(), name), ("grouped_mm",)),
     "LoRA on attention and experts, rank 8, peft's form": Row(Lora(experts=True), peft_form=True),
     **_peers(
         "FFT, all in bf16, passes alone",
-        lambda name: Row(FullFineTuning(), name, mixed=False, optimizer=False, rounds=2),
+        lambda name: Row(FullFineTuning(), name, mixed=False, optimizer=None, rounds=2),
         ("eager", "batched_mm"),
     ),
 }
 """The same models on others' kernels: of a step, the passes are what kernels differ in."""
-ROWS = OWN | PEERS
+ROWS = OWN | LATER | PEERS

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 THRESHOLDS = ("p", "rank")
+TITLES: dict[Role, str] = {"ability": "Task ability", "general": "General ability"}
 KNOWN = {
     "group_size": ("esft-7-group-size", "Size of expert groups (ESFT Figure 7)"),
     "share": ("das-3-experts", "Number of experts (DAS Figure 3)"),
@@ -92,9 +93,10 @@ def _picture(
     trained: Mapping[str, float] = MappingProxyType({}),
 ) -> Picture:
     """Task ability above general ability, experts trained below; a line for each sweep, the base model dotted."""
-    roles = [role for role in ROLES if report.results.columns(role)]
+    asked = [role for role in ROLES if report.results.columns(role)]
     series = {_series(sweep, chosen, report): sweep for sweep in chosen}
-    lines = {(text, role): _line(report, sweep, role, axis) for text, sweep in series.items() for role in roles}
+    lines = {(text, role): _line(report, sweep, role, axis) for text, sweep in series.items() for role in asked}
+    roles = [role for role in asked if any(lines[text, role] for text in series)]
     rows: list[tuple[object, ...]] = [
         (text, row.name, series[text].name, value, _size_or_blank(report, row), role, one.estimate, one.low, one.high)
         for (text, role), line in lines.items()
@@ -121,6 +123,7 @@ def _picture(
         axes[-1].set_xlabel(axis.label)
 
     caption = f"Averages of the tables, {INTERVAL}."
+    caption += "".join(f" {TITLES[role]} has no averages yet." for role in asked if role not in roles)
     if any(counts.values()):
         caption += " Experts trained in a layer: mean over layers and cells."
     return Picture(name, title, caption, COLUMNS, rows, paint, 2.6 * panels + 0.5, panels)
@@ -159,7 +162,7 @@ def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks:
     base = report.average(report.base, role) if report.base else None
     if base and report.base and role == "general":
         panel.axhline(base.estimate, color=INK, linestyle=":", linewidth=1, label=report.base.title)
-    panel.set_title("Task ability, average" if role == "ability" else "General ability, average")
+    panel.set_title(f"{TITLES[role]}, average")
     panel.margins(x=0.2, y=0.2)
     if axis.log:
         plain_log(panel)
@@ -175,11 +178,13 @@ def _curve(panel: "Axes", line: "Line", look: Look, label: str) -> None:
 
 
 def _label(panel: "Axes", line: "Line", name: str, *, below: bool) -> None:
-    """The hyperparameter's value at each point; series take turns below and above."""
+    """The hyperparameter's values at each point; series take turns below and above."""
+    points: dict[tuple[float, float], list[str]] = {}
     for place, value, _, point in line:
+        points.setdefault((place, point.estimate), []).append(f"{value:g}")
+    for point, values in points.items():
         shift = (4, -12) if below else (4, 6)
-        text = f"{name} {value:g}"
-        panel.annotate(text, (place, point.estimate), shift, textcoords="offset points", fontsize=9)
+        panel.annotate(f"{name} {', '.join(values)}", point, shift, textcoords="offset points", fontsize=9)
 
 
 def _series(sweep: Sweep, chosen: Sequence[Sweep], report: BackboneReport) -> str:

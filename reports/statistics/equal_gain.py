@@ -23,7 +23,8 @@ GOOD of the highest of all rows (ablations never are); the gain to read at is on
 
 **Uncertainty** is that of (11) and (12) themselves, by resampling items and runs, the same ones for all rows and
 points, so that rows are paired; the general items are the same ones for all tasks too. With one run the interval is the
-percentile bootstrap over items, p twice the smaller share of draws on either side of 0. With several, A is the
+percentile bootstrap over items, p twice the smaller share of draws on either side of 0 (where that is none, the normal
+tail of the draws' standard deviation: finer than one in so many draws). With several, A is the
 bootstrap's variance over runs alone (R − 1 of R drawn, which makes it unbiased; Rao and Wu 1988), C over items alone
 and A + C + E over both; SE, degrees of freedom and interval are then (4) to (6). A reading that fails in more than one
 draw of twenty counts as not reached. G is held fixed.
@@ -207,8 +208,7 @@ def _interval(values: Mapping[Scheme, Array], curves: Curves, freedom: int) -> D
     if curves.runs == 1:
         kept = drawn[np.isfinite(drawn)]
         low, high = np.quantile(kept, (0.025, 0.975))
-        tail = min((kept <= 0).sum(), (kept >= 0).sum())
-        return Difference(estimate, float(low), float(high), min(1.0, 2.0 * (1 + float(tail)) / (1 + kept.size)))
+        return Difference(estimate, float(low), float(high), _p_value(estimate, kept))
     run, item, both = (float(np.nanvar(values[scheme], ddof=1)) for scheme in ("runs", "items", "both"))
     residual = max(both - run - item, 0.0)
     variance = max(item, residual) + max(run - residual, 0.0)
@@ -219,6 +219,14 @@ def _interval(values: Mapping[Scheme, Array], curves: Curves, freedom: int) -> D
     half = float(stats.t.ppf(0.975, degrees)) * variance**0.5
     p_value = float(2 * stats.t.sf(abs(estimate) / variance**0.5, degrees))
     return Difference(estimate, estimate - half, estimate + half, p_value)
+
+
+def _p_value(estimate: float, drawn: Array) -> float:
+    """Of "it is 0", from draws of one run's items."""
+    tail = float(min((drawn <= 0).sum(), (drawn >= 0).sum()))
+    share = min(1.0, 2.0 * (1 + tail) / (1 + drawn.size))
+    spread = float(drawn.std())
+    return min(share, float(2 * stats.norm.sf(abs(estimate) / spread))) if not tail and spread else share
 
 
 def _around(gain: Array, loss: Array, place: NDArray[np.intp]) -> tuple[Array, Array, Array, Array]:

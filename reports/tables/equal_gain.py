@@ -1,11 +1,10 @@
 """What each row forgets where all have gained the same, and gains where all have forgotten as little."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy import stats
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.formatting import number
@@ -21,7 +20,7 @@ from esft_bench.reports.statistics.equal_gain import (
     loss_at_gain,
     lost_at_equal_gain,
 )
-from esft_bench.reports.statistics.family import ALPHA
+from esft_bench.reports.statistics.family import Family
 from esft_bench.reports.tables.table import Key, Outcome, Table, TableCell
 
 LINE = ["read", "unit", "method", "title", "task", "at", "estimate", "low", "high", "mark", "note"]
@@ -41,15 +40,22 @@ class ReadTable:
 
 
 class EqualGain:
-    """The curves of one backbone's rows, read at equal gain and, for general ability, at equal forgetting."""
+    """The curves of one backbone's rows, read at equal gain and, for general ability, at equal forgetting.
 
-    def __init__(self, results: BackboneResults) -> None:
-        self.results = results
+    Args:
+        results: the records and items.
+        family: the comparisons of the whole report, which those of the readings join and are judged among.
+        name: tells backbones of one report apart.
+    """
+
+    def __init__(self, results: BackboneResults, family: Family | None = None, name: str = "") -> None:
+        self.results, self.family, self.name = results, family or Family(), name
         self.curves: dict[str, Curves] = {}
         self.measures = measures(results)
         for measure in self.measures:
             if (curves := curves_of(results, measure)) is not None:
                 self.curves[measure.name] = curves
+        self.family.join(self._p_values)
 
     @property
     def is_curve(self) -> bool:
@@ -65,7 +71,11 @@ class EqualGain:
     @cached_property
     def tables(self) -> list[ReadTable]:
         """General ability lost at equal gain first, what is gained within a point of it, then drift at equal gain."""
-        return list(self._tables()) if self.at else []
+        kinds = {"lost": self._lost, "gained": self._gained}
+        return [
+            kinds[what](self._measure(name), self.curves[name], readings)
+            for (what, name), readings in self._readings.items()
+        ]
 
     def lines(self) -> Iterator[list[str]]:
         """Every reading as a line of a CSV file, under LINE; what was not reached is empty."""
@@ -83,15 +93,32 @@ class EqualGain:
         """General ability lost at equal gain."""
         return next((one for one in self.tables if one.least and one.measure.name == GENERAL), None)
 
-    def _tables(self) -> Iterator[ReadTable]:
+    @cached_property
+    def _readings(self) -> dict[tuple[str, str], Readings]:
+        """What is read from each measure's curves, by what it is of them that is read."""
+        if not self.at:
+            return {}
         gains = {task: gain for task, (gain, _) in self.at.items()}
-        for measure in self.measures:
-            if measure.name not in self.curves:
-                continue
-            curves = self.curves[measure.name]
-            yield self._lost(measure, curves, lost_at_equal_gain(curves, gains))
-            if measure.name == GENERAL:
-                yield self._gained(measure, curves, gained_within(curves, BUDGET))
+        readings: dict[tuple[str, str], Readings] = {}
+        for name, curves in self.curves.items():
+            readings["lost", name] = lost_at_equal_gain(curves, gains)
+            if name == GENERAL:
+                readings["gained", name] = gained_within(curves, BUDGET)
+        return readings
+
+    def _measure(self, name: str) -> Measure:
+        return next(measure for measure in self.measures if measure.name == name)
+
+    def _key(self, pair: tuple[str, str, str], readings: Readings) -> Hashable:
+        return next((self.name, *read, pair) for read, one in self._readings.items() if one is readings)
+
+    def _p_values(self) -> dict[Hashable, float]:
+        """Of "no difference", for every pair of rows that is read at the same place."""
+        return {
+            self._key(pair, readings): one.p_value
+            for readings in self._readings.values()
+            for pair, one in readings.differences.items()
+        }
 
     def _lost(self, measure: Measure, curves: Curves, readings: Readings) -> ReadTable:
         what = "General ability lost" if measure.name == GENERAL else f"{measure.title} added"
@@ -103,8 +130,7 @@ class EqualGain:
             said += (
                 f" The gain is one that the weakest of the good rows surely reaches ({SURE:.1%} quantile of its "
                 f"highest gain); good is a row with at least {GOOD:.0%} of the highest gain of all. Bold: the lowest, "
-                "or not distinguishable from it (corrected for the pairs of rows of the column, Benjamini and "
-                "Yekutieli)."
+                "or not distinguishable from it, among all comparisons of the report."
             )
         titles = {task: f"{self.title(task)} (+{number(gain)})" for task, (gain, _) in self.at.items()}
         title = "Forgetting at equal gain" if measure.name == GENERAL else f"{measure.title} at equal gain"
@@ -144,12 +170,16 @@ class EqualGain:
         for column in columns:
             for row in rows:
                 cells[row.name, column.name] = self._cell(row, column.name, curves, readings)
-            adjusted = adjusted_p_values(readings, column.name)
-            best = _best(readings, column.name, rows, adjusted, min if least else max)
+            differ = {
+                pair[:2]: self.family.holds(self._key(pair, readings))
+                for pair in readings.differences
+                if pair[2] == column.name
+            }
+            best = _best(readings, column.name, rows, differ, min if least else max)
             for name in best:
                 cells[name, column.name] = replace(cells[name, column.name], mark="best")
-            differ = sum(p <= ALPHA for p in adjusted.values())
-            outcomes |= {column.name: Outcome(len(adjusted), differ, 0, readings.runs)} if adjusted else {}
+            told = Outcome(len(differ), sum(differ.values()), 0, readings.runs)
+            outcomes |= {column.name: told} if differ else {}
         return Table(*words, rows, columns, cells, outcomes=outcomes)
 
     def _cell(self, row: TableRow, task: str, curves: Curves, readings: Readings) -> TableCell:
@@ -165,18 +195,11 @@ class EqualGain:
 NOT_REACHED = "not reached by its curve, or in too few of the draws to say"
 
 
-def adjusted_p_values(readings: Readings, task: str) -> dict[tuple[str, str], float]:
-    """The p-values of all pairs of rows in a column, adjusted for these (Benjamini and Yekutieli)."""
-    own = {(row, other): one.p_value for (row, other, of), one in readings.differences.items() if of == task}
-    adjusted = stats.false_discovery_control(list(own.values()), method="by") if own else []
-    return dict(zip(own, map(float, adjusted), strict=True))
-
-
 def _best(
     readings: Readings,
     task: str,
     rows: Sequence[TableRow],
-    adjusted: Mapping[tuple[str, str], float],
+    differ: Mapping[tuple[str, str], bool],
     choose: Callable[..., TableRow],
 ) -> list[str]:
     """The best row of a column and those that cannot be told from it; none where there is nothing to compare."""
@@ -184,5 +207,5 @@ def _best(
     if len(read) < 2:
         return []
     best = choose(read, key=lambda row: readings.found[row.name, task].estimate).name
-    same = {pair for pair, p in adjusted.items() if p > ALPHA and best in pair}
+    same = {pair for pair, apart in differ.items() if not apart and best in pair}
     return [best, *(row.name for row in read if any({row.name, best} == {*pair} for pair in same))]

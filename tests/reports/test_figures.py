@@ -12,7 +12,6 @@ from esft_bench.reports.content import gather
 from esft_bench.reports.figures.canvas import Drawn
 from esft_bench.reports.figures.gallery import gallery
 from esft_bench.reports.forms import write_reports
-from esft_bench.reports.sweeps import sweeps
 from esft_bench.spec import curves, routing
 from tests.reports.conftest import METHODS, MadeUpRun
 
@@ -240,37 +239,6 @@ def test_the_pareto_figures_data_are_paired_differences_from_the_base(whole: Pat
         gained = average[row["title"]] - average["Base"]
         assert float(row["gain"]) == pytest.approx(gained, abs=1e-3)
         assert float(row["gain_low"]) < float(row["gain"]) < float(row["gain_high"])
-
-
-def suite_with(made: MadeUpRun, folder: Path, rows: dict[str, dict[str, object]]) -> list[tuple[str, list[object]]]:
-    """The sweeps found when the suite has `rows`."""
-    made.items = made.general_items = 2
-    made.build(folder)
-    manifest = made.manifest()
-    manifest["suite"]["methods"] = rows
-    (folder / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-    return [(sweep.name, [value for value, _ in sweep.rows]) for sweep in sweeps(gather(folder).backbones[0].results)]
-
-
-def test_a_sweep_is_rows_of_one_method_that_differ_in_one_hyperparameter(made_up: MadeUpRun, tmp_path: Path) -> None:
-    rows: dict[str, dict[str, object]] = {
-        "a": {"method": "esft-gate", "p": 0.2, "learning_rate": 1e-4},
-        "b": {"method": "esft-gate", "p": 0.1, "learning_rate": 3e-4},
-        "c": {"method": "esft-token", "p": 0.3},
-        "d": {"method": "lora", "rank": 8},
-        "e": {"method": "lora", "rank": 16, "alpha": 3},
-    }
-    assert suite_with(made_up, tmp_path, rows) == [("p", [0.1, 0.2])]
-
-
-def test_learning_rates_searched_at_one_setting_are_a_sweep_of_their_own(made_up: MadeUpRun, tmp_path: Path) -> None:
-    rows: dict[str, dict[str, object]] = {
-        f"row-{rate}-{p}": {"method": "esft-gate", "p": p, "learning_rate": rate}
-        for p in (0.1, 0.2)
-        for rate in (1e-4, 3e-4)
-    }
-    found = suite_with(made_up, tmp_path, rows)
-    assert found == [*[("p", [0.1, 0.2])] * 2, *[("learning_rate", [1e-4, 3e-4])] * 2]
 
 
 def test_a_cell_that_stopped_early_does_not_bend_a_learning_curve(made_up: MadeUpRun, tmp_path: Path) -> None:
