@@ -32,7 +32,8 @@ def sweeps(results: BackboneResults) -> list[Sweep]:
     """Every sweep in the suite: at least two rows of one method that differ in a single hyperparameter.
 
     A learning rate chosen anew for each value does not make a second one, unless a value then comes up twice; nor does
-    one that goes along with it in a fixed ratio. A row that leaves a hyperparameter to the method's default takes part only where no value of it is asked for.
+    what goes along with it in a fixed ratio. A row that leaves a hyperparameter to the method's default takes part only
+    where no value of it is asked for.
     """
     rows = {row.name: row for row in results.rows if not row.ablates}
     settings = {name: _settings(row) for name, row in results.suite.methods.items() if name in rows}
