@@ -66,6 +66,15 @@ def listing(words: Sequence[str]) -> str:
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
 
+MANY = 8
+"""More rows than these are counted in a sentence; tables name them."""
+
+
+def named(titles: Sequence[str]) -> str:
+    """Rows by their titles, or how many there are."""
+    return listing(titles) if len(titles) <= MANY else f"{len(titles)} rows"
+
+
 def one_line(text: str, limit: int | None = None) -> str:
     """A text without line breaks, cut where it is longer than `limit`."""
     flat = " ".join(text.split())

@@ -23,14 +23,15 @@ COLUMNS = (
     ),
     *("TFLOP", "of 989 TFLOP/s", "of a product's rate", "peak, GiB", "`plan`: GiB", "`plan`: ms", "host waits"),
 )
-EXPLANATION = f"""A step is forward, backward and fused AdamW, or the optimizer that is named, on one sequence, loss on
-every token; medians. Weights are random, and tokens are sent to experts drawn with the odds that `plan` assumes. What
-is trained is float32 while it is, what is frozen bf16, products bf16; where a row says so, all is bf16, as what is rounded
-stochastically is. Others are set to FFT's step as training takes it where that fits, else to all in bf16, else to its
-passes alone: a lower bound. TFLOP: operations of all products of the method's own forward and backward pass as `plan`
-counts them, 2·m·n·k each, attention as if it had no mask, nothing for the optimizer; of FFT that is 6 · active
-parameters · tokens, and attention. Shares are those operations in the step's time over the data sheet's rate and over
-that of a product of two 8192 × 8192 bf16 matrices here. `plan`'s time is at {UTILISATION:.0%} of the data sheet's rate.
+EXPLANATION = f"""A step is forward, backward and fused AdamW, or the optimizer that is named, on one sequence, loss
+on every token; medians. Weights are random, and tokens are sent to experts drawn with the odds that `plan` assumes.
+What is trained is float32 while it is, what is frozen bf16, products bf16; where a row says so, all is bf16, as what
+is rounded stochastically is. Others are set to FFT's step as training takes it where that fits, else to all in bf16,
+else to its passes alone: a lower bound. TFLOP: operations of all products of the method's own forward and backward
+pass as `plan` counts them, 2·m·n·k each, attention as if it had no mask, nothing for the optimizer; of FFT that is 6
+· active parameters · tokens, and attention. Shares are those operations in the step's time over the data sheet's rate
+and over that of a product of two 8192 × 8192 bf16 matrices here. `plan`'s time is at {UTILISATION:.0%} of the data
+sheet's rate.
 """
 REFERENCES = ("FFT", "FFT, all in bf16", "FFT, all in bf16, passes alone")
 

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from esft_bench.reports.backbone_results import BackboneResults, Role, TableRow
 from esft_bench.reports.comparisons import Comparisons
-from esft_bench.reports.formatting import ONE_TRAINING, interval, listing, number, points
+from esft_bench.reports.formatting import MANY, ONE_TRAINING, interval, listing, named, number, points
 from esft_bench.reports.tables.table import Table
 
 LOWER, HIGHER, ALIKE = "Significantly lower", "Significantly higher", "Not distinguishable"
@@ -77,11 +77,10 @@ def _task_ability(comparisons: Comparisons, table: Table) -> list[str]:
     elif len(top) == 1:
         sentences = [f"Task ability: {best.title} has the highest average, {number(values[0])}."]
     else:
-        names = listing([row.title for row in top])
+        names = named([row.title for row in top])
         sentences = [
-            f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, "
-            f"and none "
-            f"is told apart from the highest, {best.title}."
+            f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, and none is "
+            f"told apart from the highest, {best.title}."
         ]
     others = [row for row in ranked if row != best]
     sentences += _grouped(comparisons, others, best, "ability")
@@ -93,6 +92,7 @@ def _task_ability(comparisons: Comparisons, table: Table) -> list[str]:
 def _grouped(comparisons: Comparisons, rows: Sequence[TableRow], other: TableRow, role: Role) -> list[str]:
     """Rows against another one, by what is known of the difference, a sentence each."""
     groups: dict[str, list[str]] = {}
+    estimates: dict[str, list[float]] = {}
     for row in rows:
         found = comparisons.between(row, other, role)
         if found is None:
@@ -105,7 +105,16 @@ def _grouped(comparisons: Comparisons, rows: Sequence[TableRow], other: TableRow
         elif found.runs == 1:
             verb = f"{verb.removeprefix('Significantly ').capitalize()} ({ONE_TRAINING})"
         groups.setdefault(verb, []).append(f"{row.title} {interval(found.estimate, found.low, found.high)}")
-    return [f"{verb}: {listing(told)}." for verb, told in groups.items()]
+        estimates.setdefault(verb, []).append(found.estimate)
+    return [f"{verb}: {_told(told, estimates.get(verb, []))}." for verb, told in groups.items()]
+
+
+def _told(rows: Sequence[str], estimates: Sequence[float]) -> str:
+    """Rows with their differences, or how many there are and what these span."""
+    if len(rows) <= MANY or not estimates:
+        return named(rows)
+    low, high = (number(value, signed=True) for value in (min(estimates), max(estimates)))
+    return f"{named(rows)}, with differences from {low} to {high}"
 
 
 def _forgetting(comparisons: Comparisons, table: Table) -> list[str]:
