@@ -79,8 +79,8 @@ def _task_ability(comparisons: Comparisons, table: Table) -> list[str]:
     else:
         names = named([row.title for row in top])
         sentences = [
-            f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, and none is "
-            f"told apart from the highest, {best.title}."
+            f"Task ability: {names} have the highest averages, {number(values[0])} to {number(values[-1])}, and none "
+            f"is told apart from the highest, {best.title}."
         ]
     others = [row for row in ranked if row != best]
     sentences += _grouped(comparisons, others, best, "ability")
