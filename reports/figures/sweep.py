@@ -182,9 +182,9 @@ def _label(panel: "Axes", line: "Line", name: str, *, below: bool) -> None:
     points: dict[tuple[float, float], list[str]] = {}
     for place, value, _, point in line:
         points.setdefault((place, point.estimate), []).append(f"{value:g}")
-    for point, values in points.items():
+    for at, values in points.items():
         shift = (4, -12) if below else (4, 6)
-        panel.annotate(f"{name} {', '.join(values)}", point, shift, textcoords="offset points", fontsize=9)
+        panel.annotate(f"{name} {', '.join(values)}", at, shift, textcoords="offset points", fontsize=9)
 
 
 def _series(sweep: Sweep, chosen: Sequence[Sweep], report: BackboneReport) -> str:
