@@ -23,7 +23,13 @@ NARROW = {"intermediate_size": 32}
 MLA = {"kv_lora_rank": 64, "qk_nope_head_dim": 32, "qk_rope_head_dim": 32, "v_head_dim": 32}
 SIZES: dict[str, dict[str, Any]] = {
     "deepseek-v2": {**MLA, "moe_intermediate_size": 32},
-    "deepseek-v3": {**MLA, "moe_intermediate_size": 32, "q_lora_rank": 64, "topk_method": "noaux_tc"},
+    "deepseek-v3": {
+        **MLA,
+        "moe_intermediate_size": 32,
+        "q_lora_rank": 64,
+        "topk_method": "noaux_tc",
+        "scoring_func": "sigmoid",
+    },
     "qwen2-moe": {"moe_intermediate_size": 32, "shared_expert_intermediate_size": 32},
     "qwen3-moe": {"moe_intermediate_size": 32, "head_dim": 32},
     "olmoe": NARROW,
