@@ -39,10 +39,8 @@ def render(content: Content, gallery: Gallery | None = None) -> str:
         description = content.manifest.suite.description
         found += [escaped(description, 500)] if description else []
         found += [escaped(backbone.compared, 2000)]
-    for backbone in content.backbones:
-        found += _scores(backbone)
-    for backbone in content.backbones:
-        found += _advice(backbone) + _beside(backbone)
+    for tell in (_advice, _scores, _beside):
+        found += [text for backbone in content.backbones for text in tell(backbone)]
     if content.backbones:
         found += [
             "## How to read the tables",
@@ -83,7 +81,7 @@ def _advice(backbone: BackboneReport) -> list[str]:
     ]
     told += [sentence(backbone.hour)] if backbone.hour else []
     title = f"## Which method for this task?{escaped(backbone.suffix)}"
-    return [title, escaped(ADVICE, 1000), bullets(told)] if told else []
+    return [title, bullets(told), escaped(ADVICE, 1000)] if told else []
 
 
 def _figures(gallery: Gallery, folder: Path) -> list[str]:

@@ -1,10 +1,11 @@
 """Which method for this task? In plain words, from the numbers and their uncertainty; no paper's order is presumed.
 
-For a task: the rows that are best or not distinguishable from the best (Table 1's own test); of these the cheapest in
-time, memory and storage; and what each of them makes the model forget (general ability of the cells trained on that
-task against the base model, paired over items, judged among all comparisons of the report). Rows that ablate another,
-such as random experts, are named where they cannot be told from the best and are never the advice. Where each row was
-trained once, the advice says that it is about these trainings.
+For a task: the rows that are best or not distinguishable from the best (Table 1's own test), and of these the cheapest
+(time × memory × storage), unless another of them keeps more of the general ability beyond chance; what it costs, and
+what it makes the model forget (general ability of the cells trained on that task against the base model, paired over
+items, judged among all comparisons of the report). Rows that ablate another, such as random experts, are named where
+they cannot be told from the best and are never the advice. Where each row was trained once, the advice says that it is
+about these trainings.
 
 Where rows have curves, these decide (equal_gain.py): at one learning rate a row may forget more only for having gained
 more.
@@ -24,7 +25,9 @@ from esft_bench.reports.prose.task_advice import (
     cheap,
     cheapest_of_all,
     costs_by_row,
+    how_cheap,
     lowest,
+    take,
 )
 from esft_bench.reports.statistics.paired import PairedDifference
 from esft_bench.reports.tables.equal_gain import EqualGain
@@ -52,7 +55,7 @@ def advise(comparisons: Comparisons, ability: Table, general: Table, curves: Equ
         read = forget_least(curves, column)
         told = _advise(comparisons, ability, general, column) if read is None else read
         absent = _absent(ability, column) if read is not None else []
-        return replace(told, sentences=(*told.sentences[:-1], *absent, *told.sentences[-1:]))
+        return replace(told, sentences=(*told.sentences, *absent))
 
     tasks = tuple(of(column) for column in columns)
     overall = of(AVERAGE) if len(columns) > 1 else None
@@ -79,7 +82,7 @@ def _unless_a_task_says_otherwise(
     parts = [f"{what} on {listing(behind)}"] if behind else []
     parts += [f"another that scores as high keeps more of the general ability on {listing(forgets)}"] if forgets else []
     why = f"{pick.title} is best or cheapest on average, but {' and '.join(parts)}."
-    return replace(overall, pick=None, sentences=(*overall.sentences[:-1], Sentence(why, UNDECIDED)))
+    return replace(overall, pick=None, sentences=(Sentence(why, UNDECIDED), *overall.sentences[1:]))
 
 
 def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Column) -> TaskAdvice:
@@ -95,17 +98,24 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
     top = [row for row in ranked if ability.cell(row, column).mark == "best"]
     candidates = tuple(row for row in top if not results.is_base(row) and not row.ablates)
     sentences = [_best(results, ability, column, ranked), *_absent(ability, column)]
-    if not candidates or any(results.is_base(row) for row in top):
-        return TaskAdvice(column.name, title, candidates, sentences=tuple(sentences))
+    if not candidates:
+        return TaskAdvice(column.name, title, sentences=tuple(sentences))
+    if any(results.is_base(row) for row in top):
+        why = "the base model is among the best: on these items no gain from training is significant."
+        return TaskAdvice(column.name, title, candidates, sentences=(Sentence(why, "Take none yet"), *sentences))
     costs = {metric: costs_by_row(results, candidates, column, metric) for metric in COSTS}
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     forgotten = _forgotten(comparisons, general, candidates, column)
     sure = _sure(comparisons, forgotten, column)
-    pick, because = _pick(comparisons, candidates, cheapest, forgotten, column)
-    if pick and _single(ability, column):
-        because = Sentence(f"{because.text} But {ONE_TRAINING}.", f"{because.lead}, if its one training is typical")
-    sentences += [*cheap(candidates, cheapest, costs), _forgets(candidates, forgotten, sure), because]
-    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, tuple(sentences))
+    pick, why = _pick(comparisons, candidates, costs, forgotten, column)
+    verdict = Sentence(why, UNDECIDED)
+    if pick:
+        verdict = take(pick, why, costs, _forgets([pick], forgotten, sure))
+        if _single(ability, column):
+            verdict = Sentence(f"{verdict.text} But {ONE_TRAINING}.", f"{verdict.lead}, if its one training is typical")
+    of_all = [Sentence(_forgets(candidates, forgotten, sure))] if len(candidates) > 1 and forgotten else []
+    told = (verdict, *sentences, *cheap(candidates, cheapest, costs), *of_all)
+    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, told)
 
 
 def _single(ability: Table, column: Column) -> bool:
@@ -128,8 +138,6 @@ def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequ
         lowest = number(min(ability.cell(row, column).value or 0.0 for row in marked))
         names = listing([_name(row) for row in marked])
         told = f"{names} score highest, {lowest} to {highest}, and are not distinguishable from the highest of them."
-    if any(results.is_base(row) for row in marked):
-        told += " The base model is among these: on these items no gain from training is significant."
     return Sentence(told)
 
 
@@ -182,19 +190,17 @@ def _sure(comparisons: Comparisons, forgotten: Mapping[str, PairedDifference], c
     return frozenset(row.name for row in rows if comparisons.differ(row, base, "general", task=task))
 
 
-def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference], sure: frozenset[str]) -> Sentence:
+def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference], sure: frozenset[str]) -> str:
     """General ability against the base model, row by row."""
-    if not forgotten:
-        return Sentence("What is forgotten is not known: there is no average of general benchmarks to compare.")
     told = []
     for row in rows:
         one = forgotten.get(row.name)
         if one:
             mark = "" if row.name in sure else " (not significant)"
             told.append(f"{row.title} {interval(one.estimate, one.low, one.high)}{mark}")
-    once = min(one.runs for one in forgotten.values()) == 1
-    after = f"training ({ONE_TRAINING})" if once else "training"
-    return Sentence(f"General ability after {after}, against the base model: {listing(told)}.")
+    if not told:
+        return "What is forgotten is not known: there is no average of general benchmarks to compare."
+    return f"General ability after training, against the base model: {listing(told)}."
 
 
 def _keeping_more(
@@ -203,15 +209,15 @@ def _keeping_more(
     rows: Sequence[TableRow],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
-) -> list[str]:
-    """Titles of the candidates that keep more general ability than `pick`, where that is significant."""
+) -> list[TableRow]:
+    """The candidates that keep more general ability than `pick`, where that is significant."""
     task = _task(column)
     others = [row for row in rows if row != pick and {row.name, pick.name} <= set(forgotten)]
     if task is None:
         return []
     compared = {row: comparisons.between(row, pick, "general", task=task) for row in others}
     return [
-        row.title
+        row
         for row, one in compared.items()
         if one is not None and one.estimate > 0 and comparisons.differ(row, pick, "general", task=task)
     ]
@@ -220,22 +226,22 @@ def _keeping_more(
 def _pick(
     comparisons: Comparisons,
     rows: Sequence[TableRow],
-    cheapest: Mapping[str, tuple[TableRow, ...]],
+    costs: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
-) -> tuple[TableRow | None, Sentence]:
-    """The row to take, and why; none where what speaks for one speaks against it elsewhere."""
+) -> tuple[TableRow | None, str]:
+    """The row to take, and why: of those that score alike the cheapest, or the cheapest that keeps more than it."""
     if len(rows) == 1:
-        return rows[0], Sentence("no other method scores as high here.", f"Take {rows[0].title}")
-    pick = cheapest_of_all(rows, cheapest)
+        return rows[0], "no other method scores as high here."
+    equal = f"{listing([row.title for row in rows])} cannot be told apart by score"
+    pick = cheapest_of_all(rows, costs)
     if pick is None:
-        why = "by score they are equal as far as this run can tell; choose by what is scarce."
-        return None, Sentence(why, UNDECIDED)
-    better = _keeping_more(comparisons, pick, rows, forgotten, column)
-    if better:
-        keeps = "keep" if len(better) > 1 else "keeps"
-        why = f"{pick.title} is cheapest, but {listing(better)} {keeps} more of the general ability."
-        return None, Sentence(why, UNDECIDED)
-    known = len(forgotten) == len(rows)
-    why = "neither score nor forgetting speaks against it" if known else "the score does not speak against it"
-    return pick, Sentence(f"{why}, and it is the cheapest in time, memory and storage.", f"Take {pick.title}")
+        return None, f"{equal}, and what they cost was not measured for all of them."
+    passed: list[str] = []
+    while better := _keeping_more(comparisons, pick, rows, forgotten, column):
+        passed.append(pick.title)
+        pick = cheapest_of_all(better, costs) or better[0]
+    if passed:
+        verb = "are cheaper but keep" if len(passed) > 1 else "is cheaper but keeps"
+        return pick, f"{equal}; {listing(passed)} {verb} less of the general ability."
+    return pick, f"{equal}, and it is the cheapest of them, {how_cheap(pick, rows, costs)}."

@@ -3,7 +3,7 @@
 Which row to take is then: of those that forget least at equal gain, or cannot be told from that one, the cheapest.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from esft_bench.reports.backbone_results import AVERAGE, Column, TableRow
 from esft_bench.reports.formatting import Sentence, bounds, listing, number
@@ -15,7 +15,9 @@ from esft_bench.reports.prose.task_advice import (
     cheap,
     cheapest_of_all,
     costs_by_row,
+    how_cheap,
     lowest,
+    take,
 )
 from esft_bench.reports.tables.equal_gain import EqualGain, ReadTable
 
@@ -61,12 +63,18 @@ def forget_least(seen: EqualGain, column: Column) -> TaskAdvice | None:
     told = [_forgets(seen, read, rows, task), *_unread(read, rows, task)]
     if not candidates:
         why = "only an ablation, which chooses no experts, forgets so little at equal gain."
-        return TaskAdvice(column.name, title, sentences=(*told, Sentence(why, UNDECIDED)), at_equal_gain=True)
+        return TaskAdvice(column.name, title, sentences=(Sentence(why, UNDECIDED), *told), at_equal_gain=True)
     costs = {metric: costs_by_row(seen.results, candidates, column, metric) for metric in COSTS}
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
-    pick = candidates[0] if len(candidates) == 1 else cheapest_of_all(candidates, cheapest)
-    told += [*cheap(candidates, cheapest, costs), _because(candidates, pick)]
+    pick = candidates[0] if len(candidates) == 1 else cheapest_of_all(candidates, costs)
+    lost = f"General ability lost at equal gain: {_lost(read, pick, task)}." if pick else ""
+    told = [_verdict(candidates, pick, costs, lost), *told, *cheap(candidates, cheapest, costs)]
     return TaskAdvice(column.name, title, candidates, cheapest, pick=pick, sentences=tuple(told), at_equal_gain=True)
+
+
+def _lost(read: ReadTable, row: TableRow, task: str) -> str:
+    found = read.readings.found[row.name, task]
+    return f"{_named(row)} {number(found.estimate)} {bounds(found.low, found.high)}"
 
 
 def _forgets(seen: EqualGain, read: ReadTable, rows: Sequence[TableRow], task: str) -> Sentence:
@@ -74,9 +82,8 @@ def _forgets(seen: EqualGain, read: ReadTable, rows: Sequence[TableRow], task: s
     gain = f"a gain of {number(seen.at[task][0])} points" if task else "the gains of the first table, on average"
     lost = []
     for row in rows:
-        found = read.readings.found[row.name, task]
         at = f" at {seen.rate_at(row, task):.2g} of its learning rate" if task else ""
-        lost.append(f"{_named(row)} {number(found.estimate)} {bounds(found.low, found.high)}{at}")
+        lost.append(f"{_lost(read, row, task)}{at}")
     same = [_named(row) for row in rows if read.table.cells[row.name, task].mark == "best"]
     alike = f"; {listing(same)} are not distinguishable" if len(same) > 1 else ", and the first is significantly lowest"
     return Sentence(f"General ability lost at {gain}: {listing(lost)}{alike}.")
@@ -92,15 +99,13 @@ def _unread(read: ReadTable, rows: Sequence[TableRow], task: str) -> list[Senten
     return [Sentence(f"Not read there: {listing(left)}.")] if left else []
 
 
-def _because(candidates: Sequence[TableRow], pick: TableRow | None) -> Sentence:
+def _verdict(
+    candidates: Sequence[TableRow], pick: TableRow | None, costs: Mapping[str, Mapping[str, float]], lost: str
+) -> Sentence:
+    """Which row to take: of those that forget least, the cheapest."""
+    alike = f"at equal gain {listing([row.title for row in candidates])} cannot be told apart in what they forget"
     if pick is None:
-        return Sentence(
-            "at equal gain they forget alike as far as this run can tell; choose by what is scarce.", UNDECIDED
-        )
+        return Sentence(f"{alike}, and what they cost was not measured for all of them.", UNDECIDED)
     if len(candidates) == 1:
-        return Sentence("no other method forgets as little at equal gain.", f"Take {pick.title}")
-    why = (
-        "none forgets less at equal gain, as far as this run can tell, and it is the cheapest in time, memory and "
-        "storage."
-    )
-    return Sentence(why, f"Take {pick.title}")
+        return take(pick, "no other method forgets as little at equal gain.", costs, lost)
+    return take(pick, f"{alike}, and it is the cheapest of them, {how_cheap(pick, candidates, costs)}.", costs, lost)

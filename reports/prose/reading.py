@@ -9,10 +9,11 @@ BESIDE = (
     "training to the next: the difference is that of this training. Averages are means of the columns."
 )
 ADVICE = (
-    "From this run's numbers alone. Where rows have curves, what they forget at equal gain decides, of what cannot be "
-    "told apart the cheapest. Elsewhere methods are equal where the test of Table 1 cannot tell them apart; general "
-    "ability is that of the cells trained on the task in question, paired with the base model's. What was not "
-    "compared, other backbones and other data among it, may turn out otherwise."
+    "From this run's numbers alone. Where rows have curves, what they forget at equal gain decides; elsewhere the test "
+    "of Table 1. Of what cannot be told apart the cheapest is taken (the lowest product of time, memory and storage), "
+    "unless another keeps more of the general ability, beyond chance. General ability is that of the cells trained on "
+    "the task in question, paired with the base model's. What was not compared, other backbones and other data among "
+    "it, may turn out otherwise."
 )
 JUDGE = "How far the judge can be trusted"
 CHANGES = (

@@ -1,5 +1,6 @@
 """What one task's advice is, and which rows are cheapest: the same whether scores decide or curves at equal gain."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,6 +14,11 @@ COSTS = {
     "train_seconds": ("trains fastest", "train fastest"),
     "peak_memory_bytes": ("needs the least memory", "need the least memory"),
     "stored_bytes": ("stores the least", "store the least"),
+}
+UNITS = {
+    "train_seconds": "{} of training",
+    "peak_memory_bytes": "{} of memory",
+    "stored_bytes": "{} of storage",
 }
 UNDECIDED = "Not decided"
 NEARLY = 1.05
@@ -30,7 +36,7 @@ class TaskAdvice:
         forgotten: candidates' general ability minus the base model's; `sure`: whose difference is significant.
         pick: the row to take, where the numbers leave one; None where they do not.
         at_equal_gain: whether curves decided, read at equal gain; candidates are then the rows that forget least there.
-        sentences: all of it in words.
+        sentences: all of it in words, which row to take first.
     """
 
     task: str
@@ -63,12 +69,11 @@ def lowest(rows: Sequence[TableRow], costs: Mapping[str, float]) -> tuple[TableR
 def cheap(
     rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]], costs: Mapping[str, Mapping[str, float]]
 ) -> list[Sentence]:
-    """Who is cheapest among the candidates; for a single one, what it costs."""
-    if not cheapest:
-        return [Sentence("What they cost was not measured for all of them.")] if len(rows) > 1 else []
+    """Who is cheapest among several candidates."""
     if len(rows) == 1:
-        known = [quantity(metric, costs[metric][rows[0].name]) for metric in cheapest]
-        return [Sentence(f"It takes {listing(known)}.")]
+        return []
+    if not cheapest:
+        return [Sentence("What they cost was not measured for all of them.")]
     won: dict[tuple[TableRow, ...], list[str]] = {}
     for metric, winners in cheapest.items():
         lowest = quantity(metric, min(costs[metric].values()))
@@ -80,7 +85,24 @@ def cheap(
     return [Sentence(f"Of these, {'; '.join(parts)}.")]
 
 
-def cheapest_of_all(rows: Sequence[TableRow], cheapest: Mapping[str, tuple[TableRow, ...]]) -> TableRow | None:
-    """The one row that is cheapest, or within 5% of it, in every cost; None where there is none or several are."""
-    found = [row for row in rows if len(cheapest) == len(COSTS) and all(row in won for won in cheapest.values())]
-    return found[0] if len(found) == 1 else None
+def cheapest_of_all(rows: Sequence[TableRow], costs: Mapping[str, Mapping[str, float]]) -> TableRow | None:
+    """The row with the lowest geometric mean of time, memory and storage; None where not all of these are known."""
+    if not all(row.name in found for found in costs.values() for row in rows):
+        return None
+    return min(rows, key=lambda row: math.prod(found[row.name] for found in costs.values()))
+
+
+def how_cheap(pick: TableRow, rows: Sequence[TableRow], costs: Mapping[str, Mapping[str, float]]) -> str:
+    """In what the cheapest row is that: in each cost, or in all of them together."""
+    in_each = all(pick in lowest(rows, found) for found in costs.values())
+    return "in time, memory and storage" if in_each else "time, memory and storage counting alike"
+
+
+def take(pick: TableRow, why: str, costs: Mapping[str, Mapping[str, float]], forgets: str) -> Sentence:
+    """Which row to take, why, what it costs and what it forgets."""
+    known = [
+        UNITS[metric].format(quantity(metric, found[pick.name]))
+        for metric, found in costs.items()
+        if pick.name in found
+    ]
+    return Sentence(" ".join([why, *([f"It costs {listing(known)}."] if known else []), forgets]), f"Take {pick.title}")

@@ -1,5 +1,6 @@
 """The advice follows the numbers and their uncertainty, and says so where they decide nothing."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -54,15 +55,33 @@ def test_one_method_that_is_ahead_of_all_others_is_taken(equal: MadeUpRun, tmp_p
     assert "Take LoRA" in report(tmp_path)
 
 
-def test_equal_scores_and_mixed_costs_decide_nothing(equal: MadeUpRun, tmp_path: Path) -> None:
+def test_of_equal_scores_and_mixed_costs_the_cheapest_by_all_of_them_is_taken(equal: MadeUpRun, tmp_path: Path) -> None:
     with_costs(equal, {"fft": 9.0, "lora": 2.0})
     with_costs(equal, {"lora": 0.1, "esft-gate": 4.0}, only="stored_bytes")
     one = of(advice_of(equal, tmp_path), "intent")
     assert {row.name for row in one.candidates} == {"fft", "lora", "esft-gate"}
-    assert one.pick is None
     assert [row.name for row in one.cheapest["train_seconds"]] == ["esft-gate"]
     assert [row.name for row in one.cheapest["stored_bytes"]] == ["lora"]
-    assert one.sentences[-1].lead == UNDECIDED
+    assert one.pick is not None
+    assert one.pick.name == "lora"  # 2 * 2 * 0.2 = 0.8 of what each cost; ESFT-Gate 1 * 1 * 4
+    assert "time, memory and storage counting alike" in one.sentences[0].text
+
+
+def test_the_verdict_comes_first_with_what_it_costs_and_what_it_forgets(equal: MadeUpRun, tmp_path: Path) -> None:
+    with_costs(equal, CHEAP_GATE)
+    verdict = of(advice_of(equal, tmp_path), "intent").sentences[0]
+    assert verdict.lead.startswith("Take ESFT-Gate")
+    assert re.search(r"It costs [\d.]+ \w+ of training, [\d.]+ \wB of memory and [\d.]+ \wB of storage", verdict.text)
+    assert re.search(r"General ability after training, against the base model: ESFT-Gate [+−][\d.]+ \[", verdict.text)
+    text = report(tmp_path)
+    assert text.index("Take ESFT-Gate") < text.index("## In short")
+
+
+def test_where_costs_are_not_known_nothing_is_decided(equal: MadeUpRun, tmp_path: Path) -> None:
+    equal.change = lambda record: None if (record.metric, record.method) == ("stored_bytes", "lora") else record
+    one = of(advice_of(equal, tmp_path), "intent")
+    assert one.pick is None
+    assert one.sentences[0].lead == UNDECIDED
 
 
 def test_equal_scores_and_one_row_cheapest_in_everything_is_taken_for_its_costs(
@@ -72,15 +91,16 @@ def test_equal_scores_and_one_row_cheapest_in_everything_is_taken_for_its_costs(
     one = of(advice_of(equal, tmp_path), "intent")
     assert one.pick is not None
     assert one.pick.name == "esft-gate"
-    assert "cheapest" in one.sentences[-1].text
+    assert "the cheapest of them, in time, memory and storage" in one.sentences[0].text
     assert "not distinguishable from" in in_words(one)
 
 
-def test_costs_that_are_alike_decide_nothing(equal: MadeUpRun, tmp_path: Path) -> None:
+def test_costs_that_are_alike_are_said_to_be(equal: MadeUpRun, tmp_path: Path) -> None:
     with_costs(equal, {"fft": 9.0, "lora": 1.03})
     one = of(advice_of(equal, tmp_path), "intent")
     assert {row.name for row in one.cheapest["train_seconds"]} == {"lora", "esft-gate"}
-    assert one.pick is None
+    assert one.pick is not None
+    assert one.pick.name == "esft-gate"
     assert "alike within 5%" in in_words(one)
 
 
@@ -102,10 +122,11 @@ def test_the_cheapest_is_not_taken_where_another_keeps_more_general_ability(equa
     with_costs(equal, CHEAP_GATE)
     forgetting(equal, "esft-gate")
     one = of(advice_of(equal, tmp_path), "intent")
-    assert one.pick is None
     assert "esft-gate" in one.sure
     assert one.forgotten["esft-gate"].high < 0
-    assert "keep more of the general ability" in one.sentences[-1].text
+    assert one.pick is not None
+    assert one.pick.name == "lora"  # three times as dear, where FFT is nine times
+    assert "ESFT-Gate is cheaper but keeps less of the general ability" in one.sentences[0].text
 
 
 def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal: MadeUpRun, tmp_path: Path) -> None:
@@ -119,7 +140,7 @@ def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal:
     loud = advice_of(equal, tmp_path / "loud").overall
     assert loud is not None
     assert loud.pick is None
-    assert loud.sentences[-1].lead == UNDECIDED
+    assert loud.sentences[0].lead == UNDECIDED
 
 
 def test_a_base_model_that_is_as_good_leaves_nothing_to_take(equal: MadeUpRun, tmp_path: Path) -> None:
@@ -133,7 +154,7 @@ def test_an_ablation_is_named_and_never_the_advice(equal: MadeUpRun, tmp_path: P
     equal.methods = (*ROWS, "random-gate")
     with_costs(equal, CHEAP_GATE)
     one = of(advice_of(equal, tmp_path), "intent")
-    assert "Random (Gate) (an ablation)" in one.sentences[0].text
+    assert "Random (Gate) (an ablation)" in one.sentences[1].text
     assert "random-gate" not in {row.name for row in one.candidates}
 
 

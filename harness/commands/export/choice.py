@@ -96,7 +96,7 @@ def _advised(content: Content, task: str) -> tuple[str, str]:
         for one in backbone.advice.tasks:
             tested = {column.name for column in backbone.ability.columns if task in column.tasks}
             if one.task in tested and one.pick is not None:
-                return one.pick.name, f"The report advises it for {one.title}: {one.sentences[-1].text}"
+                return one.pick.name, f"The report advises it for {one.title}: {one.sentences[0].text}"
             if one.task in tested and one.candidates:
                 return _fastest(one, content)
     raise UserError(
@@ -105,7 +105,7 @@ def _advised(content: Content, task: str) -> tuple[str, str]:
 
 
 def _fastest(advice: TaskAdvice, content: Content) -> tuple[str, str]:
-    """Where the report leaves several rows, the one that trained fastest, the first where no time is known."""
+    """Where the report names no row, the one that trained fastest, the first where no time is known."""
     names = [row.name for row in advice.candidates]
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for record in content.of_rows:
@@ -114,7 +114,10 @@ def _fastest(advice: TaskAdvice, content: Content) -> tuple[str, str]:
     known = {name: sum(values) / len(values) for name, values in seconds.items() if values}
     chosen = min(known, key=lambda name: known[name]) if known else names[0]
     equal = listing([row.title for row in advice.candidates])
-    return chosen, f"The report cannot decide between {equal} for {advice.title}; of these it trained fastest."
+    return (
+        chosen,
+        f"The report advises no row for {advice.title}: {advice.sentences[0].text} Of {equal} it trained fastest.",
+    )
 
 
 def _trainings(run: Path, records: Sequence[Record], seed: int) -> list[Artifact]:
