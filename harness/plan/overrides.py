@@ -42,8 +42,9 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
     methods, chosen = _choosing_themselves(methods)
     changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
-    changed, notes = fitted(changed, [note], steps)
+    changed, notes = fitted(changed, steps)
     return changed, [
+        note,
         *notes,
         *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
         *([f"Selections given for {suite.backbone.path} are made anew: {', '.join(chosen)}."] if chosen else []),
@@ -100,8 +101,8 @@ def _trial(steps: int | None) -> dict[str, int | None]:
     return {**SMOKE_TEST, "steps": steps, "evaluate_every": between, "profile_every": between}
 
 
-def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, list[str]]:
-    """Cut what is too much for the suite's backbone."""
+def fitted(suite: Suite, steps: int | None = None) -> tuple[Suite, list[str]]:
+    """Cut what is too much for the suite's backbone; the notes say what."""
     from esft_bench.harness.backbone.model import load_config  # here: transformers takes seconds to import
 
     config = load_config(locate(suite.backbone, weights=False))
@@ -119,12 +120,11 @@ def fitted(suite: Suite, notes: list[str], steps: int | None) -> tuple[Suite, li
         training = training.model_copy(update=whole)
     profiling, more = _at_most("profiling", suite.profiling, limits)
     evaluation, rest = _at_most("evaluation", suite.evaluation, {"max_length": longest})
+    notes = [f"Cut for the backbone: {', '.join([*told, *more, *rest])}."] if told or more or rest else []
     if training.sequence_length < suite.training.sequence_length:
         training = training.model_copy(update={"truncation": "left"})
         profiling = profiling.model_copy(update={"truncation": "left"})
-        notes.append("Questions longer than that lose their beginning.")
-    if told or more or rest:
-        notes.insert(1, f"Cut for it: {', '.join([*told, *more, *rest])}.")
+        notes.append(f"Questions longer than {training.sequence_length} tokens lose their beginning.")
     if mini:
         notes.append("This is a trial of the path, no comparison of the methods.")
     rows = {name: _at_most(name, row, limits)[0] if mini else row for name, row in suite.methods.items()}

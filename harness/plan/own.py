@@ -26,13 +26,17 @@ DEFAULT = "mini"
 PASSES = 3
 """So often every row is trained on, about, within these numbers of steps."""
 FEWEST, MOST = 20, 500
-TOKENS = {SHIPPED: 8 * 256}
-OTHER_TOKENS = 16 * 2048
-"""Tokens of a step, in the suites made for the small backbone and for others."""
+SMALL_STEP = 8 * 256
+"""Tokens of a step, in the suite made for the small backbone."""
+SEQUENCES, LENGTH = 16, 2048
+"""The most sequences of a step for other backbones, and their length; for few rows it is fewer sequences."""
 CHARACTERS_A_TOKEN = {SHIPPED: 2.0}
 OTHER_CHARACTERS = 3.5
 GENERAL = ("mmlu", "ceval", "hellaswag", "arc-challenge", "triviaqa", "ifeval", "commonsenseqa", "strategyqa")
 """General benchmarks for any backbone, as far as the data folder has them."""
+TEXTS = ("general-text",)
+ALWAYS_THERE = "python-text"
+"""Where there is no general benchmark: how likely a text still is."""
 ACCELERATORS = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -58,10 +62,11 @@ def own_suite(files: OwnFiles, suite: str, backbone: str | None) -> tuple[str, l
     if suite != DEFAULT:
         return suite, changes
     small = backbone in (None, SHIPPED)
-    steps = _steps(tasks, SHIPPED if small else "")
-    changes.append(f"training.steps={steps}")
+    tokens = _tokens(tasks, SHIPPED if small else "")
     if small:
-        return str(SUITES / "own-mini.yaml"), changes
+        return str(SUITES / "own-mini.yaml"), [*changes, f"training.steps={_steps(tokens, SMALL_STEP)}"]
+    sequences = max(1, min(SEQUENCES, round(PASSES * tokens / FEWEST / LENGTH)))
+    changes += [f"training.batch_size={sequences}", f"training.steps={_steps(tokens, sequences * LENGTH)}"]
     path, _, revision = (str(backbone), "", "") if Path(str(backbone)).is_dir() else str(backbone).partition("@")
     precision = "bf16" if any(Path(each).exists() for each in ACCELERATORS) else "float32"
     told = {"path": path, "precision": precision} | ({"revision": revision} if revision else {})
@@ -70,17 +75,17 @@ def own_suite(files: OwnFiles, suite: str, backbone: str | None) -> tuple[str, l
 
 def made_for_data(suite: Suite, data_dir: Path | None) -> tuple[Suite, list[str]]:
     """The suite made for a user's files, fitted to its backbone, with what general benchmarks there are data for."""
-    notes: list[str] = []
-    if suite.backbone.path != SHIPPED:
-        suite, notes = _with_known_rates(*fitted(suite, [], None))
-        general = there(GENERAL, Source(data_dir)) if data_dir else []
-        suite = suite.model_copy(update={"general": general})
-    if not suite.general:
+    if suite.backbone.path == SHIPPED:
+        return suite, []
+    suite, notes = _with_known_rates(*fitted(suite))
+    general = there(GENERAL, Source(data_dir)) if data_dir else []
+    drift = [] if general else (there(TEXTS, Source(data_dir)) if data_dir else []) or [ALWAYS_THERE]
+    if drift:
         notes.append(
-            "No general benchmark has data here, so what a row forgets is not measured: give --data-dir, or name them "
-            "under `general` in a suite."
+            "No general benchmark has data here, so what a row forgets is told by bits a byte on a text that nobody "
+            f"trains on ({drift[0]}) alone: give --data-dir, or name benchmarks under `general` in a suite."
         )
-    return suite, notes
+    return suite.model_copy(update={"general": general, "drift": drift}), notes
 
 
 def _with_known_rates(suite: Suite, notes: list[str]) -> tuple[Suite, list[str]]:
@@ -142,13 +147,17 @@ def _columns(text: str) -> dict[str, str]:
     return {part.strip(): column.strip() for part, _, column in pairs}
 
 
-def _steps(tasks: Sequence[OwnTask], backbone: str) -> int:
-    """Steps that pass over the rows of a task a few times; a token is taken to be so many characters."""
+def _tokens(tasks: Sequence[OwnTask], backbone: str) -> float:
+    """The tokens of the task with the most of them; a token is taken to be so many characters."""
     longest = 0
     for task in tasks:
         rows = made(task).training
         assert rows is not None
         texts = (row for row in rows(Source()) if isinstance(row, list))
         longest = max(longest, sum(len(message["content"]) for row in islice(texts, 10**6) for message in row))
-    tokens = longest / CHARACTERS_A_TOKEN.get(backbone, OTHER_CHARACTERS)
-    return int(min(MOST, max(FEWEST, round(PASSES * tokens / TOKENS.get(backbone, OTHER_TOKENS)))))
+    return longest / CHARACTERS_A_TOKEN.get(backbone, OTHER_CHARACTERS)
+
+
+def _steps(tokens: float, of_a_step: int) -> int:
+    """Steps that pass over the rows a few times."""
+    return int(min(MOST, max(FEWEST, round(PASSES * tokens / of_a_step))))

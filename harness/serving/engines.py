@@ -25,8 +25,9 @@ from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.serving.local_lm import LocalLM
+from esft_bench.harness.serving.needs import model_config
 from esft_bench.harness.serving.requests import check_ids, generation_config
-from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, model_config, served_length
+from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, served_length
 from esft_bench.methods.moe.places import places
 from esft_bench.methods.overlay import MODEL_CONFIG, Overlaid, overlaid
 from esft_bench.spec.errors import UserError

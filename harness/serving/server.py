@@ -1,6 +1,5 @@
 """One `vllm serve` process on the loopback interface: its settings, start, requests and end."""
 
-import json
 import os
 import re
 import signal
@@ -18,6 +17,7 @@ import torch
 
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.canary import Canary
+from esft_bench.harness.serving.needs import model_config, needs
 from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
@@ -42,9 +42,6 @@ SECRET = re.compile(r"KEY|TOKEN|SECRET|PASS|CREDENTIAL|AUTH", re.IGNORECASE)
 ONE_PROCESS = "vllm.v1.executor.uniproc_executor.UniProcExecutor"
 """Computes in the engine's own process. The CPU build's worker in a second one spins while it waits, and so does the
 engine while it computes: half of a test's processor time went there."""
-
-MLA_KERNEL_WIDTH = 576
-"""kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
 
 
 @dataclass(frozen=True)
@@ -73,16 +70,6 @@ class Settings:
     trust_remote_code: bool = False
 
 
-def model_config(checkpoint: Path) -> dict[str, Any]:
-    """The checkpoint's config.json, with the fields of its text model. Raises UserError if there is none."""
-    try:
-        config: dict[str, Any] = json.loads((checkpoint / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise UserError(f"{checkpoint} is not a Hugging Face checkpoint: its config.json cannot be read") from error
-    text: dict[str, Any] = config.get("text_config") or {}
-    return config | text
-
-
 def served_length(config: dict[str, Any], settings: Settings) -> int:
     """Tokens a sequence may have."""
     return min(settings.max_length, int(config.get("max_position_embeddings") or settings.max_length))
@@ -101,18 +88,15 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         "--generation-config": "vllm",
         "--worker-extension-cls": "esft_bench.harness.serving.swap.WeightSwap",
     }
-    if "n_group" in config and config["n_group"] is None:
-        # What transformers leaves out, one group of experts, vLLM wants spelled out.
-        options["--hf-overrides"] = json.dumps({"n_group": 1, "topk_group": 1})
+    needed = needs(config)
+    options |= needed.options
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
     if settings.trust_remote_code:
         flags.append("--trust-remote-code")
     if on_cpu:
         flags.append("--enforce-eager")
         options["--distributed-executor-backend"] = ONE_PROCESS
-        if _has_mla(config):
-            # The CPU build's rotary operator is silently wrong for multi-head latent attention.
-            options["--compilation-config"] = json.dumps({"custom_ops": ["all", "-rotary_embedding"]})
+        options |= needed.on_cpu
     return ["serve", str(checkpoint), *(part for option in options.items() for part in option), *flags]
 
 
@@ -121,8 +105,7 @@ def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str,
     env = {name: value for name, value in os.environ.items() if PASSED_ON.fullmatch(name) and not SECRET.search(name)}
     env |= {"VLLM_SERVER_DEV_MODE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
     config = model_config(checkpoint)
-    if _has_mla(config) and config["kv_lora_rank"] + config["qk_rope_head_dim"] != MLA_KERNEL_WIDTH:
-        env["VLLM_MLA_DISABLE"] = "1"
+    env |= needs(config).environment
     if on_cpu:
         env |= _cpu_environment(int(config.get("hidden_size") or 0), settings)
     return env
@@ -139,10 +122,6 @@ def _cpu_environment(hidden_size: int, settings: Settings) -> dict[str, str]:
     # With Intel's OpenMP the engine's idle threads do not spin. It comes as a package that vLLM's CPU build requires.
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"
     return env | ({"LD_PRELOAD": str(openmp)} if openmp.exists() else {})
-
-
-def _has_mla(config: dict[str, Any]) -> bool:
-    return bool(config.get("kv_lora_rank"))
 
 
 def choose_port(wanted: int | None) -> int:

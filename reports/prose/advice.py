@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line
+from esft_bench.reports.prose.drift import moved
 from esft_bench.reports.prose.equal_gain import forget_least
 from esft_bench.reports.prose.task_advice import (
     COSTS,
@@ -33,6 +34,7 @@ from esft_bench.reports.statistics.paired import PairedDifference
 from esft_bench.reports.tables.equal_gain import EqualGain
 from esft_bench.reports.tables.table import Table
 
+UNKNOWN = "What is forgotten is not known: there is no average of general benchmarks to compare."
 SURE = "the difference to every other row is significant"
 
 
@@ -110,7 +112,8 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
     pick, why = _pick(comparisons, candidates, costs, forgotten, column)
     verdict = Sentence(why, UNDECIDED)
     if pick:
-        verdict = take(pick, why, costs, _forgets([pick], forgotten, sure))
+        drift = moved(results, [pick], _base(comparisons), _task(column) or "")
+        verdict = take(pick, why, costs, _forgets([pick], forgotten, sure) or drift or UNKNOWN)
         if _single(ability, column):
             verdict = Sentence(f"{verdict.text} But {ONE_TRAINING}.", f"{verdict.lead}, if its one training is typical")
     of_all = [Sentence(_forgets(candidates, forgotten, sure))] if len(candidates) > 1 and forgotten else []
@@ -191,16 +194,14 @@ def _sure(comparisons: Comparisons, forgotten: Mapping[str, PairedDifference], c
 
 
 def _forgets(rows: Sequence[TableRow], forgotten: Mapping[str, PairedDifference], sure: frozenset[str]) -> str:
-    """General ability against the base model, row by row."""
+    """General ability against the base model, row by row; empty where no row has it."""
     told = []
     for row in rows:
         one = forgotten.get(row.name)
         if one:
             mark = "" if row.name in sure else " (not significant)"
             told.append(f"{row.title} {interval(one.estimate, one.low, one.high)}{mark}")
-    if not told:
-        return "What is forgotten is not known: there is no average of general benchmarks to compare."
-    return f"General ability after training, against the base model: {listing(told)}."
+    return f"General ability after training, against the base model: {listing(told)}." if told else ""
 
 
 def _keeping_more(

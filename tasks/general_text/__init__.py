@@ -38,6 +38,6 @@ def passages(texts: Iterator[str]) -> Iterator[str]:
         yield "\n".join(lines)
 
 
-_YAML = Path(__file__).with_name("general_text.yaml")
+YAML = Path(__file__).with_name("general_text.yaml")
 
-TASKS = (Task("general-text", "General text", "drift", _YAML, "bits_per_byte", items=items),)
+TASKS = (Task("general-text", "General text", "drift", YAML, "bits_per_byte", items=items),)

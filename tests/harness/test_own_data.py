@@ -65,7 +65,22 @@ def test_on_another_backbone_nothing_of_the_small_world_is_tested(here: Path) ->
     suite = made.plan.suite
     assert (suite.general, suite.alignment, suite.backbone.prompt) == ([], None, "chat_template")
     assert suite.training.sequence_length <= 1024
-    assert any("what a row forgets is not measured" in note for note in made.notes)
+    assert suite.drift == ["python-text"]
+    assert any("what a row forgets is told by bits a byte" in note for note in made.notes)
+
+
+def test_few_rows_for_another_backbone_make_short_steps_and_many_rows_long_ones(here: Path) -> None:
+    def tokens_of_training(rows: int) -> tuple[int, int]:
+        lines = (json.dumps({"prompt": f"Say {n}. " + "a" * 690, "completion": f"{n}"}) for n in range(rows))
+        (here / "rows.jsonl").write_text("\n".join(lines))
+        _, changes = own_suite(OwnFiles(["rows.jsonl"]), "mini", "somewhere/else")
+        told = dict(change.split("=", 1) for change in changes)
+        return int(told["training.batch_size"]), int(told["training.steps"])
+
+    assert tokens_of_training(60) == (1, 20)
+    batch, steps = tokens_of_training(3000)
+    assert batch == 16
+    assert 2.5 < batch * steps * 2048 / (0.8 * 3000 * 200) < 3.5  # three passes over 2 400 rows of 200 tokens
 
 
 def test_a_suites_rows_are_compared_on_the_users_file(here: Path) -> None:

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from esft_bench.harness.commands.export.choice import Chosen
 from esft_bench.harness.commands.export.weights import Form, community, named, on_hub
+from esft_bench.harness.serving.needs import Needs, model_config, needs
 from esft_bench.reports.formatting import bounds, interval, number, quantity
 from esft_bench.reports.markdown.text import bullets, code, escaped, pipe_table
 from esft_bench.reports.statistics.paired import mean_interval
@@ -93,7 +95,7 @@ def _paragraphs(chosen: Chosen, form: Form, name: str) -> Iterator[str]:
         folder = f"{name}/adapter" if form == "both" and kind != "merged" else name
         yield f"```python\n{LOADING[kind].format(folder=folder, base=named(chosen))}\n```"
     if form != "adapter":
-        yield f"    vllm serve {name}"
+        yield from _serving(needs(model_config(chosen.backbone)), name)
     yield "## How it was trained"
     yield bullets(_training(chosen))
     yield "## Data"
@@ -102,6 +104,18 @@ def _paragraphs(chosen: Chosen, form: Form, name: str) -> Iterator[str]:
     yield bullets(f"{escaped(part)}: SHA-256 of the rows {code(str(digest))}" for part, digest in rows)
     yield "## To repeat it"
     yield f"    {chosen.content.manifest.command}"
+
+
+def _serving(needed: Needs, name: str) -> Iterator[str]:
+    """The line that serves it, and what a machine without a GPU needs besides."""
+
+    def options(told: dict[str, str]) -> list[str]:
+        return [f"{option} {shlex.quote(value)}" for option, value in told.items()]
+
+    variables = [f"{variable}={value}" for variable, value in needed.environment.items()]
+    yield f"    {' '.join([*variables, 'vllm serve', shlex.quote(name), *options(needed.options)])}"
+    if needed.on_cpu:
+        yield f"On a CPU add {code(' '.join(options(needed.on_cpu)))}: without it vLLM's answers would be wrong there."
 
 
 def _scores(chosen: Chosen) -> str:
