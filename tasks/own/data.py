@@ -24,6 +24,10 @@ FEW = 30
 """Fewer test rows tell hardly anything apart."""
 LOOKED_AT = 50
 """So many rows say which columns there are."""
+MISSING = {"nan", "null", "none", "n/a", "na", "<na>", "?"}
+"""Labels that programs write where there is none."""
+MANY = 0.5
+"""With more labels than this share of the rows they are no classes."""
 ALL_THE_SAME = 0.5
 """From this share of test questions on that are trained on too, training and test are one."""
 
@@ -162,4 +166,26 @@ def _remarks(classes: Sequence[str], training: Sequence[Example], test: Sequence
         said.append(f"{len(test)} test rows tell hardly anything apart.")
     if unseen := ({row.text for row in test} - {row.text for row in training}) if classes else set():
         said.append(f"Answers that no training row has are tested on: {', '.join(sorted(unseen)[:5])}.")
-    return said
+    return [*said, *_doubtful_labels(classes, len(training) + len(test))]
+
+
+def _doubtful_labels(classes: Sequence[str], rows: int) -> Iterator[str]:
+    """Labels that may be one, that may stand for none, or that are no classes."""
+    alike: dict[object, list[str]] = {}
+    for label in classes:
+        alike.setdefault(_likeness(label), []).append(label)
+    if same := [" and ".join(map(shown, labels)) for labels in alike.values() if len(labels) > 1]:
+        yield f"Labels that may be the same are classes of their own: {'; '.join(same[:5])}."
+    if missing := [shown(label) for label in classes if label.casefold() in MISSING]:
+        yield f"A label that may stand for a missing one is a class: {', '.join(missing)}."
+    if len(classes) > MANY * rows:
+        yield f"{rows} rows have {len(classes)} labels: these are hardly classes; say --columns answer=COLUMN if so."
+
+
+def _likeness(label: str) -> object:
+    """The number that a label is, true and false among them, or its letters in one case."""
+    text = {"true": "1", "false": "0"}.get(label.casefold(), label.casefold())
+    try:
+        return float(text)
+    except ValueError:
+        return " ".join(text.split())

@@ -1,5 +1,6 @@
 """Tokenizers of single bytes, with and without BOS, and the chat templates that models come with."""
 
+import sys
 from pathlib import Path
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
@@ -61,8 +62,26 @@ def tokenizer(template: str | None = None, *, bos: bool = True, pad: bool = True
     return found
 
 
-def checkpoint(folder: Path, architecture: str, template: str | None = None, **tokens: bool) -> Path:
-    """A tiny random model with such a tokenizer, in a folder."""
-    build(architecture, vocab_size=320, max_position_embeddings=1024).save_pretrained(folder)
+WIDE = {"hidden_size": 128, "head_dim": 64}
+"""What vLLM's kernels for CPUs want of attention."""
+
+
+def checkpoint(
+    folder: Path, architecture: str, template: str | None = None, *, wide: bool = False, **tokens: bool
+) -> Path:
+    """A tiny random model with such a tokenizer, in a folder; a `wide` one is served by vLLM too."""
+    size = WIDE if wide else {}
+    build(architecture, vocab_size=320, max_position_embeddings=1024, **size).save_pretrained(folder)
     tokenizer(template, **tokens).save_pretrained(folder)
     return folder
+
+
+def main() -> None:
+    """Make the tiny models of three families in a folder: python -m tests.harness.speakers OUT."""
+    out = Path(sys.argv[1])
+    for architecture, template in (("mixtral", "mixtral"), ("qwen3-moe", "qwen3"), ("gpt-oss", None)):
+        print(checkpoint(out / architecture, architecture, template, wide=True, bos=template != "qwen3"))
+
+
+if __name__ == "__main__":
+    main()

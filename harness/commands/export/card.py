@@ -115,7 +115,7 @@ def _serving(needed: Needs, name: str) -> Iterator[str]:
     variables = [f"{variable}={value}" for variable, value in needed.environment.items()]
     yield f"    {' '.join([*variables, 'vllm serve', shlex.quote(name), *options(needed.options)])}"
     if needed.on_cpu:
-        yield f"On a CPU add {code(' '.join(options(needed.on_cpu)))}: without it vLLM's answers would be wrong there."
+        yield f"On a CPU add {code(' '.join(options(needed.on_cpu)))}, without which vLLM's answers are wrong there."
 
 
 def _scores(chosen: Chosen) -> str:
