@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from datasets import ClassLabel, Dataset, Features, Value
 
 from esft_bench.harness import cli
 from esft_bench.harness.backbone.prompts import form_of
@@ -100,6 +101,30 @@ def test_several_files_are_a_task_each_under_names_of_their_own(here: Path) -> N
 def test_a_set_on_the_hub_needs_a_revision() -> None:
     with pytest.raises(UserError, match=r"--data someone/rows: .*give the `revision` of someone/rows"):
         own_suite(OwnFiles(["someone/rows"]), "mini", None)
+
+
+def test_a_set_on_the_hub_is_asked_for_at_its_revision_and_its_labels_have_names(
+    here: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features = Features({"text": Value("string"), "label": ClassLabel(names=["no", "yes"])})
+    rows = Dataset.from_list([{"text": f"Text {n}", "label": n % 2} for n in range(60)], features)
+    asked: list[Any] = []
+
+    def hub(*name: Any, **told: Any) -> Dataset:
+        asked.append((*name, told))
+        return rows
+
+    monkeypatch.setattr("datasets.load_dataset", hub)
+    made = prepare(SuiteOptions(data=["someone/rows@0123abc"], engine="transformers"), weights=False)
+    assert set(map(str, asked)) == {str(("someone/rows", None, {"split": "train", "revision": "0123abc"}))}
+    assert made.plan.suite.tasks == ["rows"]
+    assert any("2 classes; " in note for note in made.notes)
+
+
+def test_a_set_on_the_hub_that_cannot_be_reached_is_one_sentence(here: Path, monkeypatch, capsys) -> None:
+    code, _, complaint = typed(monkeypatch, capsys, "plan", "--engine", "transformers", "--data", "nobody/rows@0123abc")
+    assert code == 2
+    assert "Split 'train' of nobody/rows@0123abc could not be read" in " ".join(complaint.split())
 
 
 @pytest.mark.parametrize(
