@@ -2,6 +2,7 @@
 
 import logging
 import os
+import shlex
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -38,6 +39,10 @@ def execute(prepared: Prepared, options: RunOptions, console: Terminal, command:
     with locked(prepared.run_dir), full_disk_is_a_sentence(folder / "x"):
         failures = _Run(prepared, options, console, command).all()
     console.say(f"Report: {folder / 'report.html'} and report.md")
+    if options.data and not failures:
+        console.say(
+            f"Weights of the row that it advises: esft-bench export {shlex.quote(str(folder))} --best --to FOLDER"
+        )
     if failures:
         console.print(f"{len(failures)} cells failed; the same command tries them again.")
     return failures

@@ -38,6 +38,7 @@ def make(task: OwnTask) -> Task:
         items=partial(_items, data, metric, task.clean),
         rubric=Rubric(task.rubric, task.best) if metric == "judge" else None,
         runs_code=metric == "tests",
+        held_out=None if metric == "judge" else partial(_held_out, data, metric, task.clean),
         note=described(task, data, metric),
         otherwise=_settings(task, data, metric),
         identity=identity(task),
@@ -113,6 +114,13 @@ def _settings(task: OwnTask, data: OwnData, metric: str) -> dict[str, Any]:
 def _training(data: OwnData, _source: Source) -> Iterator[Any]:
     for row in data.training:
         yield Located(row.conversation, row.place) if isinstance(row, Example) else row
+
+
+def _held_out(data: OwnData, metric: str, clean: str, _source: Source) -> Iterator[Item]:
+    """Training rows of one question each as items; those of several turns have no question that stands for them."""
+    for row in examples(data.training):
+        if len(row.asked) == 1:
+            yield {"id": row.place, **_item(row, metric, clean, history=False)}
 
 
 def _items(data: OwnData, metric: str, clean: str, _source: Source) -> Iterator[Any]:

@@ -91,6 +91,22 @@ def test_a_suites_rows_are_compared_on_the_users_file(here: Path) -> None:
     assert suite.methods == load("mini-curves").methods
 
 
+def test_trainings_on_a_users_rows_are_watched_by_their_own_metric(here: Path) -> None:
+    made = prepare(
+        SuiteOptions(
+            data=["My reviews.csv"],
+            engine="transformers",
+            set=["training.evaluate_every=5", "training.validation_items=8"],
+        )
+    )
+    held = made.plan.data["my-reviews"].held_out
+    assert held is not None
+    items = read_jsonl(held.path)
+    assert len(items) == 8
+    assert all(item["choices"][item["gold"]] == item["answer"] for item in items)
+    assert any("the task's own metric on 8 rows held out" in note for note in made.notes)
+
+
 def test_several_files_are_a_task_each_under_names_of_their_own(here: Path) -> None:
     (here / "sub").mkdir()
     (here / "sub" / "my_reviews.csv").write_bytes((here / "My reviews.csv").read_bytes())
@@ -196,6 +212,7 @@ def test_a_file_becomes_a_report(here: Path, monkeypatch, capsys, kind: str) -> 
     code, printed, complaint = typed(monkeypatch, capsys, "run", "--data", *told, *options, *smaller)
     assert code == 0, complaint
     (folder,) = (path for path in (here / "runs").iterdir() if not path.name.startswith("."))
+    assert "esft-bench export " in printed
     assert ("3 rows were left out: chat.json, row 4: " in " ".join(printed.split())) is (kind != "a table")
     assert "Samples that share a training sequence attend to themselves alone" in (folder / "report.md").read_text()
     results = read_jsonl(folder / "results.jsonl")
