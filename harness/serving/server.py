@@ -201,7 +201,10 @@ class VllmServer:
         while time.monotonic() < deadline:
             self._memory |= shared_memory.of_group(self._process.pid)  # it may end before it answers
             if not self.alive:
-                raise UserError(f"the vLLM server ended while starting: {first_error(self.log)} (log: {self.log})")
+                why = first_error(self.log).rstrip(".")
+                raise UserError(
+                    f"the vLLM server ended while starting: {why} (log: {self.log}); --engine transformers does without it"
+                )
             try:
                 if self._client.get("/health", timeout=5).status_code == httpx.codes.OK:
                     return
