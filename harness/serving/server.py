@@ -203,7 +203,7 @@ class VllmServer:
             if not self.alive:
                 why = first_error(self.log).rstrip(".")
                 raise UserError(
-                    f"the vLLM server ended while starting: {why} (log: {self.log}); --engine transformers does without it"
+                    f"the vLLM server ended while starting: {why} (log: {self.log}); or take --engine transformers"
                 )
             try:
                 if self._client.get("/health", timeout=5).status_code == httpx.codes.OK:
