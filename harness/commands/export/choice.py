@@ -114,9 +114,9 @@ def _fastest(advice: TaskAdvice, content: Content) -> tuple[str, str]:
     known = {name: sum(values) / len(values) for name, values in seconds.items() if values}
     chosen = min(known, key=lambda name: known[name]) if known else names[0]
     equal = listing([row.title for row in advice.candidates])
-    return (
-        chosen,
-        f"The report advises no row for {advice.title}: {advice.sentences[0].text} Of {equal} it trained fastest.",
+    why = advice.sentences[0].text
+    return chosen, (
+        f"The report advises no row for {advice.title}. {why[:1].upper()}{why[1:]} Of {equal} it trained fastest."
     )
 
 
