@@ -39,7 +39,7 @@ def execute(prepared: Prepared, options: RunOptions, console: Terminal, command:
     with locked(prepared.run_dir), full_disk_is_a_sentence(folder / "x"):
         failures = _Run(prepared, options, console, command).all()
     console.say(f"Report: {folder / 'report.html'} and report.md")
-    if options.data and not failures:
+    if prepared.plan.suite.own and not failures:
         console.say(
             f"Weights of the row that it advises: esft-bench export {shlex.quote(str(folder))} --best --to FOLDER"
         )

@@ -11,7 +11,7 @@ from esft_bench.tasks.general_text import YAML, passages
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Item, Task
 
-MOST = 60
+MOST = 24
 """So many passages, spread over the topics."""
 
 

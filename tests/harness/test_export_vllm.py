@@ -62,7 +62,8 @@ def asked(script: str, folder: Path, place: Path) -> tuple[list[int], list[float
     told = [sys.executable, str(place), str(folder), json.dumps(IDS), str(ANSWER)]
     done = subprocess.run(told, capture_output=True, text=True, timeout=280, env=PLAIN, cwd=place.parent)
     assert done.returncode == 0, done.stderr[-3000:]
-    tokens, scores = json.loads(done.stdout.splitlines()[-1])
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith("[["))  # vLLM says things after it
+    tokens, scores = json.loads(said)
     return tokens, scores
 
 
