@@ -37,7 +37,7 @@ import json, sys
 def main():
     from vllm import LLM, SamplingParams
     model = LLM(sys.argv[1], dtype="float32", max_model_len=512)
-    asked = SamplingParams(max_tokens=int(sys.argv[3]), temperature=0, logprobs=0, prompt_logprobs=0)
+    asked = SamplingParams(max_tokens=int(sys.argv[3]), temperature=0, ignore_eos=True, logprobs=0, prompt_logprobs=0)
     (answer,) = model.generate([{"prompt_token_ids": json.loads(sys.argv[2])}], asked)
     (said,) = answer.outputs
     scores = [next(iter(each.values())).logprob for each in [*answer.prompt_logprobs[1:], *said.logprobs]]
@@ -141,6 +141,7 @@ def _served(place: Path, told: list[str], variables: dict[str, str]) -> list[flo
             except httpx.TransportError:
                 time.sleep(0.5)
         body = {"model": "mine", "prompt": IDS, "max_tokens": ANSWER, "temperature": 0, "logprobs": 1, "echo": True}
+        body["ignore_eos"] = True
         (choice,) = client.post("/v1/completions", json=body).raise_for_status().json()["choices"]
         return [float(value) for value in choice["logprobs"]["token_logprobs"][1:]]
     finally:
