@@ -117,8 +117,8 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
         if _single(ability, column):
             verdict = Sentence(f"{verdict.text} But {ONE_TRAINING}.", f"{verdict.lead}, if its one training is typical")
     of_all = [Sentence(_forgets(candidates, forgotten, sure))] if len(candidates) > 1 and forgotten else []
-    told = (verdict, *sentences, *cheap(candidates, cheapest, costs), *of_all)
-    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, told)
+    words = (verdict, *sentences, *cheap(candidates, cheapest, costs), *of_all)
+    return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, words)
 
 
 def _single(ability: Table, column: Column) -> bool:

@@ -45,6 +45,13 @@ def test_numbers_to_be_predicted_are_said_to_be_no_classes_and_sound_labels_are_
 
 NESTED = pyarrow.table({"q": [{"text": f"Q{n}", "lang": "en"} for n in range(40)], "answer": ["A"] * 40})
 NO_TEXTS = pyarrow.table({"text": pyarrow.nulls(40, pyarrow.string()), "label": ["a", "b"] * 20})
+
+
+def unlike(path: Path) -> None:
+    folder(path)
+    (path / "c.csv").write_text("text,label\n" + "a,b\n" * 40)
+
+
 TRICKY: dict[str, tuple[str, Callable[[Path], Any], dict[str, str], str]] = {
     "a comma after each line": (
         "rows.jsonl",
@@ -73,7 +80,7 @@ TRICKY: dict[str, tuple[str, Callable[[Path], Any], dict[str, str], str]] = {
     "a folder called x.csv": ("x.csv", lambda path: path.mkdir(), {}, "the folder holds none of"),
     "a folder of unlike files": (
         "mixed",
-        lambda path: (folder(path), (path / "c.csv").write_text("text,label\n" + "a,b\n" * 40)),
+        unlike,
         {},
         r"40 of 80 rows cannot be used, the first: .*c\.csv, row 1: 'question' is missing",
     ),
