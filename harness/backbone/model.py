@@ -125,17 +125,27 @@ def load_tokenizer(folder: Path, trust_remote_code: bool = False) -> PreTrainedT
     return tokenizer  # type: ignore[no-any-return]
 
 
-def load_model(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
-    """The checkpoint's model, on the accelerator if there is one, in evaluation mode.
+def load_model(
+    folder: Path, precision: str = "float32", trust_remote_code: bool = False, device: str | None = None
+) -> PreTrainedModel:
+    """The checkpoint's model, in evaluation mode, on `device`: by default on the accelerator if there is one.
 
-    Raises UserError where the checkpoint lacks some of its weights.
+    On the device `meta` it has shapes and no weights, its buffers neither. Raises UserError where the checkpoint lacks
+    some of its weights.
     """
     load_config(folder, trust_remote_code)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     model, found = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=dtype, trust_remote_code=trust_remote_code, output_loading_info=True
+        folder,
+        dtype=dtype,
+        trust_remote_code=trust_remote_code,
+        output_loading_info=True,
+        device_map="meta" if device == "meta" else None,
     )
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(f"{folder} has no weights for `{missing[0]}`{more}: fetch or write the checkpoint again.")
-    return model.eval().to("cuda" if torch.cuda.is_available() else "cpu")  # type: ignore[no-any-return]
+    model.eval()
+    if device == "meta":
+        return model  # type: ignore[no-any-return]
+    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[no-any-return]

@@ -15,28 +15,29 @@ from esft_bench.harness.backbone.model import experts_of
 from esft_bench.harness.backbone.prompts import Form
 from esft_bench.harness.merging import Merger, merged
 from esft_bench.harness.meter import metered
-from esft_bench.harness.serving import canary
 from esft_bench.harness.store.artifacts import bytes_in
-from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
+from esft_bench.harness.store.names import ADAPTER, LOG
 from esft_bench.harness.training.data import (
     Sample,
     encode_file,
-    first_turns,
     hold_out,
     mixed,
     mixture,
     sequences,
-    turn_ids,
 )
-from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.leaving import leave
+from esft_bench.harness.training.log import TrainingLog
+from esft_bench.harness.training.loop import Options, gathered, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
-from esft_bench.harness.training.processes import launch
-from esft_bench.harness.training.profiling import Start, measuring, profile_model
+from esft_bench.harness.training.profiling import Start, measuring, profile_together
 from esft_bench.harness.training.readings import ROWS, check_reading
-from esft_bench.harness.training.spent import Spent
+from esft_bench.harness.training.spent import Spent, count_shares, without_looks
+from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.room import check_room
+from esft_bench.harness.training.together.sharding import read_onto, sharded, shares_a_model
 from esft_bench.harness.training.tracking import Measure, Tracked
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context, Method
@@ -50,8 +51,6 @@ from esft_bench.spec.training import Training
 
 SCORING = "esft_bench.harness.training.scoring"
 """By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""
-CANARY_PROMPTS = 4
-CANARY_TOKENS = 48
 
 
 class CellTraining(BaseModel):
@@ -96,6 +95,11 @@ class CellTraining(BaseModel):
     name: str = ""
 
     @property
+    def after(self) -> Profiling | None:
+        """How the trained model is profiled, where it is."""
+        return self.profiling if self.profile_after else None
+
+    @property
     def start(self) -> Start:
         """The model to begin with."""
         return Start(self.backbone, self.loading, self.trained)
@@ -113,19 +117,20 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
-        model = start.load(checkpoint)
+        shared = bool(shares) and sharded()  # more than an accelerator may hold
+        model = start.load(checkpoint, "cpu" if shared else None)
         layers = experts_of(model)  # as they are before a method wraps anything around them
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
-            trained = _train(model, cell, history.wrapped(progress))
+            trained = _train(model, cell, history.wrapped(progress), gather=bool(shares))
             measured |= {**trained.counted, "steps": len(trained.log.losses)}
             measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
             write_json(cell.out / LOG, trained.log.told)
             Tracked(trained.log.routing, next((layer.top_k for layer in layers.values()), 0)).save(cell.out)
-    _count_shares(measured, shares)
+    count_shares(measured, shares)
     history.add_to(measured)
     if method.trains:
-        _without_looks(measured, trained.log.looks, cell.processes)
+        without_looks(measured, trained.log.looks, cell.processes)
     if cell.trial:
         return measured
     measured["stored_bytes"] = _export(method, model, cell)
@@ -133,10 +138,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
         model = _as_merged(cell)
         rows = encode_file(form, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
         measured["notes"] = check_reading(method, model, start, cell.out, rows)
-    _canary(model, form, cell).save(cell.out / CANARY)
-    if cell.profile_after and cell.profiling and layers and method.trains:
-        (cell.out / AFTER).mkdir()
-        profile_model(model, form, cell.tasks[0], cell.profiling, layers).save(cell.out / AFTER)
+    if not shared:
+        leave(model, form, cell.tasks[0], cell.out, cell.after if method.trains else None, layers)
     return measured
 
 
@@ -144,6 +147,7 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
     """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
     if cell.processes == 1:
         return []
+    check_room(checkpoint, cell.loading.precision, cell.processes)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
     return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
 
@@ -156,25 +160,8 @@ def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any
     cell = CellTraining.model_validate(told["cell"])
     measured: dict[str, Any] = {}
     with metered(measured):
-        _train(cell.start.load(Path(told["checkpoint"])), cell, progress)
+        _train(cell.start.load(Path(told["checkpoint"]), read_onto()), cell, progress)
     return measured
-
-
-def _count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> None:
-    """Add what other processes took: their time, and the memory that each needed in place of this one's."""
-    for share in shares:
-        measured["cpu_seconds"] += share["cpu_seconds"]
-    if shares:  # this process only gathers what came out
-        measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in shares)
-        measured["processes"] = len(shares)
-
-
-def _without_looks(measured: dict[str, Any], looks: Sequence[float], processes: int) -> None:
-    """Take the time of looks, which every process takes, out of that of training."""
-    seconds, cpu_seconds = looks
-    measured["look_seconds"] = seconds
-    measured["seconds"] = max(0.0, measured["seconds"] - seconds)
-    measured["cpu_seconds"] = max(0.0, measured["cpu_seconds"] - processes * cpu_seconds)
 
 
 @dataclass(frozen=True)
@@ -186,11 +173,12 @@ class _Trained:
     remarks: Sequence[str]
 
 
-def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _Trained:
-    """Make a model ready and train it, in place."""
+def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, gather: bool = False) -> _Trained:
+    """Make a model ready and train it, in place; or `gather` into it what several processes have trained."""
     torch.manual_seed(cell.seed)
     method, form = cell.make_method(), cell.start.form()
-    if cell.training.packing and cell.training.packed_attention == "within":
+    apart = cell.training.packing and cell.training.packed_attention == "within"
+    if apart and read_onto() != "meta":  # the process that has weights looks
         check_isolation(model)
     looks = _Looks(model, form, cell)
     context = _context(form, cell)
@@ -198,37 +186,44 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress) -> _T
     count = sum(parameter.numel() for parameter in parameters)
     own, other, held_out = _data(form, cell)
     training = cell.training
-    stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
-    with held(parameters, held_in(training.optimizer)):
-        log = train(
-            model,
-            parameters,
-            sequences(stream, training),
-            training,
-            cell.scratch,
-            Options(
-                mixed_precision=products(cell.loading.precision),
-                micro_batch=cell.micro_batch,
-                learning_rate_factors=method.learning_rate_factors(model),
-                held_out=held_out,
-                score=looks.score(),
-                measure=looks.measure(),
-                name=cell.method,
-                trackers=cell.trackers,
-                cell=cell.name,
-                progress=progress,
-            ),
-        )
+    if gather:
+        log = gathered(model, cell.scratch)
+    else:
+        stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
+        batches = sequences(stream, training)
+        with held(parameters, held_in(training.optimizer)):
+            log = train(
+                model, parameters, batches, training, cell.scratch, _options(model, cell, looks, held_out, progress)
+            )
     came_out = mixture(own, other, training, cell.seed)
     shares = {f"alignment_{name}": share for name, share in asdict(came_out).items()} if came_out else {}
     return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))
+
+
+def _options(
+    model: PreTrainedModel, cell: CellTraining, looks: "_Looks", held_out: Sequence[Sample], progress: Progress
+) -> Options:
+    """How a model that is ready is trained."""
+    return Options(
+        mixed_precision=products(cell.loading.precision),
+        micro_batch=cell.micro_batch,
+        learning_rate_factors=cell.make_method().learning_rate_factors(model),
+        held_out=held_out,
+        score=looks.score(),
+        measure=looks.measure(),
+        name=cell.method,
+        trackers=cell.trackers,
+        cell=cell.name,
+        progress=progress,
+        at_end=looks.leave if shares_a_model() and not cell.trial else None,
+    )
 
 
 def _context(form: Form, cell: CellTraining) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
-    again = partial(profile_model, form=form, task=cell.tasks[0], wanted=wanted) if wanted else None
+    again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted) if wanted else None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,
@@ -256,7 +251,7 @@ class _Looks:
 
     def __init__(self, model: PreTrainedModel, form: Form, cell: CellTraining) -> None:
         self.model, self.form, self.cell = model, form, cell
-        self.layers = experts_of(model) if cell.training.profile_every else {}
+        self.layers = experts_of(model)
 
     def score(self) -> Callable[[], float] | None:
         """The score on what the cell names; None where it names nothing."""
@@ -270,10 +265,14 @@ class _Looks:
     def measure(self) -> Measure | None:
         """The routing of the task's data and, where there are such, of general data; None for several tasks."""
         cell = self.cell
-        if not self.layers or cell.profiling is None or len(cell.tasks) > 1:
+        if not cell.training.profile_every or not self.layers or cell.profiling is None or len(cell.tasks) > 1:
             return None
         data = [*cell.tasks, *([cell.alignment] if cell.alignment else [])]
         return measuring(self.model, self.form, data, cell.profiling, self.layers)
+
+    def leave(self) -> None:
+        """Write what the trained model leaves besides its weights."""
+        leave(self.model, self.form, self.cell.tasks[0], self.cell.out, self.cell.after, self.layers)
 
 
 def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
@@ -289,10 +288,3 @@ def _as_merged(cell: CellTraining) -> PreTrainedModel:
     """What an adapter that was not trained here makes of the model; no training has made it in memory."""
     with merged(cell.backbone, [*cell.trained, cell.out], cell.scratch / "merged") as checkpoint:
         return cell.start.load(checkpoint)
-
-
-def _canary(model: PreTrainedModel, form: Form, cell: CellTraining) -> canary.Canary:
-    """The canary on a few questions and answers the cell was trained on: where its weights speak most clearly."""
-    turns = first_turns(form, cell.tasks[0], CANARY_PROMPTS)
-    prompts = [turn_ids(form, *turn)[:CANARY_TOKENS] for turn in turns]
-    return canary.measure(model, prompts, turns)

@@ -1,175 +1,223 @@
-"""Checkpoints of a training run: trained weights, optimizer and random states and the log in one safetensors file.
+"""Checkpoints of a training run: trained weights, optimizer and random states and the log, sharded (torch's DCP).
 
-Tensors are whole in it, however the processes share them (FSDP2 shards them), so a run may go on, or be exported, with
-another number of processes than it began with.
+Each process writes its own shards, in the background where there are several or an accelerator, while training goes on;
+whatever number of processes goes on from them, or exports, reads what it needs. A manifest, written last and renamed,
+says which folder of shards counts: until then the checkpoint before does.
 
-It says which training it is of and bears a digest of all it holds, so that none that is damaged, or another's, is gone
-on from. The digest is XXH3, since weights and optimizer states are many bytes and written often; it tells damage, not
+The manifest says which training it is of and bears digests of all files, so that none that is damaged, or another's, is
+gone on from. They are XXH3, since weights and optimizer states are many bytes and written often; it tells damage, not
 forgery.
 """
 
+import json
 import os
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+import secrets
+import warnings
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial, wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, Self, cast
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import gather_object
-from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
-from torch.distributed.tensor import DTensor, distribute_tensor
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, distributed, nn
+from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+from torch.distributed.tensor import DTensor
 from xxhash import xxh3_128
 
-from esft_bench.methods.atomic import write_tensors
+from esft_bench.harness.training.log import LOGGED, TrainingLog, logged, read_log
+from esft_bench.methods.atomic import write_json
 from esft_bench.spec.files import canonical, remove
 
-CHECKPOINT = "checkpoint.safetensors"
+CHECKPOINT = "checkpoint.json"
+"""The manifest: what makes a checkpoint one."""
+SHARDS = "checkpoint-{step}-{run}"
+"""The folder that the shards of a step's checkpoint are in; no two runs write into the same."""
 DIGEST = "digest"
 STATE = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
 
 
 @dataclass
-class TrainingLog:
-    """What a training run leaves behind besides weights: loss and gradient norm of each step.
-
-    Pairs with a step are the loss on held-out rows (`validation`), the score (`scores`) and the routers' average scores
-    [K, L, E] (`routing`); `chosen` is the step whose weights stayed, None for the last. `looks` are the wall and the
-    processor seconds that went into looking, not into training.
-    """
-
-    losses: list[float] = field(default_factory=list)
-    gradient_norms: list[float] = field(default_factory=list)
-    validation: list[tuple[int, float]] = field(default_factory=list)
-    scores: list[tuple[int, float]] = field(default_factory=list)
-    routing: list[tuple[int, Tensor]] = field(default_factory=list)
-    chosen: int | None = None
-    looks: list[float] = field(default_factory=lambda: [0.0, 0.0], compare=False)
-
-    def add(self, loss: float, norm: float) -> None:
-        """Note a step's loss and gradient norm."""
-        self.losses.append(loss)
-        self.gradient_norms.append(norm)
-
-    @property
-    def told(self) -> dict[str, Any]:
-        """All but the routing and the time, which no two runs share, as JSON has it."""
-        return {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("routing", "looks")}
-
-
-@dataclass
 class State:
     """A training as it stands, and what a checkpoint keeps of it: trained parameters, optimizer state and log.
 
-    `names` are those of the trained parameters in `model`, `training` says which training it is.
+    `names` are those of the trained parameters in `model`, `training` says which training it is. Without an optimizer
+    the training is over.
     """
 
     model: nn.Module
     names: Sequence[str]
-    optimizer: torch.optim.Optimizer
+    optimizer: torch.optim.Optimizer | None
     log: TrainingLog
     training: str = ""
 
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        """The trained parameters, by name."""
+        trained = dict(self.model.named_parameters())
+        return {name: trained[name].detach() for name in self.names}
 
-def save(scratch: Path, state: State, step: int, *, resumable: bool = True) -> None:
-    """Write a checkpoint into `scratch`, beside and renamed. Every process calls this, the main one writes.
+    @property
+    def moments(self) -> dict[str, Tensor]:
+        """What the optimizer remembers of them, by what it is and whose."""
+        trained, found = dict(self.model.named_parameters()), dict[str, Tensor]()
+        remembered = self.optimizer.state if self.optimizer else {}
+        for name in self.names if remembered else ():
+            for key, value in remembered[trained[name]].items():
+                found |= {f"{part}/{name}": tensor for part, tensor in _parts(key, torch.as_tensor(value)).items()}
+        return found
 
-    Not `resumable` it holds weights and log alone: the run is over.
+
+class Writer:
+    """Writes checkpoints, one at a time; as a context it ends when the last one is written.
+
+    Every process has one and calls the same of it. Where processes train together, or on an accelerator, training goes
+    on from the moment that tensors are copied to main memory; elsewhere that would only hold them twice.
     """
-    write = PartialState().is_main_process
-    trained = dict(state.model.named_parameters())
-    tensors = {f"weight/{name}": _kept(trained[name], write) for name in state.names}
-    for name in state.names if resumable else ():
-        for key, value in state.optimizer.state[trained[name]].items():
-            for part, tensor in _parts(key, torch.as_tensor(value)).items():
-                tensors[f"state/{part}/{name}"] = _kept(tensor, write)
-    tensors |= _random_states() if resumable else {}
-    if write:
-        tensors |= _logged(state.log)
-        about = {"step": str(step), "training": state.training}
-        write_tensors(scratch / CHECKPOINT, tensors, {**about, DIGEST: _digest(about, tensors)})
+
+    def __init__(self) -> None:
+        self._together = distributed.is_initialized()
+        self._beside = self._together or torch.cuda.is_available()
+        # A group of its own: what the thread sends must not get between what the training sends.
+        self._group = distributed.new_group(backend="gloo") if self._together else None
+        self._run = broadcast_object_list([secrets.token_hex(4)])[0]
+        self._thread = ThreadPoolExecutor(1)
+        self._pending: Future[None] | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self.finish()
+        self._thread.shutdown()
+        if self._group is not None:
+            distributed.destroy_process_group(self._group)
+
+    def save(self, folder: Path, state: State, step: int, *, resumable: bool = True) -> None:
+        """Begin a checkpoint in `folder`, when the one before is written.
+
+        Not `resumable` it holds weights and log alone: the run is over.
+        """
+        self.finish()
+        tensors, into = _tensors(state, resumable), folder / SHARDS.format(step=step, run=self._run)
+        told: dict[str, Any] = {"checkpoint_id": into, "no_dist": not self._together}
+        about = {"step": step, "training": state.training, "shards": into.name}
+        if self._beside:
+            done = cast(Future[Any], state_dict_saver.async_save(tensors, process_group=self._group, **told))
+            self._pending = self._thread.submit(_complete, done.result, folder, about)
+        else:
+            _complete(partial(_alone(state_dict_saver.save), tensors, **told), folder, about)
+
+    def finish(self) -> None:
+        """Wait until what was begun is written. Raises what hindered it."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
 
 
-def load(scratch: Path, state: State) -> int:
-    """Load the checkpoint in `scratch`, if there is one, into `state`; returns the steps done.
+def _complete(write: Callable[[], Any], folder: Path, about: dict[str, Any]) -> None:
+    """When all shards are written, have the manifest say so, and drop the shards it said so of before."""
+    try:
+        write()
+    except CheckpointException as error:
+        raise next(iter(error.failures.values()))[0] from error  # what went wrong, without the other processes' stacks
+    if not PartialState().is_main_process:
+        return
+    shards = folder / about["shards"]
+    manifest = about | {"files": {path.name: _digest_of(path) for path in sorted(shards.iterdir())}}
+    write_json(folder / CHECKPOINT, manifest | {DIGEST: _seal(manifest)})
+    _drop(folder, keep=about["shards"])
+
+
+def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
+    """What DCP does in one process, without its warning that it is one."""
+
+    @wraps(work)
+    def quiet(*arguments: Any, **told: Any) -> Any:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "torch.distributed is disabled", UserWarning)
+            return work(*arguments, **told)
+
+    return quiet
+
+
+def _tensors(state: State, resumable: bool) -> dict[str, Tensor]:
+    """What a checkpoint holds of this process: shards, and what all have alike."""
+    tensors = {f"weight/{name}": weight for name, weight in state.weights.items()}
+    if resumable:
+        tensors |= {f"state/{name}": tensor for name, tensor in state.moments.items()}
+        tensors |= {_own(kind): read() for kind, (read, _) in _generators().items()}
+    return tensors | logged(state.log)
+
+
+def _own(kind: str) -> str:
+    """The name of the state of this process's generator of a kind."""
+    return f"random/{kind}/{PartialState().process_index}"
+
+
+def load(folder: Path, state: State) -> int:
+    """Load the checkpoint in `folder`, if there is one, into `state`; returns the steps done.
 
     The random generators go on where they stood. A process that had no part in the run before keeps its own.
     """
-    path = scratch / CHECKPOINT
-    if not path.exists():
+    if not (folder / CHECKPOINT).exists():
         return 0
-    trained = dict(state.model.named_parameters())
-    with safe_open(path, "pt") as file, torch.no_grad():
-        keys = set(file.keys())
-        if any(key.startswith("state/") for key in keys):
-            _make_states(state.optimizer, [trained[name] for name in state.names])
-            for name in state.names:
-                made = state.optimizer.state[trained[name]]
-                for part, kept in ((p, t) for key in STATE for p, t in _parts(key, made[key]).items()):
-                    kept.copy_(_shared_like(kept, file.get_tensor(f"state/{part}/{name}")))
-        for name in state.names:
-            parameter = trained[name]
-            parameter.copy_(_shared_like(parameter, file.get_tensor(f"weight/{name}")))
-        for kind, (_, restore) in _generators().items():
-            if (entry := f"random/{kind}/{PartialState().process_index}") in keys:
-                restore(file.get_tensor(entry))
-        _read_log({name: file.get_tensor(name) for name in keys & LOGGED}, state.log)
-        return int(file.metadata()["step"])
+    manifest = json.loads((folder / CHECKPOINT).read_text("utf-8"))
+    reader = FileSystemReader(folder / manifest["shards"])
+    kept = reader.read_metadata().state_dict_metadata
+    wanted = {f"weight/{name}": weight for name, weight in state.weights.items()}
+    if state.optimizer and any(key.startswith("state/") for key in kept):
+        _make_states(state.model, state.names, state.optimizer)
+        wanted |= {f"state/{name}": tensor for name, tensor in state.moments.items()}
+    random = {_own(kind): (read(), restore) for kind, (read, restore) in _generators().items() if _own(kind) in kept}
+    log = {
+        name: torch.empty(told.size, dtype=told.properties.dtype)
+        for name, told in kept.items()
+        if name in LOGGED and isinstance(told, TensorStorageMetadata)
+    }
+    drawn = {name: place for name, (place, _) in random.items()}
+    _alone(state_dict_loader.load)(wanted | drawn | log, storage_reader=reader, no_dist=True)
+    for place, restore in random.values():
+        restore(place)
+    read_log(log, state.log)
+    return int(manifest["step"])
 
 
-LOGGED = {"losses", "gradient_norms", "validation", "scores", "looks", "routing_steps", "routing"}
-"""Tensors of the log."""
-
-
-def _logged(log: TrainingLog) -> dict[str, Tensor]:
-    """The log as tensors."""
-    lists = ("losses", "gradient_norms", "looks")
-    tensors = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in lists}
-    pairs = {name: torch.tensor(getattr(log, name), dtype=torch.float64) for name in ("validation", "scores")}
-    tensors |= {name: pair.reshape(-1, 2) for name, pair in pairs.items()}
-    if log.routing:
-        tensors["routing_steps"] = torch.tensor([step for step, _ in log.routing])
-        tensors["routing"] = torch.stack([scores for _, scores in log.routing])
-    return tensors
-
-
-def _read_log(tensors: Mapping[str, Tensor], log: TrainingLog) -> None:
-    """Add what `_logged` made of another log."""
-    log.losses += tensors["losses"].tolist()
-    log.gradient_norms += tensors["gradient_norms"].tolist()
-    log.validation += [(int(step), loss) for step, loss in tensors["validation"].tolist()]
-    log.scores += [(int(step), score) for step, score in tensors["scores"].tolist()]
-    log.looks = [sum(pair) for pair in zip(log.looks, tensors["looks"].tolist(), strict=True)]
-    if "routing" in tensors:
-        log.routing += zip(tensors["routing_steps"].tolist(), tensors["routing"], strict=True)
-
-
-def fault(scratch: Path, training: str) -> str:
-    """What is wrong with the checkpoint in `scratch`, all of which is read; empty where nothing is or there is none."""
-    path = scratch / CHECKPOINT
+def fault(folder: Path, training: str) -> str:
+    """What is wrong with the checkpoint in `folder`, all of which is read; empty where nothing is or there is none."""
+    path = folder / CHECKPOINT
     if not os.path.lexists(path):
         return ""
     try:
-        with safe_open(path, "pt") as file:
-            about = dict(file.metadata())
-            about.pop("format", None)
-            told = about.pop(DIGEST, "")
-            if told != _digest(about, {name: file.get_tensor(name) for name in file.keys()}):  # noqa: SIM118 - no dict
-                return f"{path} is not what was written"
-    except (OSError, SafetensorError, TypeError, ValueError) as error:
+        written = path.read_text("utf-8")
+        manifest = json.loads(written)
+        sealed = manifest.pop(DIGEST, "") == _seal(manifest)
+        found = {file.name: _digest_of(file) for file in (folder / manifest["shards"]).iterdir()} if sealed else {}
+        if not sealed or found != manifest["files"]:
+            return f"{path} is not what was written"
+    except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         return f"{path} cannot be read ({error})"
-    return "" if about["training"] == training else f"{path} is of another training"
+    return "" if manifest["training"] == training else f"{path} is of another training"
 
 
-def _digest(about: Mapping[str, str], tensors: Mapping[str, Tensor]) -> str:
-    """A digest of a checkpoint: what it says about itself, and each tensor's name, type, shape and bytes."""
-    total = xxh3_128(canonical(about).encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
-        total.update(canonical([name, str(tensor.dtype), list(tensor.shape)]).encode())
-        total.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+def _seal(manifest: Mapping[str, Any]) -> str:
+    """A digest of what a manifest says."""
+    return xxh3_128(canonical(manifest).encode()).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    """A digest of a file."""
+    total = xxh3_128()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            total.update(block)
     return total.hexdigest()
 
 
@@ -177,6 +225,21 @@ def forget(*folders: Path) -> None:
     """Remove the checkpoints in some folders: nothing is to go on from there. Every process may call this."""
     for folder in folders:
         remove(folder / CHECKPOINT)
+        _drop(folder)
+
+
+def tidy(folders: Iterable[Path]) -> None:
+    """Remove what a writing that was cut off has left in some folders; the main process, before anything is written."""
+    for folder in folders if PartialState().is_main_process else ():
+        path = folder / CHECKPOINT
+        _drop(folder, json.loads(path.read_text("utf-8"))["shards"] if path.exists() else "")
+
+
+def _drop(folder: Path, keep: str = "") -> None:
+    """Remove all folders of shards but one."""
+    for shards in folder.glob(SHARDS.format(step="*", run="*")):
+        if shards.name != keep:
+            remove(shards)
 
 
 def _generators() -> Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
@@ -187,17 +250,11 @@ def _generators() -> Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor],
     return found
 
 
-def _random_states() -> dict[str, Tensor]:
-    """The states of every process's generators, in all of them; all must call this."""
-    own = {kind: read() for kind, (read, _) in _generators().items()}
-    everyone = gather_object([own])
-    return {f"random/{kind}/{number}": state for number, one in enumerate(everyone) for kind, state in one.items()}
-
-
-def _make_states(optimizer: torch.optim.Optimizer, parameters: Sequence[Tensor]) -> None:
+def _make_states(model: nn.Module, names: Sequence[str], optimizer: torch.optim.Optimizer) -> None:
     """Let an optimizer make its own states, of whatever types, by a step on no gradient; weights are read after it."""
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
+    trained = dict(model.named_parameters())
+    for name in names:
+        trained[name].grad = torch.zeros_like(trained[name])
     optimizer.step()
     optimizer.zero_grad()
 
@@ -207,22 +264,8 @@ def whole(tensor: Tensor) -> Tensor:
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def _kept(tensor: Tensor, keep: bool) -> Tensor:
-    """The whole of a tensor in main memory, or nothing of it."""
-    gathered = whole(tensor.detach())
-    return gathered.cpu() if keep else gathered.new_empty(0)
-
-
 def _parts(name: str, tensor: Tensor) -> dict[str, Tensor]:
     """A tensor by its name, or what it is made of where it is no plain one (moments in 8 bits: codes and scales)."""
     if isinstance(tensor, DTensor) or not hasattr(tensor, "__tensor_flatten__"):
         return {name: tensor}
     return {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}
-
-
-def _shared_like(parameter: Tensor, tensor: Tensor) -> Tensor:
-    """A whole tensor on the parameter's device, shared among processes as the parameter is."""
-    tensor = tensor.to(parameter.device)
-    if isinstance(parameter, DTensor) and tensor.shape == parameter.shape:
-        return distribute_tensor(tensor, parameter.device_mesh, parameter.placements, src_data_rank=None)
-    return tensor

@@ -9,8 +9,8 @@ from accelerate import Accelerator
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from esft_bench.harness.training.checkpoint import TrainingLog
 from esft_bench.harness.training.data import IGNORED
+from esft_bench.harness.training.log import TrainingLog
 
 
 @contextmanager

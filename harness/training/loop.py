@@ -15,25 +15,28 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from torch import nn
-from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
+from esft_bench.harness.training.checkpoint import CHECKPOINT, State
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.log import TrainingLog
+from esft_bench.harness.training.looking import at_rest
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.optimizer import make as make_optimizer
 from esft_bench.harness.training.schedule import scheduled
+from esft_bench.harness.training.together.sharding import share_out, shares_a_model
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
-from esft_bench.harness.training.validation import Validation
+from esft_bench.harness.training.validation import Validation, restore_best
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.trackers import Trackers
 from esft_bench.spec.training import Training
 
-__all__ = ["CHECKPOINT", "Options", "TrainingLog", "train"]
+__all__ = ["CHECKPOINT", "Options", "TrainingLog", "gathered", "train"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ class Options:
         name: what is trained, for what is said of a training that diverges.
         trackers: who is told of the steps, and the `cell` that they call the training.
         progress: called with the steps done and of how many.
+        at_end: called by every process when all is trained, while the model is at rest.
     """
 
     mixed_precision: str = "no"
@@ -63,6 +67,7 @@ class Options:
     trackers: Trackers | None = None
     cell: str = ""
     progress: Progress = lambda step, steps: None
+    at_end: Callable[[], None] | None = None
 
 
 def train(
@@ -78,28 +83,30 @@ def train(
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
     Neither that nor `checkpoint_every` changes what is computed, but for the noise that a model draws (dropout, router
     jitter), which chunks share out otherwise. Where several processes train, a last checkpoint in `scratch` holds the
-    weights that came out: a process of its own that calls this again gets them at once.
+    weights that came out, for `gathered`.
 
     Raises DivergedError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
-    accelerator = _accelerator(options, parameters, settings)
+    accelerator = accelerator_with(options.trackers, options.cell, mixed_precision=options.mixed_precision)
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
-    moves = _optimizer(model, parameters, settings, options)
-    loss_module, optimizer = accelerator.prepare(AnswerLoss(model), moves)
+    loss_module, optimizer, moves = _prepared(accelerator, model, parameters, settings, options)
     state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
+    writer = checkpoint.Writer()
+    validation = Validation(options.held_out, settings, scratch, writer, options.score)
+    checkpoint.tidy((scratch, validation.best))
     done = checkpoint.load(scratch, state)
     core = _Core(accelerator, loss_module, optimizer, scheduled(moves, settings, done), settings, options.micro_batch)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
-    validation = Validation(options.held_out, settings, scratch, options.score)
     tracking = Tracking(options.measure, settings)
     if done == 0:
         tracking.after(0, accelerator, loss_module, state)
-    with told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
+    with writer, told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
         for step in range(done + 1, settings.steps + 1):
             loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
             if not (math.isfinite(loss) and math.isfinite(norm)):
+                writer.finish()
                 checkpoint.forget(scratch, validation.best)
                 raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
@@ -108,11 +115,23 @@ def train(
             validation.after(step, accelerator, loss_module, state)
             last = step == settings.steps
             if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
-                checkpoint.save(scratch, state, step, resumable=not last)
+                writer.save(scratch, state, step, resumable=not last)
             tell(accelerator, step, state.log)
             options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
-    validation.restore(state)
+    restore_best(scratch, state)
+    if options.at_end:
+        with at_rest(accelerator, loss_module):
+            options.at_end()
+    model.eval()
+    return state.log
+
+
+def gathered(model: PreTrainedModel, scratch: Path) -> TrainingLog:
+    """Put what several processes have trained into a model made ready, wherever it is; returns their log."""
+    state = State(model, _trained(model), None, TrainingLog(), scratch.name)
+    checkpoint.load(scratch, state)
+    restore_best(scratch, state)
     model.eval()
     return state.log
 
@@ -128,23 +147,29 @@ def _trained(model: nn.Module) -> list[str]:
     return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
-def _accelerator(options: Options, parameters: Sequence[nn.Parameter], settings: Training) -> Accelerator:
-    """Processes, device and precision. Raises UserError for what FSDP2 cannot shard."""
-    mixed_precision = options.mixed_precision
-    accelerator = accelerator_with(options.trackers, options.cell, mixed_precision=mixed_precision)
-    if accelerator.is_fsdp2 and settings.optimizer == "adamw-8bit":
+def _prepared(
+    accelerator: Accelerator,
+    model: PreTrainedModel,
+    parameters: Sequence[nn.Parameter],
+    settings: Training,
+    options: Options,
+) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
+    """The loss and the optimizer, ready for one process or several, and the optimizer as it is without accelerate.
+
+    Raises UserError for what cannot be sharded.
+    """
+    whole = AnswerLoss(model)
+    shared = shares_a_model()
+    if shared and settings.optimizer == "adamw-8bit":
         raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
-    if accelerator.is_fsdp2:
-        kinds = sorted({str(parameter.dtype).removeprefix("torch.") for parameter in parameters})
-        if len(kinds) > 1 and mixed_precision == "no":
-            raise UserError(
-                f"FSDP2 cannot train tensors of both {' and '.join(kinds)}: set backbone.precision to bf16-mixed."
-            )
-        if mixed_precision == "bf16":
-            # accelerate's own would reduce gradients, and return the loss, a sum over all tokens, in bf16.
-            policy = MixedPrecisionPolicy(param_dtype=torch.bfloat16, reduce_dtype=torch.float32)
-            accelerator.state.fsdp_plugin.mixed_precision_policy = policy
-    return accelerator
+    if shared:
+        share_out(whole, accelerator.device, options.mixed_precision, held_in(settings.optimizer))
+        parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]  # now the shards
+    moves = _optimizer(model, parameters, settings, options)
+    if shared:
+        return whole, accelerator.prepare_optimizer(moves), moves
+    loss_module, optimizer = accelerator.prepare(whole, moves)
+    return loss_module, optimizer, moves
 
 
 @dataclass(frozen=True)
@@ -168,14 +193,13 @@ class _Core:
         for start in range(0, len(share), size):
             inputs = {name: each.to(accelerator.device) for name, each in stack(share[start : start + size]).items()}
             # DDP sends gradients once, after the last chunk; FSDP2 after each, or it would hold them unsharded.
-            wait = start + size < len(share) and not accelerator.is_fsdp2
+            wait = start + size < len(share) and not shares_a_model()
             with accelerator.no_sync(self.loss_module) if wait else nullcontext():
                 loss = self.loss_module(**inputs)
                 # Gradients are averaged over processes; dividing by the global count makes the mean exact for any
                 # split.
                 accelerator.backward(loss * accelerator.num_processes / tokens)
             total += loss.detach()
-        # The loss module's own parameters: under FSDP2 others than were handed in, the sharded ones.
         trained = [parameter for parameter in self.loss_module.parameters() if parameter.requires_grad]
         norm = accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
         return float(accelerator.reduce(total, "sum")) / tokens, float(checkpoint.whole(norm))

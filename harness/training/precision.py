@@ -12,11 +12,17 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from esft_bench.harness.training.together.sharding import shares_a_model
+
 
 @contextmanager
 def held(parameters: Sequence[nn.Parameter], dtype: torch.dtype = torch.float32) -> Iterator[None]:
-    """Hold parameters in a type while the block runs, in place; then round them to their own."""
-    others = [(parameter, parameter.dtype) for parameter in parameters if parameter.dtype != dtype]
+    """Hold parameters in a type while the block runs, in place; then round them to their own.
+
+    Not those of a model that is to be shared out: there shards get the type, and no process holds all.
+    """
+    kept = [] if shares_a_model() else parameters
+    others = [(parameter, parameter.dtype) for parameter in kept if parameter.dtype != dtype]
     _hold(others, dtype)
     try:
         yield

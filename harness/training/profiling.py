@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -16,6 +18,7 @@ from esft_bench.harness.meter import metered
 from esft_bench.harness.store.names import SECOND
 from esft_bench.harness.training.data import Sample, encode_file, profiling_batches, profiling_sequences
 from esft_bench.harness.training.packing import check_isolation
+from esft_bench.harness.training.together.sharding import shares_a_model
 from esft_bench.methods.moe.profile import Profile, profile
 from esft_bench.methods.moe.view import MoeLayer
 from esft_bench.spec.suite import Backbone, Profiling
@@ -33,9 +36,9 @@ class Start:
     loading: Backbone
     trained: Sequence[Path] = ()
 
-    def load(self, checkpoint: Path) -> PreTrainedModel:
-        """The model of its merged checkpoint."""
-        return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code)
+    def load(self, checkpoint: Path, device: str | None = None) -> PreTrainedModel:
+        """The model of its merged checkpoint, on a device as in `load_model`."""
+        return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code, device)
 
     def form(self) -> Form:
         """How the model is spoken to: a prompt format with its tokenizer."""
@@ -70,6 +73,15 @@ def profile_model(
     """A profile of a model in memory on the sequences that a task is profiled on."""
     first, _ = _samples(form, task, wanted)
     return profile(model, profiling_batches(first), layers)
+
+
+def profile_together(model: PreTrainedModel, form: Form, task: Path, wanted: Profiling) -> Profile:
+    """`profile_model` of a model that is not yet shared out: the process that has its weights tells the others."""
+    if not shares_a_model():
+        return profile_model(model, form, task, wanted)
+    found = profile_model(model, form, task, wanted) if PartialState().is_main_process else None
+    seen: Profile = broadcast_object_list([found])[0]
+    return seen
 
 
 def measuring(

@@ -1,6 +1,7 @@
 """What killed attempts at a training took, so that one that is resumed reports its whole cost."""
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,3 +43,20 @@ class Spent:
         """Add what earlier attempts spent."""
         for name, value in self.spent.items():
             measured[name] += value
+
+
+def count_shares(measured: dict[str, Any], shares: list[dict[str, Any]]) -> None:
+    """Add what other processes took: their time, and the memory that each needed in place of this one's."""
+    for share in shares:
+        measured["cpu_seconds"] += share["cpu_seconds"]
+    if shares:  # this process only gathers what came out
+        measured["peak_memory_bytes"] = max(share["peak_memory_bytes"] for share in shares)
+        measured["processes"] = len(shares)
+
+
+def without_looks(measured: dict[str, Any], looks: Sequence[float], processes: int) -> None:
+    """Take the time of looks, which every process takes, out of that of training."""
+    seconds, cpu_seconds = looks
+    measured["look_seconds"] = seconds
+    measured["seconds"] = max(0.0, measured["seconds"] - seconds)
+    measured["cpu_seconds"] = max(0.0, measured["cpu_seconds"] - processes * cpu_seconds)

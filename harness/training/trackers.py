@@ -6,7 +6,7 @@ from typing import Any
 
 from accelerate import Accelerator
 
-from esft_bench.harness.training.checkpoint import TrainingLog
+from esft_bench.harness.training.log import TrainingLog
 from esft_bench.spec.trackers import Trackers
 from esft_bench.spec.training import Training
 

@@ -13,8 +13,9 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, State, TrainingLog
+from esft_bench.harness.training.checkpoint import CHECKPOINT, State, Writer
 from esft_bench.harness.training.data import IGNORED, Sample, stack
+from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.spec.files import made_folder
 from esft_bench.spec.training import Training
@@ -38,6 +39,12 @@ def drop_damaged(scratch: Path) -> list[str]:
     return [f"Damaged: {what}; the training began anew." for what in faults]
 
 
+def restore_best(scratch: Path, state: State) -> None:
+    """Put the best weights in place of the last ones, where they were kept."""
+    if (scratch / BEST / CHECKPOINT).exists():
+        state.log.chosen = checkpoint.load(scratch / BEST, replace(state, log=TrainingLog()))
+
+
 class Validation:
     """Looks every `settings.evaluate_every` steps and at the end: at the loss on `samples`, and at what `score` gives.
 
@@ -46,11 +53,16 @@ class Validation:
     """
 
     def __init__(
-        self, samples: Sequence[Sample], settings: Training, scratch: Path, score: Callable[[], float] | None = None
+        self,
+        samples: Sequence[Sample],
+        settings: Training,
+        scratch: Path,
+        writer: Writer,
+        score: Callable[[], float] | None = None,
     ) -> None:
         length = settings.sequence_length
         self.samples = [Sample(sample.ids[:length], sample.labels[:length]) for sample in samples]
-        self.settings, self.score = settings, score
+        self.settings, self.writer, self.score = settings, writer, score
         self.best = scratch / BEST
 
     def after(self, step: int, accelerator: Accelerator, loss_module: nn.Module, state: State) -> None:
@@ -68,12 +80,7 @@ class Validation:
         if self.settings.choose == "best" and all(values[-1] > earlier for earlier in values[:-1]):
             with apart(log):
                 made_folder(self.best)
-                checkpoint.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
-
-    def restore(self, state: State) -> None:
-        """Put the best weights in place of the last ones, where the settings ask for it."""
-        if (self.best / CHECKPOINT).exists():
-            state.log.chosen = checkpoint.load(self.best, replace(state, log=TrainingLog()))
+                self.writer.save(self.best, replace(state, training=best_of(state.training)), step, resumable=False)
 
     def _loss(self, accelerator: Accelerator, loss_module: nn.Module) -> float:
         """Mean over the supervised tokens of all samples; every process works through all of them."""

@@ -1,28 +1,32 @@
 """What each process runs that `accelerate launch` starts for test_distributed: every method, whole and interrupted.
 
-    accelerate launch ... -m tests.harness.ranks FOLDER
+    accelerate launch ... -m tests.harness.ranks FOLDER [LEFT]
 
-What came out lies in FOLDER/ddp/METHOD/whole, …/resumed, and FOLDER/fsdp2/…, as the training loop's last checkpoint.
+What came out lies in FOLDER/ddp/METHOD/whole, …/resumed, and FOLDER/fsdp2/…, as the training loop's last checkpoint;
+in FOLDER/fsdp2/METHOD/left what another number of processes may go on from, and …/moved where these have gone on from
+such of LEFT. FOLDER/reduced.json says of each method how many bytes of gradients were reduced, and how many it should.
 """
 
+import json
 import os
 import random
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate.state import AcceleratorState, PartialState
-from accelerate.utils import DistributedType, FullyShardedDataParallelPlugin
 from torch import Tensor, distributed
 from torch.distributed.tensor import DTensor
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.data import IGNORED, Sample
 from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.precision import held
+from esft_bench.harness.training.together.sharding import SHARDED, read_onto
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune
 from esft_bench.methods.das_lora import DasLora
@@ -48,7 +52,14 @@ METHODS: dict[str, Method] = {
 }
 """Stage 1 of the last two is attention-router, a training of its own."""
 SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-3, evaluate_every=2, profile_every=2)
-"""Three sequences a step: two processes cannot share them evenly."""
+"""Three sequences a step: neither two nor four processes can share them evenly."""
+PLAIN = SETTINGS.model_copy(update={"evaluate_every": None, "profile_every": None})
+
+
+MOVED = ("fft", "esft-token")
+"""Methods whose trainings another number of processes goes on with."""
+LEFT = "left"
+"""Where they are left."""
 
 
 class StoppedError(Exception):
@@ -81,7 +92,7 @@ def looks_at(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> dict[str
 
 
 def prepared(
-    method: Method, layers: dict[int, MoeLayer] | None = None
+    method: Method, layers: dict[int, MoeLayer] | None = None, dtype: torch.dtype = torch.float32
 ) -> tuple[PreTrainedModel, list[torch.nn.Parameter]]:
     """A model made ready, the same each time; `layers` takes what it had before."""
     model = build("deepseek-v2")
@@ -89,6 +100,9 @@ def prepared(
         layers |= moe_layers(model)
     general = tokens(seed=2)
     context = Context(seed=0, profile=profiled(model), general=profile(model, [(general, torch.ones_like(general))]))
+    model.to(dtype)
+    if read_onto() == "meta":
+        model.to("meta")  # as the harness loads it, where another process reads the weights
     return model, list(method.prepare(model, context))
 
 
@@ -101,31 +115,62 @@ def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel,
     return model, train(model, parameters, sequences(), SETTINGS, scratch, asked)
 
 
+def two_types(scratch: Path) -> tuple[PreTrainedModel, TrainingLog]:
+    """Train ESFT's banks in float32 beside frozen weights in bfloat16, as `backbone.precision: bf16` has it."""
+    model, parameters = prepared(METHODS["esft-token"], dtype=torch.bfloat16)
+    AcceleratorState._reset_state()  # accelerate holds a process to one precision
+    try:
+        with held(parameters):
+            return model, train(model, parameters, sequences(), PLAIN, scratch, Options(mixed_precision="bf16"))
+    finally:
+        AcceleratorState._reset_state()
+
+
 def stop(step: int, steps: int) -> None:
     """Interrupt a run after its third step."""
     if step == 3:
         raise StoppedError
 
 
-def shard_on_cpu() -> None:
-    """From here on, let accelerate shard (FSDP2) over processes without accelerators.
+@contextmanager
+def reduced() -> Iterator[list[int]]:
+    """The bytes of what FSDP2 sends of gradients while the block runs, one for each time it does."""
+    seen: list[int] = []
+    own = distributed.reduce_scatter_single
 
-    What `accelerate launch --use_fsdp` says goes by the environment; accelerate's state heeds it on accelerators only,
-    and is told here. All that follows is accelerate's and torch's own path.
-    """
-    os.environ |= {
-        "ACCELERATE_USE_FSDP": "true",
-        "FSDP_VERSION": "2",
-        "FSDP_AUTO_WRAP_POLICY": "TRANSFORMER_BASED_WRAP",
-        "FSDP_RESHARD_AFTER_FORWARD": "true",
-    }
-    AcceleratorState().fsdp_plugin = FullyShardedDataParallelPlugin()
-    for state in (AcceleratorState._shared_state, PartialState._shared_state):
-        state["distributed_type"] = DistributedType.FSDP
+    def counting(*arguments: Any, **told: Any) -> Any:
+        seen.append((told.get("input") if "input" in told else arguments[1]).nbytes)
+        return own(*arguments, **told)
+
+    distributed.reduce_scatter_single = counting
+    try:
+        yield seen
+    finally:
+        distributed.reduce_scatter_single = own
+
+
+def gradients_of(model: PreTrainedModel) -> int:
+    """The bytes of the gradients of all that is trained, first dimensions filled up to be shared evenly."""
+    count = distributed.get_world_size()
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    rows = [-(-each.shape[0] // count) * count for each in trained]
+    return sum(each.nbytes // each.shape[0] * number for each, number in zip(trained, rows, strict=True))
+
+
+def leave_and_take(folder: Path, left: Path | None) -> None:
+    """Stop trainings in their middle for others to go on from, and go on from those that others have left."""
+    for name in MOVED:
+        scratch = folder / name / LEFT
+        scratch.mkdir(parents=True, exist_ok=True)
+        with suppress(StoppedError):
+            run(METHODS[name], scratch, checkpoint_every=2, progress=stop)
+        if left:
+            run(METHODS[name], left / name / "moved")
 
 
 def train_all(folder: Path, sharded: bool) -> None:
     """Train every method, undisturbed and interrupted; also in chunks, which are no part of what is computed."""
+    counted: dict[str, tuple[int, int]] = {}
     for name, method in METHODS.items():
         for course in ("whole", "resumed"):
             scratch = folder / name / course
@@ -133,9 +178,15 @@ def train_all(folder: Path, sharded: bool) -> None:
             if course == "resumed":
                 with suppress(StoppedError):
                     run(method, scratch, checkpoint_every=2, progress=stop)
-            model, _ = run(method, scratch, micro_batch=1)
+            with reduced() as seen:
+                model, _ = run(method, scratch, micro_batch=1)
+            if sharded and course == "whole":
+                passes = -(-SETTINGS.batch_size // distributed.get_world_size()) * SETTINGS.steps
+                counted[name] = sum(seen), passes * gradients_of(model)
             # Not only unsharded gradients are exchanged: every parameter, the banks among them, is shared out.
             assert sharded == all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    if sharded and PartialState().is_main_process:
+        (folder.parent / "reduced.json").write_text(json.dumps(counted))
 
 
 def main() -> None:
@@ -143,9 +194,13 @@ def main() -> None:
     torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     train_all(folder / "ddp", sharded=False)
-    shard_on_cpu()
+    os.environ[SHARDED] = "1"
     train_all(folder / "fsdp2", sharded=True)
-    assert PartialState().num_processes == 2
+    leave_and_take(folder / "fsdp2", Path(sys.argv[2]) if sys.argv[2:] else None)
+    scratch = folder / "two types"
+    scratch.mkdir(exist_ok=True)
+    two_types(scratch)
+    assert PartialState().num_processes > 1
     PartialState().destroy_process_group()
 
 

@@ -10,7 +10,7 @@ import torch
 from esft_bench.harness.store import soundness
 from esft_bench.harness.store.artifacts import DamagedError, Manifest, Store
 from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.training.checkpoint import CHECKPOINT
+from esft_bench.harness.training.checkpoint import CHECKPOINT, fault
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.spec.errors import UserError
 from tests.harness import damages
@@ -170,33 +170,35 @@ def stopped(model, scratch, go=trained, **options):
 
 
 @pytest.mark.parametrize("damage", [damage for damage in TO_A_FILE if damage is not damages.deleted])
-def test_a_damaged_checkpoint_is_dropped_and_the_training_begins_anew(tiny_model, tmp_path, damage):
+@pytest.mark.parametrize("file", [CHECKPOINT, "checkpoint-4-*/.metadata", "checkpoint-4-*/__0_0.distcp"])
+def test_a_damaged_checkpoint_is_dropped_and_the_training_begins_anew(tiny_model, tmp_path, damage, file):
     path = stopped(tiny_model("olmoe"), tmp_path / "key")
     assert drop_damaged(path.parent) == []
-    damage(path)
+    (damaged,) = path.parent.glob(file)
+    damage(damaged)
     (said,) = drop_damaged(path.parent)
     assert "began anew" in said
-    assert not os.path.lexists(path)
+    assert not list(path.parent.iterdir())
     model, whole = tiny_model("olmoe"), tiny_model("olmoe")
     assert trained(model, path.parent).losses == trained(whole, tmp_path / "whole").losses
 
 
 def test_every_flipped_bit_of_a_checkpoint_is_known(tiny_model, tmp_path):
     path = stopped(tiny_model("olmoe"), tmp_path / "key")
-    sound = path.read_bytes()
-    for at in range(0, len(sound), len(sound) // 60):
-        content = bytearray(sound)
-        content[at] ^= 1 << at % 8
-        path.write_bytes(content)
-        assert drop_damaged(path.parent), at
-    path.write_bytes(sound)
-    assert drop_damaged(path.parent) == []
+    for file in [path, *path.parent.glob("checkpoint-4-*/*"), *path.parent.glob("checkpoint-4-*/.metadata")]:
+        sound = file.read_bytes()
+        for at in range(0, len(sound), max(1, len(sound) // 60)):
+            content = bytearray(sound)
+            content[at] ^= 1 << at % 8
+            file.write_bytes(content)
+            assert fault(path.parent, "key"), (file.name, at)
+        file.write_bytes(sound)
+    assert fault(path.parent, "key") == ""
 
 
 def test_a_checkpoint_of_another_training_is_not_gone_on_from(tiny_model, tmp_path):
     path = stopped(tiny_model("olmoe"), tmp_path / "key")
-    (tmp_path / "other").mkdir()
-    path.rename(tmp_path / "other" / CHECKPOINT)
+    path.parent.rename(tmp_path / "other")
     (said,) = drop_damaged(tmp_path / "other")
     assert "of another training" in said
 

@@ -1,48 +1,68 @@
-"""What trains is an ordinary parameter to accelerate, DDP and FSDP2: two processes reach the weights of one."""
+"""What trains is an ordinary parameter to DDP and FSDP2: two and four processes reach the weights of one."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
+from torch import Tensor
 
-from tests.harness.ranks import METHODS, prepared, run
+from esft_bench.harness.training.log import TrainingLog
+from esft_bench.harness.training.loop import gathered
+from tests.harness.ranks import LEFT, METHODS, MOVED, prepared, run, two_types
 
 ROOT = Path(__file__).parents[2]
-LAUNCH = "--multi_gpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
+LAUNCH = "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 """On a CPU (gloo) by the environment: with `--cpu` the launcher starts a second process through MPI only."""
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder that two processes have trained all methods into."""
-    folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "-m", "tests.harness.ranks"]
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
+    """The folders that four, and then two processes have trained all methods into."""
+    folders = {count: tmp_path_factory.mktemp(f"ranks{count}") for count in (4, 2)}
+    left = tmp_path_factory.mktemp("left")
+    launched(4, folders[4])
+    for method in MOVED:
+        shutil.copytree(folders[4] / "fsdp2" / method / LEFT, left / method / "moved")
+    launched(2, folders[2], left)
+    return folders | {0: left}
+
+
+def launched(count: int, *folders: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "--num_processes", str(count), "-m"]
     environment = os.environ | {
         "ACCELERATE_USE_CPU": "true",
         "OMP_NUM_THREADS": "1",
         "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
     }
-    result = subprocess.run([*command, str(folder)], env=environment, capture_output=True, text=True, timeout=300)
+    arguments = ["tests.harness.ranks", *map(str, folders)]
+    result = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=600)
     assert result.returncode == 0, result.stderr[-4000:]
-    return folder
 
 
-@pytest.mark.parametrize("course", ["whole", "resumed"])
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-def test_two_processes_reach_the_weights_one_reaches_with_the_same_batch(
-    trained: Path, tmp_path: Path, strategy: str, method: str, course: str
-) -> None:
-    before = prepared(METHODS[method])[0].state_dict()
-    reference, log = run(METHODS[method], tmp_path)
-    # What the harness does when several processes have trained: one of its own goes on from where they ended.
-    model, found = run(METHODS[method], trained / strategy / method / course)
+@cache
+def alone(method: str) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Tensor]]:
+    """What one process reaches and tells, and what it began with."""
+    before = {name: tensor.clone() for name, tensor in prepared(METHODS[method])[0].state_dict().items()}
+    with TemporaryDirectory() as scratch:
+        model, log = run(METHODS[method], Path(scratch))
+    return model.state_dict(), log, before
 
+
+def check_same(method: str, scratch: Path) -> TrainingLog:
+    """Hold what lies in a scratch folder against what one process reaches; returns its log."""
+    weights, log, before = alone(method)
+    model, _ = prepared(METHODS[method])
+    found = gathered(model, scratch)
     torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.scores, log.scores, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(found.validation, log.validation, rtol=1e-5, atol=1e-6)
@@ -50,7 +70,58 @@ def test_two_processes_reach_the_weights_one_reaches_with_the_same_batch(
     assert [step for step, _ in found.routing] == [0, *(step for step, _ in found.scores)] == [0, 2, 4]
     torch.testing.assert_close(found.gradient_norms, log.gradient_norms, rtol=1e-4, atol=1e-6)
     moved = 0.0
-    for name, tensor in reference.state_dict().items():
-        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=1e-5, atol=2e-6, msg=name)
+    for name, tensor in weights.items():
+        torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=2e-6, msg=name)
         moved = max(moved, float((tensor - before[name]).abs().max()))
     assert moved > 1e-3
+    return found
+
+
+@pytest.mark.parametrize("course", ["whole", "resumed"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_several_processes_reach_the_weights_one_reaches_with_the_same_batch(
+    trained: Mapping[int, Path], count: int, strategy: str, method: str, course: str
+) -> None:
+    check_same(method, trained[count] / strategy / method / course)
+
+
+@pytest.mark.parametrize("method", MOVED)
+def test_two_processes_go_on_from_the_checkpoint_of_four(trained: Mapping[int, Path], method: str) -> None:
+    check_same(method, trained[0] / method / "moved")
+
+
+@pytest.mark.parametrize("method", MOVED)
+def test_one_process_goes_on_from_the_checkpoint_of_four(
+    trained: Mapping[int, Path], tmp_path: Path, method: str
+) -> None:
+    shutil.copytree(trained[4] / "fsdp2" / method / LEFT, tmp_path / "key")
+    steps: list[int] = []
+    model, log = run(METHODS[method], tmp_path / "key", progress=lambda step, of: steps.append(step))
+    weights, expected, _ = alone(method)
+    assert steps == [3, 4]
+    torch.testing.assert_close(log.losses, expected.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(model.state_dict(), weights, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_gradients_of_what_is_trained_are_reduced_and_no_others(trained: Mapping[int, Path], count: int) -> None:
+    counted = json.loads((trained[count] / "reduced.json").read_text())
+    assert counted.keys() == METHODS.keys()
+    assert all(seen == expected for seen, expected in counted.values()), counted
+    assert counted["esft-token"][0] < counted["fft"][0] / 3
+
+
+@pytest.mark.parametrize("count", [2, 4])
+def test_float32_banks_are_trained_beside_frozen_bfloat16(
+    trained: Mapping[int, Path], tmp_path: Path, count: int
+) -> None:
+    model, log = two_types(tmp_path)
+    shared, parameters = prepared(METHODS["esft-token"], dtype=torch.bfloat16)
+    found = gathered(shared, trained[count] / "two types")
+    torch.testing.assert_close(found.losses, log.losses, rtol=2e-2, atol=0)
+    frozen = [name for name, parameter in model.named_parameters() if not parameter.requires_grad]
+    assert frozen
+    assert all(torch.equal(shared.state_dict()[name], model.state_dict()[name]) for name in frozen)
+    assert {parameter.dtype for parameter in parameters} == {torch.float32}

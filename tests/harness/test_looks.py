@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState
 from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.backbone.prompts import Release
 from esft_bench.harness.plan.benchmarks import benchmark_of
-from esft_bench.harness.training.checkpoint import TrainingLog
+from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.loop import Options, train
 from esft_bench.harness.training.precision import held
 from esft_bench.harness.training.scoring import Scored, Scorer

@@ -8,9 +8,11 @@ from transformers import AutoTokenizer
 
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.prepare import prepare
+from esft_bench.harness.plan.price.alive import watched
 from esft_bench.harness.plan.price.estimate import evaluation_prices, training_prices
-from esft_bench.harness.plan.price.hardware import accelerator
-from esft_bench.harness.plan.price.step import Batch, Execution, simulate, watched
+from esft_bench.harness.plan.price.hardware import Accelerator, accelerator
+from esft_bench.harness.plan.price.sharded import MARGIN, sharings
+from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.densemixer import DenseMixer
 from esft_bench.methods.esft import EsftToken
@@ -94,6 +96,36 @@ def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path:
     tested = {price.benchmark: price for price in evaluation_prices(prepared.plan)}
     assert tested["Intent"].generated == 200 * 40
     assert tested["Pronouns"].generated == 0
+
+
+def test_a_row_too_large_for_one_device_is_told_how_many_hold_it_and_what_each_holds(tmp_path: Path) -> None:
+    prepared = prepare(SuiteOptions("mini", quick=True, run_dir=tmp_path, engine="transformers"))
+    plan, graph = prepared.plan, prepared.plan.graph(prepared.store)
+    prices = training_prices(plan, graph, accelerator("A100-80GB"), micro_batch=1)
+    peaks = {price.row: price.peak_bytes for price in prices}
+    small = Accelerator("small", 0.6 * peaks["FFT"] / MARGIN, 1e12, 1e12)
+    (fft,) = [each for each in sharings(plan, graph, small, prices, 1) if each.row == "FFT"]
+    assert 2 <= fft.devices <= 8
+    assert fft.bytes_each <= 0.6 * peaks["FFT"]
+    (seconds,) = [price.seconds for price in prices if price.row == "FFT"]
+    assert fft.seconds >= seconds / fft.devices
+    tiny = Accelerator("tiny", 1e5, 1e12, 1e12)
+    assert {each.devices for each in sharings(plan, graph, tiny, prices, 1)} == {0}
+    assert not sharings(plan, graph, accelerator("A100-80GB"), prices, 1)
+
+
+@pytest.mark.parametrize("method", [FullFineTuning(), Lora(rank=4), EsftToken(p=0.5)])
+def test_gradients_that_go_as_they_come_leave_the_rest_of_a_step_as_it_is(method: Method) -> None:
+    config = build("deepseek-v2", **WIDE).config
+    context = Context(seed=0, profile=seen_by("deepseek-v2"))
+    kept, gone = (
+        simulate(config, method, context, Batch(ROWS, LENGTH), Execution(shared=shared)) for shared in (False, True)
+    )
+    assert 0 <= kept.peak_bytes - gone.peak_bytes <= kept.trainable_bytes
+    assert (gone.held_bytes, gone.operations) == (kept.held_bytes, kept.operations)
+    assert gone.held_bytes == pytest.approx(gone.weight_bytes + 2 * gone.trainable_bytes, rel=0.01)
+    assert gone.other_bytes < gone.weight_bytes
+    assert gone.other_bytes + config.num_hidden_layers * gone.layer_bytes >= 0.99 * gone.weight_bytes
 
 
 def test_a_method_that_changes_the_configuration_changes_no_later_estimate() -> None:

@@ -114,6 +114,18 @@ def refuses_its_share(arguments: dict[str, Any], progress: object) -> None:
     raise UserError(f"{arguments['what']} cannot be had.")
 
 
+def ends_in_its_share(told: dict[str, Any], progress: object) -> None:
+    """Say which of how many this process is; then the second one ends, as by a killer, while the first waits for it."""
+    from accelerate import PartialState  # here: the other toys start without it
+
+    state = PartialState()
+    (Path(told["folder"]) / f"{state.process_index} of {state.num_processes}").touch()
+    state.wait_for_everyone()
+    if state.process_index == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    state.wait_for_everyone()
+
+
 def sleeps_over_its_share(arguments: dict[str, Any], progress: object) -> None:
     Path(arguments["folder"], f"{os.getpid()}.pid").touch()
     time.sleep(600)

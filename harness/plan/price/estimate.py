@@ -94,8 +94,6 @@ class EvaluationPrice:
 
 def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[TrainingPrice]:
     """The price of training each row, from the configuration and profiles that are there: no weights are loaded."""
-    config = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code)
-    assumed = _assumed(config)
     tokenizer = load_tokenizer(plan.backbone.path, plan.suite.backbone.trust_remote_code)
     tokens = (micro_batch or plan.suite.training.batch_size) * plan.suite.training.sequence_length
     prices = []
@@ -105,7 +103,7 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
             continue
         try:
             whole = plan.paths[cells[0]].training.whole
-            steps = [_step(plan, graph, config, stage, assumed, micro_batch) for stage in whole]
+            steps = [(stage, step_of(plan, graph, stage, micro_batch)) for stage in whole]
         except (MethodError, RuntimeError) as error:
             prices.append(TrainingPrice(plan.suite.title(row), len(cells), why_not=str(error)))
             continue
@@ -166,16 +164,15 @@ def tuning_prices(plan: Plan, trainings: Sequence[TrainingPrice]) -> list[Tuning
     return prices
 
 
-def _step(
-    plan: Plan,
-    graph: Graph,
-    config: PretrainedConfig,
-    stage: TrainStep,
-    assumed: tuple[Profile, Profile] | None,
-    micro: int | None,
-) -> tuple[TrainStep, SimulatedStep]:
-    """A training, and one step of it on a micro-batch."""
-    training = plan.suite.training
+def step_of(
+    plan: Plan, graph: Graph, stage: TrainStep, micro: int | None = None, shared: bool = False
+) -> SimulatedStep:
+    """One step of a training on a micro-batch; `shared` as where processes share the model.
+
+    Raises MethodError or RuntimeError where there is no estimate.
+    """
+    config, training = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code), plan.suite.training
+    assumed = _assumed(config)
     profiles = stage.profiles
     domain = _known(graph, profiles.get("profile 0")) or (assumed[0] if assumed else None)
     general = _known(graph, profiles.get("general profile")) or (assumed[1] if assumed else None)
@@ -184,8 +181,8 @@ def _step(
         seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    how = Execution(plan.suite.backbone.precision, training)
-    return stage, simulate(config, stage.method, context, batch, how)
+    how = Execution(plan.suite.backbone.precision, training, shared=shared)
+    return simulate(config, stage.method, context, batch, how)
 
 
 def _assumed(config: PretrainedConfig) -> tuple[Profile, Profile] | None:

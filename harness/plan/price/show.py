@@ -16,17 +16,31 @@ from esft_bench.harness.plan.price.estimate import (
     tuning_prices,
 )
 from esft_bench.harness.plan.price.hardware import GIB, Accelerator
+from esft_bench.harness.plan.price.sharded import COUNTS, MARGIN, Sharing, sharings
 from esft_bench.harness.steps.graph import Graph
-
-MARGIN = 0.9
-"""Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
 
 
 def price_tables(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[Table]:
     """What training and testing will cost."""
     trainings = training_prices(plan, graph, device, micro_batch)
     tuned = [tuning_table(tuning_prices(plan, trainings), device)] if plan.searches else []
-    return [*tuned, training_table(trainings, device), evaluation_table(evaluation_prices(plan))]
+    together = sharings(plan, graph, device, trainings, micro_batch)
+    shared = [sharing_table(together, device)] if together else []
+    return [*tuned, training_table(trainings, device), *shared, evaluation_table(evaluation_prices(plan))]
+
+
+def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
+    """How many devices the rows take that one does not hold."""
+    table = _table(
+        f"Rows that share their model among several {device.name}", "method", "devices", "memory of each", "time"
+    )
+    for each in sharings:
+        if each.devices:
+            table.add_row(each.row, str(each.devices), _bytes(each.bytes_each), _duration(each.seconds))
+        else:
+            table.add_row(each.row, f"more than {COUNTS[-1]}", f"{_bytes(each.bytes_each)} of these", "–")
+    table.caption = "With --processes: FSDP2. Time is that of a cell, on all of them; sending is taken to cost none."
+    return table
 
 
 def tuning_table(prices: list[TuningPrice], device: Accelerator) -> Table:

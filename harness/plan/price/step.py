@@ -10,8 +10,7 @@ how many tokens are supervised.
 """
 
 import contextlib
-import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -19,10 +18,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map_only
-from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
-from torch.utils.weak import WeakIdKeyDictionary
 from transformers import (
     AttentionInterface,
     AttentionMaskInterface,
@@ -31,6 +26,7 @@ from transformers import (
     PreTrainedModel,
 )
 
+from esft_bench.harness.plan.price.alive import Alive
 from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.errors import MethodError
@@ -70,11 +66,15 @@ class Batch:
 
 @dataclass(frozen=True)
 class Execution:
-    """How a step is carried out: `precision` and `training` as a suite has them, `attention` by transformers' name."""
+    """How a step is carried out: `precision` and `training` as a suite has them, `attention` by transformers' name.
+
+    `shared`: gradients go as they come, layer by layer, as where processes share the model.
+    """
 
     precision: str = "float32"
     training: Training = DEFAULT
     attention: str = FUSED
+    shared: bool = False
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class SimulatedStep:
         weight_bytes: the model as prepared, before the first step.
         trainable_parameters, trainable_bytes: what the method trains.
         operations: floating-point operations of forward and backward; `forward`, those of the forward pass alone.
+        held_bytes: weights and optimizer state, which a step begins and ends with.
+        layer_bytes, other_bytes: the weights of the largest layer as it computes, and of what is no layer's.
     """
 
     peak_bytes: int
@@ -95,6 +97,9 @@ class SimulatedStep:
     trainable_bytes: int
     operations: int
     forward: int = 0
+    held_bytes: int = 0
+    layer_bytes: int = 0
+    other_bytes: int = 0
 
 
 def simulate(
@@ -109,7 +114,7 @@ def simulate(
     Raises MethodError where the method does not fit the backbone.
     """
     dtype = torch.bfloat16 if how.precision == "bf16" else torch.float32
-    alive = _Alive()
+    alive = Alive()
     with torch.device("meta"):
         # A copy: a method may change what the model's configuration says, its experts a token for one.
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
@@ -125,13 +130,17 @@ def simulate(
             checkpoint_gradients(model)
         weight_bytes = alive.now
         optimizer = _with_state(parameters, how.training)
-        alive.peak = alive.now
+        held_bytes = alive.peak = alive.now
+        if how.shared:
+            for parameter in parameters:
+                parameter.register_post_accumulate_grad_hook(_let_go)
         model.train()
         with _autocast(how.precision):
             loss = _loss(model, batch)
         forward = alive.operations
         loss.backward()  # type: ignore[no-untyped-call]
         del optimizer
+        layer, other = _parts(model, how.precision)
         return SimulatedStep(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
@@ -139,7 +148,24 @@ def simulate(
             trainable_bytes=sum(parameter.nbytes for parameter in parameters),
             operations=alive.operations,
             forward=forward,
+            held_bytes=held_bytes,
+            layer_bytes=layer,
+            other_bytes=other,
         )
+
+
+def _let_go(parameter: Tensor) -> None:
+    parameter.grad = None
+
+
+def _parts(model: PreTrainedModel, precision: str) -> tuple[int, int]:
+    """The bytes, in the type of products, of the layer with the most parameters, and of all that is in no layer."""
+    width = 4 if products(precision) == "no" else 2
+    kinds = set(model._no_split_modules or ())
+    layers = [module for module in model.modules() if type(module).__name__ in kinds]
+    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
+    whole = sum(parameter.numel() for parameter in model.parameters())
+    return width * max(sizes, default=whole), width * max(0, whole - sum(sizes))
 
 
 def _with_state(parameters: Sequence[nn.Parameter], training: Training) -> torch.optim.Optimizer:
@@ -234,57 +260,3 @@ AttentionMaskInterface.register(FUSED, _no_mask)
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cpu", torch.bfloat16, enabled=products(precision) == "bf16")
-
-
-def _attention_forward(query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_flop_count(query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
-
-
-def _attention_backward(grad: Tensor, query: Tensor, key: Tensor, value: Tensor, *args: Any, **kwargs: Any) -> int:
-    return int(sdpa_backward_flop_count(grad.shape, query.shape, key.shape, value.shape))  # type: ignore[no-untyped-call]
-
-
-OPERATIONS = flop_registry | {
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_forward,
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
-}
-"""How to count an operator's operations: torch's own table, and attention as it runs where shapes live, on the CPU."""
-
-
-class _Alive(TorchDispatchMode):
-    """Counts the bytes of all storages alive, `now` and at their `peak`, and `operations` of products."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.now = self.peak = self.operations = 0
-        self._seen = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
-
-    def __torch_dispatch__(
-        self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        out = func(*args, **(kwargs or {}))
-        if count := OPERATIONS.get(func._overloadpacket):  # type: ignore[attr-defined]
-            self.operations += count(*args, **(kwargs or {}), out_val=out)
-        tree_map_only(Tensor, self._see, out)
-        return out
-
-    def _see(self, tensor: Tensor) -> None:
-        if hasattr(tensor, "__tensor_flatten__"):  # made of others, which are seen themselves
-            return
-        storage = tensor.untyped_storage()
-        if storage in self._seen:
-            return
-        size = storage.nbytes()
-        self.now += size
-        self.peak = max(self.peak, self.now)
-        self._seen[storage] = weakref.finalize(storage, self._gone, size)
-
-    def _gone(self, size: int) -> None:
-        self.now -= size
-
-
-@contextlib.contextmanager
-def watched() -> Iterator[_Alive]:
-    """Count what a block that runs for real keeps alive: what an estimate is held against."""
-    with _Alive() as alive:
-        yield alive

@@ -1,9 +1,9 @@
 """One step in several processes of this machine, through `accelerate launch`: one for each accelerator.
 
-    python -m esft_bench.harness.training.processes JOB.json
+    python -m esft_bench.harness.training.together.processes JOB.json
 
-is what each process runs: a function that is named in the job, with the arguments that stand there. Parameters,
-gradients and optimizer state are sharded over accelerators (FSDP2); processes without them hold whole models (DDP).
+is what each process runs: a function that is named in the job, with the arguments that stand there. On accelerators
+they share one model (`sharding`); processes without them hold whole ones (DDP), unless the environment says otherwise.
 What a process has to say comes back as marked lines of its output. All of them end when the launching process does.
 """
 
@@ -14,10 +14,12 @@ import subprocess
 import sys
 import threading
 import time
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import distributed
 
 from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.files import write_json
@@ -26,11 +28,7 @@ from esft_bench.spec.progress import Progress
 MARK = "\x1eesft-bench "
 """What begins a line that is meant for the process that launched; all other lines are for the log."""
 
-COMMON = "--num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-SHARDED = (
-    "--use_fsdp --fsdp_version 2 --fsdp_auto_wrap_policy TRANSFORMER_BASED_WRAP --fsdp_reshard_after_forward true "
-    "--fsdp_cpu_ram_efficient_loading false"
-)
+FLAGS = "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
 
 ON_CPU = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
 """Makes `--multi_gpu` mean processes on the CPU (gloo): with `--cpu` accelerate starts several through MPI only."""
@@ -41,14 +39,14 @@ def launch(
 ) -> list[dict[str, Any]]:
     """Run `function` (`module:function`, called with arguments and progress) in `processes`; returns their results.
 
-    `arguments` must be JSON. Raises UserError with a process's sentence, RuntimeError where one ended otherwise.
+    `arguments` must be JSON. Raises UserError with a process's sentence,
+    or where one was ended from outside; RuntimeError where one failed.
     """
     job = scratch / "job.json"
     write_json(job, {"function": function, "arguments": arguments})
     environment = os.environ | ({} if torch.cuda.is_available() else ON_CPU)
-    command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.training.processes", str(job)]
-    results: list[dict[str, Any]] = []
-    errors: list[tuple[bool, str]] = []
+    command = [sys.executable, "-m", *_launcher(processes), "esft_bench.harness.training.together.processes", str(job)]
+    said = defaultdict[str, list[Any]](list)
     with subprocess.Popen(
         command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, errors="replace"
     ) as process:
@@ -60,19 +58,22 @@ def launch(
             kind, payload = json.loads(line.removeprefix(MARK))
             if kind == "progress":
                 progress(*payload)
-            (results if kind == "done" else errors if kind == "error" else []).append(payload)
-    if errors:
-        diverged, said = errors[0]
-        raise (DivergedError if diverged else UserError)(said)
-    if process.returncode or len(results) != processes:
+            said[kind].append(payload)
+    for diverged, sentence in said["error"]:
+        raise (DivergedError if diverged else UserError)(sentence)
+    if said["failed"]:
         raise RuntimeError(f"its {processes} processes ended with code {process.returncode}")
-    return results
+    if process.returncode or len(said["done"]) != processes:
+        raise UserError(
+            f"One of the {processes} processes that train together was ended from outside, as one is that takes more "
+            "memory than there is: free some, or start fewer with --processes, and run the same command again."
+        )
+    return said["done"]
 
 
 def _launcher(processes: int) -> list[str]:
     """What comes before the module's name on the command line."""
-    flags = f"{COMMON} --num_processes {processes} {SHARDED if torch.cuda.is_available() else '--multi_gpu'}"
-    return ["accelerate.commands.launch", *flags.split(), "-m"]
+    return ["accelerate.commands.launch", *FLAGS.split(), "--num_processes", str(processes), "-m"]
 
 
 def _say(kind: str, payload: Any) -> None:
@@ -88,13 +89,19 @@ def _die_with_the_launcher() -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
+def _lost_another(error: Exception) -> bool:
+    """Whether this process failed because another one is gone, as gloo and NCCL tell it."""
+    return isinstance(error, distributed.DistError) or "by peer" in str(error)
+
+
 def main() -> None:
     """One process's part of a job."""
     from accelerate import PartialState
 
     threading.Thread(target=_die_with_the_launcher, daemon=True).start()
     job = json.loads(Path(sys.argv[1]).read_text("utf-8"))
-    state = PartialState()  # joins the others and takes this process's device
+    # Joins the others and takes this process's device; not told of a processor, it would take itself to be alone.
+    state = PartialState(cpu=not torch.cuda.is_available())
     last = 0.0
 
     def progress(step: int, steps: int) -> None:
@@ -108,6 +115,10 @@ def main() -> None:
         _say("done", getattr(__import__(module, fromlist=[name]), name)(job["arguments"], progress))
     except UserError as error:
         _say("error", [isinstance(error, DivergedError), str(error)])
+        raise
+    except Exception as error:
+        if not _lost_another(error):
+            _say("failed", "")  # why stands in the log
         raise
     state.destroy_process_group()
 
