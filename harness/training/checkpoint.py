@@ -82,7 +82,9 @@ class Writer:
     on from the moment that tensors are copied to main memory; elsewhere that would only hold them twice.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *folders: Path) -> None:
+        """`folders` are those it will write into; what a writing that was cut off has left there goes."""
+        _tidy(folders)
         self._together = distributed.is_initialized()
         self._beside = self._together or torch.cuda.is_available()
         # A group of its own: what the thread sends must not get between what the training sends.
@@ -120,6 +122,11 @@ class Writer:
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
+
+    def forget(self, *folders: Path) -> None:
+        """Remove the checkpoints in some folders, and what is being written."""
+        self.finish()
+        forget(*folders)
 
 
 def _complete(write: Callable[[], Any], folder: Path, about: dict[str, Any]) -> None:
@@ -228,7 +235,7 @@ def forget(*folders: Path) -> None:
         _drop(folder)
 
 
-def tidy(folders: Iterable[Path]) -> None:
+def _tidy(folders: Iterable[Path]) -> None:
     """Remove what a writing that was cut off has left in some folders; the main process, before anything is written."""
     for folder in folders if PartialState().is_main_process else ():
         path = folder / CHECKPOINT

@@ -29,7 +29,7 @@ from esft_bench.harness.training.schedule import scheduled
 from esft_bench.harness.training.together.sharding import share_out, shares_a_model
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
-from esft_bench.harness.training.validation import Validation, restore_best
+from esft_bench.harness.training.validation import BEST, Validation, restore_best
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.progress import Progress
@@ -93,9 +93,8 @@ def train(
         checkpoint_gradients(model)
     loss_module, optimizer, moves = _prepared(accelerator, model, parameters, settings, options)
     state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
-    writer = checkpoint.Writer()
+    writer = checkpoint.Writer(scratch, scratch / BEST)
     validation = Validation(options.held_out, settings, scratch, writer, options.score)
-    checkpoint.tidy((scratch, validation.best))
     done = checkpoint.load(scratch, state)
     core = _Core(accelerator, loss_module, optimizer, scheduled(moves, settings, done), settings, options.micro_batch)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
@@ -106,8 +105,7 @@ def train(
         for step in range(done + 1, settings.steps + 1):
             loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
             if not (math.isfinite(loss) and math.isfinite(norm)):
-                writer.finish()
-                checkpoint.forget(scratch, validation.best)
+                writer.forget(scratch, validation.best)
                 raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
             state.log.add(loss, norm)
@@ -120,11 +118,16 @@ def train(
             options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
-    if options.at_end:
-        with at_rest(accelerator, loss_module):
-            options.at_end()
-    model.eval()
+    _end(accelerator, loss_module, options.at_end)
     return state.log
+
+
+def _end(accelerator: Accelerator, loss_module: nn.Module, at_end: Callable[[], None] | None) -> None:
+    """Do what is to be done with the trained model at rest, and leave it in evaluation mode."""
+    if at_end:
+        with at_rest(accelerator, loss_module):
+            at_end()
+    loss_module.eval()
 
 
 def gathered(model: PreTrainedModel, scratch: Path) -> TrainingLog:
