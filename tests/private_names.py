@@ -15,6 +15,8 @@ FOLDERS = (*PACKAGES, "benchmarks", "tests")
 LIBRARIES = ("torch", "transformers", "accelerate", "peft", "datasets", "lm_eval", "vllm", "torchao", "ray")
 DOCUMENTED = (
     "torch.distributed",
+    "torch.distributed.checkpoint",
+    "torch.distributed.device_mesh",
     "torch.distributed.fsdp",
     "torch.distributed.tensor",
     "torch.nn",
@@ -124,7 +126,20 @@ NAMES = (
     PrivateName(
         "transformers.dynamic_module_utils", "get_class_from_dynamic_module", "a backbone brings code of its own"
     ),
-    PrivateName("accelerate.state", "_shared_state", "a test starts processes anew", sign="_shared_state ="),
+    PrivateName(
+        "torch.nn.modules.module",
+        "_buffers",
+        "the buffers of a shared model come from one process",
+        sign="_buffers: dict",
+    ),
+    PrivateName(
+        "torch.distributed.checkpoint.api", "CheckpointException", "it holds the error of the process that failed"
+    ),
+    PrivateName(
+        "torch.distributed.checkpoint.filesystem", "FileSystemReader", "what a checkpoint holds is read from it"
+    ),
+    PrivateName("torch.distributed.checkpoint.filesystem", "_write_item", "a test has a writing killed"),
+    PrivateName("torch.distributed.checkpoint.metadata", "TensorStorageMetadata", "the shapes of a log's tensors"),
     PrivateName("accelerate.state", "_reset_state", "a test trains in two precisions", sign="def _reset_state("),
     PrivateName("peft.tuners.lora.layer", "LoraLayer", "the inputs of all updates are dropped"),
     PrivateName("peft.tuners.lora.layer", "ParamWrapper", "updates of experts are computed in split form"),
