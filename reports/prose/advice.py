@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
-from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, number, one_line
+from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, named, number, one_line
 from esft_bench.reports.prose.drift import moved
 from esft_bench.reports.prose.equal_gain import forget_least
 from esft_bench.reports.prose.task_advice import (
@@ -27,6 +27,7 @@ from esft_bench.reports.prose.task_advice import (
     cheapest_of_all,
     costs_by_row,
     how_cheap,
+    if_typical,
     lowest,
     take,
 )
@@ -115,7 +116,7 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
         drift = moved(results, [pick], _base(comparisons), _task(column) or "")
         verdict = take(pick, why, costs, _forgets([pick], forgotten, sure) or drift or UNKNOWN)
         if _single(ability, column):
-            verdict = Sentence(f"{verdict.text} But {ONE_TRAINING}.", f"{verdict.lead}, if its one training is typical")
+            verdict = if_typical(verdict)
     of_all = [Sentence(_forgets(candidates, forgotten, sure))] if len(candidates) > 1 and forgotten else []
     words = (verdict, *sentences, *cheap(candidates, cheapest, costs), *of_all)
     return TaskAdvice(column.name, title, candidates, cheapest, forgotten, sure, pick, words)
@@ -139,7 +140,7 @@ def _best(results: BackboneResults, ability: Table, column: Column, ranked: Sequ
         told = f"{_name(best)} scores highest, {highest}, and {sure}."
     else:
         lowest = number(min(ability.cell(row, column).value or 0.0 for row in marked))
-        names = listing([_name(row) for row in marked])
+        names = named([_name(row) for row in marked])
         told = f"{names} score highest, {lowest} to {highest}, and are not distinguishable from the highest of them."
     return Sentence(told)
 

@@ -16,6 +16,7 @@ from esft_bench.reports.prose.task_advice import (
     cheapest_of_all,
     costs_by_row,
     how_cheap,
+    if_typical,
     lowest,
     take,
 )
@@ -68,7 +69,10 @@ def forget_least(seen: EqualGain, column: Column) -> TaskAdvice | None:
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     pick = candidates[0] if len(candidates) == 1 else cheapest_of_all(candidates, costs)
     lost = f"General ability lost at equal gain: {_lost(read, pick, task)}." if pick else ""
-    told = [_verdict(candidates, pick, costs, lost), *told, *cheap(candidates, cheapest, costs)]
+    verdict = _verdict(candidates, pick, costs, lost)
+    if pick and read.readings.runs == 1:
+        verdict = if_typical(verdict)
+    told = [verdict, *told, *cheap(candidates, cheapest, costs)]
     return TaskAdvice(column.name, title, candidates, cheapest, pick=pick, sentences=tuple(told), at_equal_gain=True)
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
-from esft_bench.reports.formatting import Sentence, listing, quantity
+from esft_bench.reports.formatting import ONE_TRAINING, Sentence, listing, quantity
 from esft_bench.reports.statistics.paired import PairedDifference
 
 COSTS = {
@@ -106,3 +106,8 @@ def take(pick: TableRow, why: str, costs: Mapping[str, Mapping[str, float]], for
         if pick.name in found
     ]
     return Sentence(" ".join([why, *([f"It costs {listing(known)}."] if known else []), forgets]), f"Take {pick.title}")
+
+
+def if_typical(verdict: Sentence) -> Sentence:
+    """The verdict where each row was trained once."""
+    return Sentence(f"{verdict.text} But {ONE_TRAINING}.", f"{verdict.lead}, if its one training is typical")

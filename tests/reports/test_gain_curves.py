@@ -1,6 +1,7 @@
 """The first table and figure of a report: curves at equal gain; further points of curves change nothing else."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
@@ -25,7 +26,9 @@ def test_tables_1_to_3_show_the_rows_themselves_whatever_points_there_are(curves
     MadeUpRun(methods=("base", "fft", "esft-gate", "random-gate")).build(alone)
     with_points, without = (gather(folder).backbones[0] for folder in (curves, alone))
     for name in ("ability", "general", "ablation", "efficiency"):
-        assert getattr(with_points, name) == getattr(without, name)
+        both = (getattr(report, name) for report in (with_points, without))
+        told, untold = (replace(table, detectable={}) for table in both)  # readings join what is compared in a report
+        assert told == untold
     assert with_points.samples == without.samples
     assert len(gather(curves).records) > len(gather(alone).records)
 
