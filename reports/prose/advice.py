@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
-from esft_bench.reports.formatting import ONE_TRAINING, Sentence, interval, listing, named, number, one_line
+from esft_bench.reports.formatting import Sentence, interval, listing, named, number, one_line
 from esft_bench.reports.prose.drift import moved
 from esft_bench.reports.prose.equal_gain import forget_least
 from esft_bench.reports.prose.task_advice import (
