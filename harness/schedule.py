@@ -1,9 +1,12 @@
 """The scheduler: walks a graph of steps, starting what is ready where there is room, and noting what failed.
 
-It knows no kind of step by name and no machine. What runs where, and beside what, the executor says.
+It knows no kind of step by name and no machine. What runs where, and beside what, the executor says. Other schedulers
+may walk graphs over the same store: each claims a step before it starts it, and waits for what another one makes.
 """
 
+import time
 from collections.abc import Iterable
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from heapq import heappop, heappush
 from typing import Protocol
@@ -12,6 +15,7 @@ from esft_bench.harness.execute.executor import Ended, Executor, Progressed
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
+from esft_bench.harness.store.leases import LOOK, Lease
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
 
@@ -38,6 +42,15 @@ class Watcher(Protocol):
         """There is a sentence to say."""
 
 
+@dataclass(frozen=True)
+class _Started:
+    """A step at work: the key it was started under, the claim to make it, and its job."""
+
+    key: str
+    lease: Lease
+    job: Job
+
+
 class Schedule:
     """One walk of a graph: finishes `wanted` and what they rest on, as far as nothing fails."""
 
@@ -50,7 +63,10 @@ class Schedule:
         self._enlist()
         self._ready: dict[Resources, list[tuple[Place, Step]]] = {}
         self._add(step for step in self._order if graph.is_ready(step))
-        self._running: dict[Step, tuple[str, Job]] = {}  # with the keys they were started under
+        self._running: dict[Step, _Started] = {}
+        self._elsewhere: set[Step] = set()
+        self._looked = 0.0
+        self._makers = {graph.store.leases.me}
         self._mended: set[Step] = set()
         self.failed: dict[Step, str] = {}
 
@@ -62,8 +78,9 @@ class Schedule:
         UserError of an engine that cannot serve at all, since they would meet every other step too.
         """
         try:
-            while self._ready or self._running:
+            while self._ready or self._running or self._elsewhere:
                 self._start_what_fits()
+                self._look_elsewhere()
                 for event in self._executor.wait():
                     if isinstance(event, Progressed):
                         self._watcher.progressed(event.step, event.done, event.total)
@@ -71,6 +88,8 @@ class Schedule:
                         self._ended(event)
         finally:
             self._executor.close()
+            for started in self._running.values():
+                started.lease.release()
         return self.failed
 
     def _add(self, steps: Iterable[Step]) -> None:
@@ -82,10 +101,49 @@ class Schedule:
         while (step := self._next()) is not None:
             if step in self._running or step in self.failed or not self._graph.is_ready(step) or self._mends(step):
                 continue  # where it waits for what is made again, it is ready again then
+            if (started := self._claimed(step)) is not None:
+                self._running[step] = started
+                self._watcher.started(step)
+                self._executor.start(step, started.job)
+
+    def _claimed(self, step: Step) -> _Started | None:
+        """A step, claimed and ready to start; None where another driver makes it, or has made it."""
+        key, store = self._graph.key(step), self._graph.store
+        lease = store.claim(step.kind, key)
+        if lease is None:
+            self._elsewhere.add(step)
+            return None
+        self._elsewhere.discard(step)
+        if self._taken(step, key):
+            lease.release()
+            return None
+        return _Started(key, lease, self._job(step, key))
+
+    def _look_elsewhere(self) -> None:
+        """See now and then how far others are: take what they have made, and what they let go of is ready again."""
+        if not self._elsewhere or time.monotonic() - self._looked < LOOK:
+            return
+        self._looked = time.monotonic()
+        for step in list(self._elsewhere):
+            if not self._graph.is_ready(step):  # what it reads is made again
+                self._elsewhere.discard(step)
+                continue
             key = self._graph.key(step)
-            self._running[step] = key, self._job(step, key)
-            self._watcher.started(step)
-            self._executor.start(step, self._running[step][1])
+            maker = self._graph.store.maker(step.kind, key)
+            if self._taken(step, key) or not maker:
+                self._elsewhere.discard(step)
+                self._add([step] if self._graph.is_ready(step) else [])
+            elif maker not in self._makers:
+                self._makers.add(maker)
+                self._watcher.noted(f"{maker.capitalize()} is at work on the same steps: what it makes is waited for.")
+
+    def _taken(self, step: Step, key: str) -> bool:
+        """Take what another driver has made of a step, where it has."""
+        found = self._graph.store.find_anew(step.kind, key)
+        if found is None or not step.is_complete(found):
+            return False
+        self._put(step, found)
+        return True
 
     def _mends(self, step: Step, *, again: bool = False) -> bool:
         """Whether something that a step reads is damaged; what made it is then to be done again."""
@@ -126,13 +184,24 @@ class Schedule:
         )
 
     def _ended(self, event: Ended) -> None:
-        step = event.step
-        key, job = self._running.pop(step)
-        if event.no_space:
-            raise NoSpaceError(event.error)
-        astray = self._mends(step, again=bool(event.error)) or not self._reads(step, key)
+        started = self._running.pop(event.step)
+        try:
+            if event.no_space:
+                raise NoSpaceError(event.error)
+            self._conclude(event, started)
+        finally:
+            started.lease.release()
+
+    def _conclude(self, event: Ended, started: _Started) -> None:
+        """Keep what a step made, or see what becomes of it."""
+        step, job = event.step, started.job
+        if not started.lease.renew():  # this machine slept, and another driver has taken the step over
+            remove(job.out)
+            self._elsewhere.add(step)
+            return
+        astray = self._mends(step, again=bool(event.error)) or not self._reads(step, started.key)
         if not (astray or event.error):
-            self._finish(step, key, job, event.measured)
+            self._finish(step, started.key, job, event.measured)
             return
         remove(job.out)
         if astray:  # what it read is damaged, or was made again, and so what it would go on from is wrong, too
@@ -150,7 +219,10 @@ class Schedule:
     def _finish(self, step: Step, key: str, job: Job, measured: dict[str, object]) -> None:
         """Put what a step made into the store."""
         manifest = manifest_of(step, key, self._graph.inputs(step), measured)
-        artifact = self._graph.store.finish(job.out, manifest)
+        self._put(step, self._graph.store.finish(job.out, manifest))
+
+    def _put(self, step: Step, artifact: Artifact) -> None:
+        """Note what a step left: what rests on it may be ready now."""
         ready = self._graph.put(step, artifact)
         self._watcher.finished(step, artifact)
         if any(each not in self._order for each in ready):

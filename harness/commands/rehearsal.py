@@ -32,11 +32,19 @@ def rehearse(prepared: Prepared, graph: Graph, on: Machines, display: Display) -
     suite = prepared.plan.suite
     if suite.rehearse == "never" or (suite.rehearse == "auto" and suite.backbone.path == SHIPPED):
         return
+    with prepared.store.leases.held("rehearsal"):  # another run may be at it
+        failed = _rehearsed(prepared, graph, on, display)
+    if failed:
+        raise UserError(_refusal(failed, prepared.folder))
+
+
+def _rehearsed(prepared: Prepared, graph: Graph, on: Machines, display: Display) -> dict[str, str]:
+    """Rehearse what is not noted to have gone well; returns the rows that failed and why."""
     place = prepared.store.root / WORK / "rehearsal"
     notes = prepared.store.notes(NOTES)
     left = {step: row for row, step in _rows(prepared, graph, place) if notes.read(_name(step)) is None}
     if not left:
-        return
+        return {}
     try:
         own = Graph(left, Store(place))
         failed = _walk(own, left, on, display)
@@ -44,8 +52,7 @@ def rehearse(prepared: Prepared, graph: Graph, on: Machines, display: Display) -
             notes.write(_name(step), {"row": left[step]})
     finally:
         remove(place)
-    if failed:
-        raise UserError(_refusal(failed, prepared.folder))
+    return failed
 
 
 def _rows(prepared: Prepared, graph: Graph, place: Path) -> Iterator[tuple[str, AnswerStep]]:

@@ -4,6 +4,8 @@ import logging
 import os
 import shlex
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,10 +22,12 @@ from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.step import Step
-from esft_bench.harness.store.artifacts import Artifact, DamagedError, locked
+from esft_bench.harness.store.artifacts import Artifact, DamagedError
+from esft_bench.harness.store.leases import MACHINE, Leases
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import digest_of_text, full_disk_is_a_sentence
 from esft_bench.tasks.sandbox import UNSAFE, require
 
 
@@ -36,7 +40,7 @@ def execute(prepared: Prepared, options: RunOptions, console: Terminal, command:
     folder = prepared.folder
     with full_disk_is_a_sentence(folder / "x"):
         folder.mkdir(parents=True, exist_ok=True)
-    with locked(prepared.run_dir), full_disk_is_a_sentence(folder / "x"):
+    with full_disk_is_a_sentence(folder / "x"):
         failures = _Run(prepared, options, console, command).all()
     console.say(f"Report: {folder / 'report.html'} and report.md")
     if prepared.plan.suite.own and not failures:
@@ -66,14 +70,20 @@ class _Run:
             manifest.restore(self.folder / manifest.FILE, self.prepared.store.news)
             self._say_news()
             if any(step not in self.graph.finished for step in wanted):
-                self._compute(wanted)
-            rubrics = {name: task.rubric for name, task in self.plan.tasks.items() if task.rubric}
-            carry(rubrics, self.prepared.judges.first, self.folder)
-            if self.options.keep_checkpoints:
-                self._keep_checkpoints()
-            self.written.refresh(self.watch.failures)
+                with alone_on_accelerators(self.prepared.store.leases):
+                    self._compute(wanted)
+            with self.written.alone():
+                self._write()
             self._say_news()
         return self.watch.failures
+
+    def _write(self) -> None:
+        """Write what is there into the run's folder."""
+        rubrics = {name: task.rubric for name, task in self.plan.tasks.items() if task.rubric}
+        carry(rubrics, self.prepared.judges.first, self.folder)
+        if self.options.keep_checkpoints:
+            self._keep_checkpoints()
+        self.written.refresh(self.watch.failures)
 
     def _say_news(self) -> None:
         """Say what was found damaged."""
@@ -168,6 +178,29 @@ class _Run:
         except DamagedError:
             return False
         return True
+
+
+@contextmanager
+def alone_on_accelerators(leases: Leases) -> Iterator[None]:
+    """Hold the accelerators that this process sees, whose memory two runs would fill; without one nothing is held.
+
+    Raises UserError where another run of the store holds them.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        yield
+        return
+    name = f"accelerators-{digest_of_text(MACHINE + os.environ.get('CUDA_VISIBLE_DEVICES', ''))[:12]}"
+    if (lease := leases.claim(name)) is None:
+        raise UserError(
+            f"Another run is at work on this machine's accelerators ({leases.holder(name)}): wait for it, or give each "
+            "run its own by CUDA_VISIBLE_DEVICES."
+        )
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _log_to_file(log: Path) -> None:

@@ -3,6 +3,7 @@
 import os
 import time
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
@@ -21,13 +22,18 @@ CODE = Code(("esft_bench.harness.records.all",))
 
 
 class Written:
-    """Writes a run's folder, with what of the plan is finished."""
+    """Writes a run's folder, with what of the plan is finished. Several runs may be at work on it, on their machines."""
 
     def __init__(self, plan: Plan, graph: Graph, folder: Path) -> None:
         self.folder = folder
         self._plan, self._graph = plan, graph
         self._notes = Notes(folder, graph.store.news)
+        self._claim = f"run-{folder.name}"
         self._last = self._took = 0.0
+
+    def alone(self) -> AbstractContextManager[None]:
+        """Keep every other run of this folder from writing into it, once none does."""
+        return self._graph.store.leases.held(self._claim)
 
     def refresh(self, failures: Mapping[Cell, str]) -> None:
         """Write records and report, with all figures, unless they are there, whole and made of the very same."""
@@ -56,12 +62,20 @@ class Written:
         return {path.relative_to(self.folder).as_posix(): digest_of_file(path) for path in there}
 
     def refresh_now_and_then(self, failures: Mapping[Cell, str]) -> None:
-        """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures."""
+        """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures.
+
+        Nothing is written where another run of this folder is writing.
+        """
         if time.monotonic() - self._last < 20 * self._took:
             return
+        if (lease := self._graph.store.leases.claim(self._claim)) is None:
+            return
         began = time.monotonic()
-        self._write_records(failures)
-        write_reports(self.folder, draw=False)
+        try:
+            self._write_records(failures)
+            write_reports(self.folder, draw=False)
+        finally:
+            lease.release()
         self._last, self._took = time.monotonic(), time.monotonic() - began
 
     def _write_records(self, failures: Mapping[Cell, str]) -> None:

@@ -2,27 +2,28 @@
 
     store/KIND/KEY/             a finished artifact: its files, and manifest.json, written last
     store/.work/KEY/            a step's own scratch (checkpoints within a training); stays when the step is killed
+    store/.new/KIND-KEY/…/      an artifact that is being built
+    store/.leases/KIND-KEY/     who is building it
     store/.damaged/KIND-KEY/    what was found damaged, set aside when it was made again
 
 An artifact is built in a folder beside, synced and renamed: it is there whole or not at all. Its manifest says what it
 came from, so that every number can be followed back, and what its files are, so that nothing damaged is used: what is
-not as it was written counts as not there, and is set aside when it is made again.
+not as it was written counts as not there, and is set aside when it is made again. Who builds one claims it first, so
+that several drivers, on several machines, share a store and none builds what another one is building.
 """
 
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from esft_bench.harness.store.leases import LAPSE, Lease, Leases
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.store.soundness import File, Stamp, described, fault, files_in, stamp
-from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import (
     canonical,
     digest_of_digests,
@@ -35,7 +36,7 @@ from esft_bench.spec.files import (
 )
 
 MANIFEST = "manifest.json"
-WORK, DAMAGED = ".work", ".damaged"
+WORK, NEW, LEASES, DAMAGED = ".work", ".new", ".leases", ".damaged"
 
 
 class Input(BaseModel):
@@ -127,16 +128,18 @@ class DamagedError(Exception):
 
 
 class Store:
-    """The artifacts that the runs of one folder share.
+    """The artifacts that the runs of one folder share; `lapse` seconds after its last touch a claim is stale.
 
     Attributes:
         news: a sentence for each thing that was found damaged, in the order it was found.
+        leases: who is at work on what; an artifact's has the name `KIND-KEY`.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, lapse: float = LAPSE) -> None:
         self.root = root
         self.news: list[str] = []
-        self._damaged: set[Path] = set()
+        self.leases = Leases(root / LEASES, lapse)
+        self._damaged: dict[Path, int] = {}  # with their inodes
         self._sound: dict[tuple[Path, bool], Stamp] = {}
         with full_disk_is_a_sentence(root / "x"):
             made_folder(root / WORK)
@@ -150,6 +153,20 @@ class Store:
             return self._checked(folder, whole=False)
         except DamagedError:
             return None
+
+    def find_anew(self, kind: str, key: str) -> Artifact | None:
+        """The same, where another machine may have made it a moment ago."""
+        with suppress(OSError):
+            os.close(os.open(self.root / kind, os.O_RDONLY))  # NFS goes by what it remembers of a folder, till then
+        return self.find(kind, key)
+
+    def claim(self, kind: str, key: str) -> Lease | None:
+        """The right to make an artifact; None where somebody else is making it. It may be there when this is had."""
+        return self.leases.claim(f"{kind}-{key}")
+
+    def maker(self, kind: str, key: str) -> str:
+        """Who is making an artifact, in words; empty where nobody is."""
+        return self.leases.holder(f"{kind}-{key}")
 
     def check(self, artifact: Artifact, *, again: bool = False) -> None:
         """Read the whole of an artifact before it is used, once in a process or where somebody touched it since.
@@ -167,7 +184,7 @@ class Store:
         return Notes(self.root / folder, self.news)
 
     def _checked(self, folder: Path, *, whole: bool) -> Artifact:
-        if folder in self._damaged:
+        if self._is_damaged(folder):
             raise DamagedError(folder)
         try:
             now = stamp(folder)
@@ -186,9 +203,13 @@ class Store:
             raise DamagedError(str(error)) from error
         return artifact
 
+    def _is_damaged(self, folder: Path) -> bool:
+        """Whether what lies there was found damaged: another process may have made it again since."""
+        return folder in self._damaged and self._damaged[folder] == _inode(folder)
+
     def _note(self, folder: Path, what: str) -> None:
         """Say that an artifact is damaged."""
-        self._damaged.add(folder)
+        self._damaged[folder] = _inode(folder)
         found = read_artifact(folder)
         label = f" ({found.manifest.label})" if found and found.manifest.label else ""
         name = f"{folder.parent.name}/{folder.name}"
@@ -202,20 +223,20 @@ class Store:
             folder.rename(aside)
         except OSError:  # a folder without permissions cannot be moved
             remove(folder)
-        self._damaged.discard(folder)
+        self._damaged.pop(folder, None)
 
     def scratch(self, key: str) -> Path:
         """The folder in which an unfinished step keeps what it needs to go on after a kill."""
         return made_folder(self.root / WORK / key)
 
     def begin(self, kind: str, key: str) -> Path:
-        """An empty folder to build an artifact in, beside its final place. What is damaged there is set aside."""
-        parent = made_folder(self.root / kind)
-        if parent / key in self._damaged:
-            self._set_aside(parent / key)
-        for leftover in parent.glob(f".{key}.*"):  # of a run that was killed
-            remove(leftover)
-        return Path(tempfile.mkdtemp(dir=parent, prefix=f".{key}."))
+        """An empty folder to build a claimed artifact in. What is damaged in its place is set aside."""
+        made_folder(self.root / kind)
+        if self._is_damaged(self.root / kind / key):
+            self._set_aside(self.root / kind / key)
+        beside = self.root / NEW / f"{kind}-{key}"
+        remove(beside)  # of a run that was killed
+        return Path(tempfile.mkdtemp(dir=made_folder(beside)))
 
     def finish(self, built: Path, manifest: Manifest) -> Artifact:
         """Sync what was built, write its manifest (files and digest are filled in) last and rename it to its place.
@@ -236,6 +257,7 @@ class Store:
             remove(target)  # verdicts that met an outage
             built.rename(target)
             sync(target.parent)
+        remove(built.parent)
         remove(self.root / WORK / manifest.key)
         self._sound[target, True] = self._sound[target, False] = stamp(target)
         return Artifact(target, manifest)
@@ -250,22 +272,12 @@ def read_artifact(folder: Path) -> Artifact | None:
     return Artifact(folder, manifest) if manifest.is_sound else None
 
 
-@contextmanager
-def locked(run_folder: Path) -> Iterator[None]:
-    """Hold a run folder for one process; a second one is told so at once. The lock dies with its holder."""
-    with full_disk_is_a_sentence(run_folder / "x"):
-        run_folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(run_folder / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout as error:
-            raise UserError(
-                f"Another run is at work in {run_folder}: wait for it, or choose another --run-dir."
-            ) from error
+def _inode(folder: Path) -> int:
+    """Which of all folders that ever lay in a place lies there; 0 where none does."""
     try:
-        yield
-    finally:
-        lock.release()
+        return folder.lstat().st_ino
+    except OSError:
+        return 0
 
 
 def bytes_in(folder: Path) -> int:

@@ -1,12 +1,6 @@
 """The artifact store: whole or not there, and keyed by contents."""
 
-import subprocess
-import sys
-
-import pytest
-
-from esft_bench.harness.store.artifacts import Manifest, Store, locked
-from esft_bench.spec.errors import UserError
+from esft_bench.harness.store.artifacts import Manifest, Store
 
 
 def finished(store, text="weights", measured=None):
@@ -53,18 +47,3 @@ def test_a_manifest_that_another_hand_changed_means_the_step_is_not_done(tmp_pat
     manifest = finished(store, measured={"seconds": 1.0}).folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace("1.0", "2.0"))
     assert store.find("train", "k") is None
-
-
-def test_a_run_folder_is_held_by_one_process_and_freed_by_its_death(tmp_path):
-    program = (
-        "import sys, time; from pathlib import Path; from esft_bench.harness.store.artifacts import locked\n"
-        "with locked(Path(sys.argv[1])): print('held', flush=True); time.sleep(60)"
-    )
-    holder = subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE)
-    assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(UserError, match="Another run is at work"), locked(tmp_path):
-        pass
-    holder.kill()
-    holder.wait()
-    with locked(tmp_path):
-        pass

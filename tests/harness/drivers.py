@@ -1,0 +1,111 @@
+"""A driver of its own for a matrix of toys: as a program, `drivers.py STORE CHAINS LAPSE FOLDER [MACHINE]`.
+
+It prints a line when it starts and when it has finished. With MACHINE it takes itself to be on another machine, whose
+processes nobody else can look up.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
+from esft_bench.harness.store import leases
+from esft_bench.harness.store.artifacts import Artifact, Store
+from tests.harness.toys import Toy
+
+SECONDS = 0.02
+"""What a step takes."""
+AT_ONCE = 3
+"""Steps that a driver has at work."""
+
+
+class Counted(Toy):
+    """A toy that takes its time, and leaves a line in a file of its own for each time it is run."""
+
+    def _counts(self, job: Job) -> None:
+        with Path(self.told).open("a") as file:
+            file.write(f"{os.getpid()}\n")
+        time.sleep(SECONDS)
+
+
+def matrix(folder: Path, chains: int) -> list[Step]:
+    """The ends of chains of three steps, all of which rest on one."""
+    first = Counted("counts", (), str(folder / "first"))
+    ends: list[Step] = []
+    for number in range(chains):
+        middle = Counted("counts", (first,), str(folder / f"{number} middle"))
+        ends.append(Counted("counts", (middle,), str(folder / f"{number} end")))
+    return ends
+
+
+@dataclass
+class Beside:
+    """An executor that has a few steps at work, and runs the one that was started first whenever it is waited for."""
+
+    def __post_init__(self) -> None:
+        self._started: list[tuple[Step, Job]] = []
+
+    def fit(self, asked: Resources) -> int | None:
+        return 0 if len(self._started) < AT_ONCE else None
+
+    def start(self, step: Step, job: Job) -> None:
+        self._started.append((step, job))
+
+    def wait(self) -> list[Progressed | Ended]:
+        if not self._started:
+            time.sleep(0.02)
+            return []
+        step, job = self._started.pop(0)
+        try:
+            return [Ended(step, step.run(job))]
+        except OSError as error:  # its folder is gone, where somebody else has taken it over
+            return [Ended(step, {}, str(error))]
+
+    def close(self) -> None: ...
+
+
+class Silent:
+    """Nobody is told."""
+
+    def started(self, step: Step) -> None: ...
+
+    def progressed(self, step: Step, done: int, total: int) -> None: ...
+
+    def finished(self, step: Step, artifact: Artifact) -> None: ...
+
+    def failed(self, step: Step, why: str) -> None: ...
+
+    def noted(self, text: str) -> None: ...
+
+
+def drive(store: Path, chains: int, lapse: float, folder: Path) -> Mapping[Step, str]:
+    """Walk the matrix; returns what failed."""
+    ends = matrix(folder, chains)
+    graph = Graph(ends, Store(store, lapse))
+    return Schedule(graph, Beside(), Silent(), Parallelism(), ends).run()
+
+
+def started(store: Path, chains: int, lapse: float, folder: Path, machine: str = "") -> subprocess.Popen[str]:
+    """A driver in a process of its own, which has begun."""
+    told = [str(store), str(chains), str(lapse), str(folder), *([machine] if machine else [])]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tests.harness.drivers", *told], stdout=subprocess.PIPE, text=True
+    )
+    assert program.stdout.readline() == "started\n"
+    return program
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 5:
+        leases.MACHINE = sys.argv[5]
+    print("started", flush=True)
+    assert not drive(Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3]), Path(sys.argv[4]))
+    print("finished", flush=True)
