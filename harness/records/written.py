@@ -22,7 +22,7 @@ CODE = Code(("esft_bench.harness.records.all",))
 
 
 class Written:
-    """Writes a run's folder, with what of the plan is finished. Several runs may be at work on it, on their machines."""
+    """Writes a run's folder, with what of the plan is finished; several runs may be at work on it."""
 
     def __init__(self, plan: Plan, graph: Graph, folder: Path) -> None:
         self.folder = folder

@@ -11,7 +11,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.schedule import Schedule
