@@ -1,0 +1,259 @@
+"""What a matrix costs besides its models: python -m benchmarks.matrix [CELLS ...] [--items N] [--profile PHASE]
+
+A suite of so many cells, each tested on twenty benchmarks, is planned, carried out by steps that write what they would
+write and compute nothing, looked at, planned again and reported. Counted are processor seconds of this process, which
+other load on the machine does not change, and its memory; what grows faster than the matrix shows from one line to the
+next. `--profile` prints where a phase spends its time.
+"""
+
+import argparse
+import cProfile
+import json
+import os
+import pstats
+import random
+import resource
+import tempfile
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.step_time import machine
+from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.commands.plan import describe
+from esft_bench.harness.commands.prepare import Prepared, prepare
+from esft_bench.harness.commands.status import status
+from esft_bench.harness.commands.watch import Watch
+from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.progress.display import Display
+from esft_bench.harness.records.written import Written
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.answer import AnswerStep
+from esft_bench.harness.steps.judge import JudgeStep
+from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
+from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.names import ADAPTER, AFTER, ITEMS, LM_EVAL, LOG
+from esft_bench.harness.terminal import Terminal
+from esft_bench.methods.atomic import write_json
+from esft_bench.methods.moe.layout import CONFIG, AdapterConfig
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.spec.files import write_jsonl
+from esft_bench.spec.record import ItemScore
+
+ROWS = {
+    **{f"fft-{number}": f"{{method: fft, learning_rate: {number + 1}.0e-4}}" for number in range(2)},
+    **{f"lora-{rank}": f"{{method: lora, learning_rate: 1.0e-3, rank: {rank}, alpha: 4}}" for rank in (2, 4)},
+    **{f"token-{p}": f"{{method: esft-token, learning_rate: 1.0e-2, p: 0.{p}}}" for p in (1, 2, 3)},
+    **{f"gate-{p}": f"{{method: esft-gate, learning_rate: 1.0e-2, p: 0.{p}}}" for p in (1, 2)},
+    "random": "{ablates: token-2}",
+}
+TASKS = ["mini-intent", "mini-law", "mini-summary", "mini-translation"]
+GENERAL = 19
+"""Benchmarks that every cell is tested on besides its own."""
+AT_ONCE = 8
+"""Steps at work at a time."""
+LAYERS, EXPERTS, CHOSEN = (1, 2, 3, 4), 64, 5
+
+
+def suite_text(folder: Path, cells: int, items: int) -> str:
+    """A suite of about so many cells, whose general benchmarks are files of their own."""
+    own = []
+    for number in range(GENERAL):
+        rows = [{"prompt": f"{number}: what is {row} + {number}?", "answer": str(row + number)} for row in range(items)]
+        tested, trained = folder / f"skill-{number}.jsonl", folder / f"skill-{number}-trained.jsonl"
+        write_jsonl(tested, rows)
+        write_jsonl(trained, [{"prompt": f"{number}: who are you?", "answer": "nobody"}] * 2)
+        own.append(f"{{name: skill-{number}, files: [{trained}], test: [{tested}], metric: exact_match}}")
+    seeds = max(1, round(cells / (len(ROWS) * len(TASKS))))
+    rows = "\n".join(f"  {name}: {told}" for name, told in ROWS.items())
+    return f"""\
+name: matrix
+tasks: [{", ".join(TASKS)}]
+general: [{", ".join(own)}]
+alignment: mini-alignment
+seeds: [{", ".join(map(str, range(seeds)))}]
+methods:
+  base: {{title: Base}}
+{rows}
+training: {{steps: 20, batch_size: 2, sequence_length: 128}}
+profiling: {{sequences: 4, sequence_length: 128, after_training: true}}
+evaluation: {{engine: transformers, max_length: 512, limit: {items}}}
+rehearse: never
+"""
+
+
+def planned(folder: Path, cells: int, items: int) -> Prepared:
+    """The suite, planned."""
+    path = folder / "matrix.yaml"
+    path.write_text(suite_text(folder, cells, items))
+    return prepare(SuiteOptions(str(path), run_dir=folder / "runs"))
+
+
+@dataclass
+class Nothing:
+    """An executor whose steps write what such a step leaves, made up, and compute nothing."""
+
+    plan: Prepared
+    count: int = 0
+    _started: deque[tuple[Step, Job]] = field(default_factory=deque)
+
+    def fit(self, asked: Resources) -> int | None:
+        """Whether there is room."""
+        return 0 if len(self._started) < AT_ONCE else None
+
+    def start(self, step: Step, job: Job) -> None:
+        """Begin a step."""
+        self._started.append((step, job))
+
+    def wait(self) -> Sequence[Progressed | Ended]:
+        """The step that was begun first has ended."""
+        if not self._started:
+            return []
+        step, job = self._started.popleft()
+        self.count += 1
+        return [Ended(step, self._filled(step, job.out))]
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+    def _filled(self, step: Step, out: Path) -> dict[str, Any]:
+        """What a step leaves, and what it measured."""
+        draw = random.Random(step.identity)
+        if isinstance(step, TrainStep):
+            return _trained(out, draw, step.training.steps)
+        if isinstance(step, ProfileStep):
+            _profile(draw).save(out)
+        elif isinstance(step, AnswerStep | JudgeStep):
+            answers = step.answers if isinstance(step, JudgeStep) else step
+            count = self.plan.plan.data[answers.benchmark.name].count
+            scores = [ItemScore(id=str(item), score=float(draw.random() < 0.6)) for item in range(count)]
+            write_jsonl(out / ITEMS, [score.model_dump() for score in scores])
+            write_json(out / LM_EVAL, {"results": {}})
+            return {"seconds": 1.0, "loaded": "swapped", "load_seconds": 0.1, "canary": 0.0, "decoding": "greedy"}
+        else:
+            (out / "content").write_text(step.identity)
+        return {"seconds": 1.0}
+
+
+def _trained(out: Path, draw: random.Random, steps: int) -> dict[str, Any]:
+    (out / ADAPTER).mkdir()
+    chosen = {layer: sorted(draw.sample(range(EXPERTS), CHOSEN)) for layer in LAYERS}
+    write_json(out / ADAPTER / CONFIG, AdapterConfig(experts=chosen).model_dump())
+    (out / AFTER).mkdir()
+    _profile(draw).save(out / AFTER)
+    write_json(out / LOG, {"losses": [draw.random() for _ in range(steps)]})
+    names = ("seconds", "cpu_seconds", "steps", "peak_memory_bytes", "stored_bytes", "trainable_parameters")
+    return {name: 1000.0 * (1 + draw.random()) for name in names}
+
+
+def _profile(draw: random.Random) -> Profile:
+    import torch
+
+    share = torch.tensor([[draw.random() for _ in range(EXPERTS)] for _ in LAYERS], dtype=torch.float64)
+    return Profile(LAYERS, 6, 1000, 4, share * 6000, share * 400, share, share)
+
+
+@dataclass
+class Measured:
+    """Processor seconds by phase, and megabytes of memory after it; `shown` is profiled."""
+
+    shown: str = ""
+    seconds: dict[str, float] = field(default_factory=dict)
+    memory: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a block."""
+        profiler = cProfile.Profile() if name == self.shown else None
+        began = _processor()
+        if profiler:
+            profiler.enable()
+        yield
+        if profiler:
+            profiler.disable()
+            pstats.Stats(profiler).sort_stats("cumulative").print_stats(60)
+        self.seconds[name] = _processor() - began
+        self.memory[name] = psutil.Process().memory_info().rss / 2**20
+
+
+def _processor() -> float:
+    used = resource.getrusage(resource.RUSAGE_SELF)
+    return used.ru_utime + used.ru_stime
+
+
+def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
+    """All phases of one matrix."""
+    found = Measured(shown)
+    with found.phase("first plan"):
+        made = planned(folder, cells, items)
+    with found.phase("graph"):
+        graph = made.plan.graph(made.store)
+    executor = Nothing(made)
+    written = Written(made.plan, graph, made.folder)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    console = Terminal(file=(folder / "said").open("w"))
+    with found.phase("run"), Display(made.plan, console, {}, made.folder) as display:
+        watch = Watch(made, graph, written, display)
+        wanted = [step for path in made.plan.paths.values() for step in path.last]
+        failed = Schedule(graph, executor, watch, Parallelism(), wanted).run()
+    assert not failed
+    _looked_at(found, folder, cells, items)
+    return {
+        "cells": len(made.plan.cells),
+        "steps": executor.count,
+        **{f"{name}, s": round(seconds, 2) for name, seconds in found.seconds.items()},
+        "run, ms a step": round(1000 * found.seconds["run"] / executor.count, 2),
+        **{f"MB after {name}": round(size) for name, size in found.memory.items() if name in ("graph", "run")},
+    }
+
+
+def _looked_at(found: Measured, folder: Path, cells: int, items: int) -> None:
+    """What is asked of a finished matrix."""
+    with found.phase("plan"):
+        made = planned(folder, cells, items)
+        graph = made.plan.graph(made.store)
+        describe(made, graph)
+    with found.phase("status"):
+        list(status(made.folder))
+    written = Written(made.plan, graph, made.folder)
+    with found.phase("report"):
+        written.refresh({})
+    with found.phase("report, unchanged"):
+        Written(made.plan, graph, made.folder).refresh({})
+
+
+def in_child(work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Do work in a process of its own, whose memory is its own too."""
+    ours, theirs = os.pipe()
+    if child := os.fork():
+        os.close(theirs)
+        with os.fdopen(ours) as said:
+            told = said.read()
+        assert os.waitpid(child, 0)[1] == 0
+        return dict(json.loads(told))
+    with os.fdopen(theirs, "w") as say:
+        json.dump(work(), say)
+    os._exit(0)
+
+
+def main() -> None:
+    """Print a line of figures for each matrix."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("cells", nargs="*", type=int, default=[100, 300, 1000])
+    parser.add_argument("--items", type=int, default=20, help="of each benchmark")
+    parser.add_argument("--profile", default="", help="first plan, graph, run, plan, status, report")
+    told = parser.parse_args()
+    print(machine())
+    for cells in told.cells:
+        with tempfile.TemporaryDirectory() as place:
+            print(json.dumps(in_child(lambda at=place, n=cells: measure(Path(at), n, told.items, told.profile))))
+
+
+if __name__ == "__main__":
+    main()
