@@ -81,8 +81,15 @@ class BackboneResults:
         self.every, self._manifest = list(records), manifest
         self.records = [record for record in self.every if record.rate == rate or not record.task]
         self._items: dict[str, dict[str, float]] = {}
+        self._columns: dict[Role, list[Column]] = {}
         self._by_cell: dict[tuple[str, str, str, str], list[Record]] = {}
         self._failed: dict[tuple[str, str, str], list[Record]] = {}
+        self._by_row: dict[str, list[Record]] = {}
+        self._own: dict[str, dict[str, None]] = {}  # the benchmarks of each task, in the order of the records
+        for record in self.records:
+            self._by_row.setdefault(record.method, []).append(record)
+            if record.role == "ability":
+                self._own.setdefault(record.task, {})[record.benchmark] = None
         for record in sorted(self.records, key=lambda record: (record.task, record.seed)):
             self._by_cell.setdefault((record.method, record.benchmark, record.role, record.metric), []).append(record)
             if record.state == "failed":
@@ -125,29 +132,38 @@ class BackboneResults:
 
         What nothing was trained for (the suite's `tested_only`) is no column of Table 1: its records stand alone.
         """
+        if role not in self._columns:  # every table asks, and all records have to be looked at
+            self._columns[role] = list(self._found_columns(role))
+        return list(self._columns[role])
+
+    def _found_columns(self, role: Role) -> Iterator[Column]:
         listed = self.suite.drift if role == "drift" else self.suite.general
         if role == "ability":
             listed = [name for task in self.suite.tasks for name in self.tested_on(task)]
         alone = set(self.suite.tested_only) - set(listed)
         found = {rec.benchmark: None for rec in self.records if rec.role == role and rec.benchmark not in alone}
-        return [self._column(name, role) for name in dict.fromkeys([*listed, *found])]
+        yield from (self._column(name, role) for name in dict.fromkeys([*listed, *found]))
 
     def tested_on(self, task: str) -> list[str]:
         """The benchmarks of a task that is trained on: those the run or the records name, else itself."""
         if task in self.benchmarks:
             return list(self.benchmarks[task])
-        found = {record.benchmark: None for record in self.records if (record.task, record.role) == (task, "ability")}
+        found = self._own.get(task, {})
         return list(found) if found and task not in found else [task]
+
+    def of_row(self, name: str) -> list[Record]:
+        """The records of a row."""
+        return self._by_row.get(name, [])
 
     def is_base(self, row: TableRow) -> bool:
         """True for a row that is not trained: all its records have an empty task."""
-        records = [record for record in self.records if record.method == row.name]
-        return bool(records) and all(not record.task for record in records)
+        records = self.of_row(row.name)
+        return bool(records) and not any(record.task for record in records)
 
     def expected_runs(self, row: TableRow, column: Column, role: Role) -> list[Run]:
         """The training runs a cell of a table averages over, when everything is there."""
         if self.is_base(row):
-            return sorted({(record.task, record.seed) for record in self.records if record.method == row.name})
+            return sorted({(record.task, record.seed) for record in self.of_row(row.name)})
         tasks = list(column.tasks) if role == "ability" else self._trained_on(row)
         return [(task, seed) for task in tasks for seed in self.seeds]
 
@@ -172,7 +188,7 @@ class BackboneResults:
 
     def _trained_on(self, row: TableRow) -> list[str]:
         """The tasks of a row's cells: those of the suite, or for other rows what their records say."""
-        found = {record.task: record for record in self.records if record.method == row.name and record.task}
+        found = {record.task: record for record in self.of_row(row.name) if record.task}
         if any(len(record.tasks) > 1 for record in found.values()):
             return list(found)
         earlier = {task for record in found.values() for task in record.earlier}

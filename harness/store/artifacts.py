@@ -187,14 +187,16 @@ class Store:
         if self._is_damaged(folder):
             raise DamagedError(folder)
         try:
-            now = stamp(folder)
+            there = files_in(folder)
+            now = stamp(there)
             artifact = read_artifact(folder)
             if artifact is None:
                 raise DamagedError(f"{MANIFEST} is not what was written")
             if (artifact.manifest.kind, artifact.key) != (folder.parent.name, folder.name):
                 raise DamagedError(f"it is {artifact.name}")
             if self._sound.get((folder, whole)) != now:
-                found = fault(files_in(folder, MANIFEST), artifact.manifest.files, whole=whole)
+                del there[MANIFEST]
+                found = fault(folder, there, artifact.manifest.files, whole=whole)
                 if found:
                     raise DamagedError(found)
             self._sound[folder, whole] = now
@@ -245,9 +247,9 @@ class Store:
         """
         with full_disk_is_a_sentence(built / MANIFEST):
             there = files_in(built)
-            for path in there.values():
-                sync(path)
-            files = described(there)
+            for name in there:
+                sync(built / name)
+            files = described(built, there)
             digest = digest_of_digests({name: file.sha256 for name, file in files.items()})
             manifest = manifest.model_copy(update={"files": files, "digest": digest}).sealed
             write_json(built / MANIFEST, manifest.model_dump(mode="json"))
@@ -259,7 +261,7 @@ class Store:
             sync(target.parent)
         remove(built.parent)
         remove(self.root / WORK / manifest.key)
-        self._sound[target, True] = self._sound[target, False] = stamp(target)
+        self._sound[target, True] = self._sound[target, False] = stamp(files_in(target))
         return Artifact(target, manifest)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from esft_bench.reports.backbone_results import BackboneResults, Column, TableRow
 from esft_bench.reports.tables.table import Key, Table, TableCell, why
+from esft_bench.spec.record import Record
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,12 @@ def judging_table(results: BackboneResults) -> Table | None:
 def costs_of(results: BackboneResults, row: TableRow, metric: str) -> list[float]:
     """A cost of each cell of a row, in the unit of its table."""
     unit = (TRAINING | JUDGING)[metric].size
-    return [
-        record.value / unit
-        for record in results.records
-        if (record.method, record.role, record.metric) == (row.name, "cost", metric) and record.value is not None
-    ]
+    return [record.value / unit for record in _costs(results, row, metric) if record.value is not None]
+
+
+def _costs(results: BackboneResults, row: TableRow, metric: str) -> list[Record]:
+    """The records of a cost of a row's cells."""
+    return [record for record in results.of_row(row.name) if (record.role, record.metric) == ("cost", metric)]
 
 
 def _cost_table(results: BackboneResults, title: str, caption: str, costs: Mapping[str, Unit]) -> Table:
@@ -75,8 +77,7 @@ def _cost_table(results: BackboneResults, title: str, caption: str, costs: Mappi
     for row in results.rows:
         for metric in costs:
             values = costs_of(results, row, metric)
-            found = [r for r in results.records if (r.method, r.role, r.metric) == (row.name, "cost", metric)]
-            note = "" if values else why(found, "not measured yet")
+            note = "" if values else why(_costs(results, row, metric), "not measured yet")
             cells[row.name, metric] = TableCell(float(np.mean(values)) if values else None, runs=len(values), note=note)
     columns = [Column(metric, unit.header) for metric, unit in costs.items()]
     return Table(title, caption, results.rows, columns, cells)

@@ -74,6 +74,6 @@ def _before(results: BackboneResults, record: Record) -> Record | None:
     """The record of the same benchmark, metric and seed in the row that a record's row goes on from."""
     row = results.suite.methods.get(record.method)
     other = row.continues if row else ""
-    wanted = (other, record.benchmark, record.metric, record.seed, "ability")
-    found = (r for r in results.records if (r.method, r.benchmark, r.metric, r.seed, r.role) == wanted)
+    wanted = (record.benchmark, record.metric, record.seed, "ability")
+    found = (r for r in results.of_row(other) if (r.benchmark, r.metric, r.seed, r.role) == wanted)
     return next(found, None)

@@ -1,0 +1,128 @@
+"""What is done for a matrix grows as the matrix does: counted in files opened and in calls, never in time."""
+
+import io
+import os
+from collections import Counter
+
+import pytest
+
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.steps.step import Parallelism, Step
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.keys import Code
+from esft_bench.reports.backbone_results import BackboneResults
+from esft_bench.reports.manifest import Manifest, stored_suite
+from esft_bench.spec.record import Record
+from tests.harness.drivers import Beside, Silent
+from tests.harness.toys import Toy
+
+SMALL, LARGE = 15, 60
+"""Cells of two matrices; what is done for a cell must not depend on how many there are."""
+
+
+class Calls:
+    """Counts calls of functions while it is there."""
+
+    def __init__(self, monkeypatch, *functions):
+        self.count = Counter()
+        for owner, name in functions:
+            monkeypatch.setattr(owner, name, self._counted(getattr(owner, name), name))
+
+    def _counted(self, function, name):
+        def call(*args, **kwargs):
+            self.count[name] += 1
+            return function(*args, **kwargs)
+
+        return call
+
+
+class Quiet(Toy):
+    """A toy that says nothing."""
+
+    def _counts(self, job): ...
+
+
+def ends(cells, benchmarks=4):
+    """A matrix: all trainings rest on one profile, and each cell's answers on its training and on shared questions."""
+    profile = Quiet("counts", told="profile")
+    questions = [Quiet("counts", told=f"questions {number}") for number in range(benchmarks)]
+    trained = [Quiet("counts", (profile,), f"cell {number}") for number in range(cells)]
+    return [Quiet("counts", (one, asked), f"{one.told} on {asked.told}") for one in trained for asked in questions]
+
+
+WATCHED = (
+    (io, "open"),
+    (os, "scandir"),
+    (os, "listdir"),
+    (os, "rename"),
+    (Step, "__hash__"),
+    (Step, "key"),
+    (Graph, "is_ready"),
+    (Graph, "_look"),
+    (Code, "sources"),
+    (Schedule, "_next"),
+)
+
+
+def walked(folder, cells, monkeypatch):
+    """Calls while a matrix is carried out, and while the finished one is looked at anew."""
+    counts = []
+    wanted = ends(cells)
+    with monkeypatch.context() as patch:
+        calls = Calls(patch, *WATCHED)
+        graph = Graph(wanted, Store(folder))
+        assert not Schedule(graph, Beside(), Silent(), Parallelism(), wanted).run()
+        counts.append(calls.count)
+    assert len(graph.finished) == 1 + 4 + 5 * cells
+    with monkeypatch.context() as patch:
+        calls = Calls(patch, *WATCHED)
+        assert len(Graph(wanted, Store(folder)).finished) == len(graph.finished)
+        counts.append(calls.count)
+    return counts
+
+
+def test_carrying_out_and_looking_at_a_matrix_take_as_many_calls_a_cell_however_large_it_is(tmp_path, monkeypatch):
+    small, large = (walked(tmp_path / str(cells), cells, monkeypatch) for cells in (SMALL, LARGE))
+    for few, many in zip(small, large, strict=True):
+        assert many.keys() == few.keys() >= {"__hash__", "key", "_look", "scandir", "open"}
+        for name in few:
+            assert many[name] <= 1.1 * LARGE / SMALL * few[name], name
+
+
+class Seen(list):
+    """Records that count how often one of them is looked at."""
+
+    looks = 0
+
+    def __iter__(self):
+        for each in super().__iter__():
+            type(self).looks += 1
+            yield each
+
+
+def record(row, task, seed):
+    told = {"run": "r", "suite": "s", "backbone": "b", "method": row, "method_title": row, "task": task, "seed": seed}
+    about = {"benchmark": task, "benchmark_title": task, "role": "ability", "metric": "exact_match", "value": 50.0}
+    return Record(**told, **about, n=1, scored=1)
+
+
+def asked(monkeypatch, seeds):
+    """How often records are looked at while every cell of a table is asked for."""
+    records = [record(row, task, seed) for row in "ab" for task in ("x", "y", "z") for seed in range(seeds)]
+    results = BackboneResults(records, None, Manifest(stored_suite({})[0]))
+    monkeypatch.setattr(Seen, "looks", 0)
+    results.records = Seen(results.records)
+    for _ in range(50):
+        for row in results.rows:
+            for column in results.columns("ability"):
+                assert len(results.of(row, column, "ability")) == seeds
+                assert not results.is_base(row)
+                assert results.tested_on(column.name) == [column.name]
+    return Seen.looks / len(records)
+
+
+def test_a_report_looks_at_a_record_as_often_however_many_tables_ask(monkeypatch):
+    few, many = asked(monkeypatch, 2), asked(monkeypatch, 20)
+    assert many == pytest.approx(few)
+    assert many <= 10  # once for the rows, and for the columns once and once for each of them
