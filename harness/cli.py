@@ -15,13 +15,14 @@ from esft_bench.harness.commands.options import (
     CalibrateOptions,
     ExportOptions,
     LookOptions,
+    PriceOptions,
     RunOptions,
     SuiteOptions,
     check_arguments,
     grouped,
 )
 from esft_bench.harness.commands.submit import SubmitOptions
-from esft_bench.harness.plan.price.hardware import DEFAULT, accelerator
+from esft_bench.harness.plan.price.hardware import accelerator
 from esft_bench.harness.terminal import Terminal, complain
 from esft_bench.spec.errors import UserError
 
@@ -63,35 +64,29 @@ def _stop(*_: object) -> NoReturn:
 
 @app.command()
 @grouped
-def plan(
-    suite: SuiteOptions,
-    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None,
-    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = DEFAULT,
-    price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True,
-    detect: Annotated[
-        float | None, typer.Option(min=0.1, max=100.0, help="Say what finding a difference of so many points needs.")
-    ] = None,
-    hourly: Annotated[float | None, typer.Option(min=0.0, help="Dollars that an hour of the device costs.")] = None,
-) -> None:
+def plan(suite: SuiteOptions, options: PriceOptions) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
     from esft_bench.harness.commands.plan import describe, foreseen
     from esft_bench.harness.commands.prepare import prepare
 
-    device = accelerator(gpu)
+    device = accelerator(options.gpu)
     prepared = prepare(suite, weights=False)
     graph = prepared.plan.graph(prepared.store)
     console.print(describe(prepared, graph))
     console.print()
     console.print(foreseen(prepared))
-    if detect is not None:
+    if options.detect is not None:
         from esft_bench.harness.commands.detect import Rates, needed
 
+        rates = Rates(device, options.micro_batch, options.hourly)
         console.print()
-        console.print(needed(prepared, graph, detect, Rates(device, micro_batch, hourly)))
-    if price:
-        from esft_bench.harness.plan.price.show import price_tables  # here: it brings torch along
+        console.print(needed(prepared, graph, options.detect, rates))
+    if options.price:
+        from esft_bench.harness.plan.price.fleet import Fleet  # here: it brings torch along
+        from esft_bench.harness.plan.price.show import price_tables
 
-        for table in price_tables(prepared.plan, graph, device, micro_batch):
+        fleet = Fleet(device, options.gpus, options.hourly)
+        for table in price_tables(prepared.plan, graph, fleet, options.micro_batch):
             console.print()
             console.print(table)
     for note in prepared.notes:

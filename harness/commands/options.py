@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_type_hints
 
 import typer
 
+from esft_bench.harness.plan.price.hardware import DEFAULT
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.text import flaw
 
@@ -79,6 +80,20 @@ class RunOptions:
     unsafe_code: Annotated[
         bool, typer.Option("--unsafe-code", help="Run generated code even where no sandbox works.")
     ] = False
+
+
+@dataclass(frozen=True)
+class PriceOptions:
+    """What a plan's costs are reckoned by."""
+
+    micro_batch: Annotated[int | None, typer.Option(min=1, help="Sequences in memory at once in training.")] = None
+    gpu: Annotated[str, typer.Option(help="The device to estimate for, e.g. H100-80GB.")] = DEFAULT
+    gpus: Annotated[int, typer.Option(min=1, max=100_000, help="How many of them the run has.")] = 1
+    price: Annotated[bool, typer.Option(help="Estimate what the run will cost.")] = True
+    detect: Annotated[
+        float | None, typer.Option(min=0.1, max=100.0, help="Say what finding a difference of so many points needs.")
+    ] = None
+    hourly: Annotated[float | None, typer.Option(min=0.0, help="Dollars that an hour of the device costs.")] = None
 
 
 @dataclass(frozen=True)

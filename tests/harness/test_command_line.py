@@ -14,7 +14,7 @@ COMMANDS = {
     "submit": "run --slurm --nodes --gpus --cores --time --sbatch --out",
     "status": "run",
     "export": "run --to --best --method --task --seed --form --push --public",
-    "plan": f"{SUITE} --micro-batch --gpu --price --detect --hourly",
+    "plan": f"{SUITE} --micro-batch --gpu --gpus --price --detect --hourly",
     "where": "method task --seed --rate --run",
     "doctor": "suite --run-dir",
     "report": "runs --against --export",

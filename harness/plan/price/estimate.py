@@ -48,7 +48,8 @@ class TrainingPrice:
     """What one cell of a row costs to train, on average over its tasks, of which some may take more steps.
 
     `operations` floating-point operations, `seconds` on the device, of which `looks` are for looking at the training
-    while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept. `why_not`: why there is no estimate.
+    while it goes on, `peak_bytes` of the device's memory, of which several devices can share out `state_bytes`,
+    `adapter_bytes` kept. `why_not`: why there is no estimate.
     """
 
     row: str
@@ -59,6 +60,7 @@ class TrainingPrice:
     adapter_bytes: float = 0.0
     looks: float = 0.0
     why_not: str = ""
+    state_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,7 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
         chunks, shown = _micro_batches(plan, micro_batch), _shown(plan, cells, tokenizer)
         looks = [(looks_at(stage, tokenizer), step) for stage, step in steps]
         trained = sum(step.operations * each * chunks for (_, step), each in zip(steps, shown, strict=True))
+        largest = max((step for _, step in steps), key=lambda step: step.peak_bytes)
         looking = sum(look.seconds(step, tokens, device) for look, step in looks)
         prices.append(
             TrainingPrice(
@@ -117,9 +120,10 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
                 len(cells),
                 trained + sum(look.operations(step, tokens) for look, step in looks),
                 trained / (device.rate * UTILISATION) + looking,
-                max(step.peak_bytes for _, step in steps),
+                largest.peak_bytes,
                 sum(step.trainable_parameters for _, step in steps) * _stored_width(plan),
                 looking,
+                state_bytes=largest.state_bytes,
             )
         )
     return prices

@@ -10,6 +10,9 @@ UTILISATION = 0.25
 """Share of the stated rate that training is assumed to reach: on an H200, at OLMoE's and DeepSeek-V2-Lite's shapes, one
 sequence of 4096 tokens at a time, it was 0.17 to 0.35 (docs/benchmarks/2026-11-26-h200.md). Small models reach less."""
 
+MARGIN = 0.9
+"""Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
+
 
 @dataclass(frozen=True)
 class Accelerator:

@@ -15,18 +15,22 @@ from esft_bench.harness.plan.price.estimate import (
     training_prices,
     tuning_prices,
 )
+from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
 from esft_bench.harness.plan.price.hardware import GIB, Accelerator
 from esft_bench.harness.plan.price.sharded import COUNTS, MARGIN, Sharing, sharings
 from esft_bench.harness.steps.graph import Graph
 
 
-def price_tables(plan: Plan, graph: Graph, device: Accelerator, micro_batch: int | None) -> list[Table]:
-    """What training and testing will cost."""
+def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None) -> list[Table]:
+    """What training and testing will cost; where there are several cards, also what all of them make of it."""
+    device = fleet.device
     trainings = training_prices(plan, graph, device, micro_batch)
-    tuned = [tuning_table(tuning_prices(plan, trainings), device)] if plan.searches else []
+    tunings = tuning_prices(plan, trainings)
+    tuned = [tuning_table(tunings, device)] if plan.searches else []
     together = sharings(plan, graph, device, trainings, micro_batch)
     shared = [sharing_table(together, device)] if together else []
-    return [*tuned, training_table(trainings, device), *shared, evaluation_table(evaluation_prices(plan))]
+    several = [fleet_table(fleet, trainings, tunings)] if fleet.count > 1 else []
+    return [*tuned, training_table(trainings, device), *shared, *several, evaluation_table(evaluation_prices(plan))]
 
 
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:

@@ -1,0 +1,94 @@
+"""What sixteen cards make of a plan: cards a cell, and a list schedule held against what is known of those."""
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from esft_bench.harness.plan.price.estimate import TrainingPrice, TuningPrice
+from esft_bench.harness.plan.price.fleet import Fleet, cards_for, fleet_table
+from esft_bench.harness.plan.price.hardware import GIB, accelerator
+from esft_bench.harness.plan.price.makespan import Work, makespan
+
+H100 = accelerator("H100-80GB")
+ROW = TrainingPrice("FFT", 4, seconds=3600.0, peak_bytes=250 * GIB, state_bytes=230 * GIB)
+
+
+@st.composite
+def matrices(draw):
+    """Work in which pieces come after earlier ones, and cards for it."""
+    cards = draw(st.integers(1, 8))
+    work = []
+    for place in range(draw(st.integers(1, 12))):
+        after = draw(st.sets(st.integers(0, place - 1), max_size=3)) if place else set()
+        work.append(Work(draw(st.integers(1, 50)), draw(st.integers(1, cards)), tuple(sorted(after))))
+    return work, cards
+
+
+@given(matrices())
+def test_work_takes_no_less_than_its_longest_path_and_its_area_and_no_more_than_one_after_another(matrix):
+    work, cards = matrix
+    ends = []
+    for each in work:
+        ends.append(each.seconds + max((ends[before] for before in each.after), default=0))
+    area = sum(each.seconds * each.cards for each in work) / cards
+    assert max(max(ends), area) <= makespan(work, cards) <= sum(each.seconds for each in work)
+
+
+@given(st.lists(st.integers(1, 50), min_size=1, max_size=6), st.integers(1, 4))
+def test_pieces_of_one_card_take_no_more_than_graham_proved_for_longest_first(seconds, cards):
+    best = min(longest_pile(order, cards) for order in permutations(seconds))
+    assert best <= makespan([Work(one) for one in seconds], cards) <= (4 / 3 - 1 / (3 * cards)) * best + 1e-9
+
+
+def longest_pile(order, cards):
+    """Pieces laid in an order, each on the lowest pile: in some order that is the best schedule."""
+    piles = [0] * cards
+    for one in order:
+        piles[piles.index(min(piles))] += one
+    return max(piles)
+
+
+def test_what_needs_several_cards_waits_for_them_and_others_run_meanwhile():
+    assert makespan([Work(10, 4), Work(4), Work(4)], 4) == 14
+    assert makespan([Work(1), Work(10, 1, (0,)), Work(6), Work(5)], 2) == 11
+
+
+@pytest.mark.parametrize(("state", "left", "cards"), [(60, 10, 1), (62.1, 10, 2), (230, 20, 8), (10, 73, None)])
+def test_a_cell_takes_as_many_cards_as_its_states_need_beside_what_a_micro_batch_leaves(state, left, cards):
+    assert cards_for(replace(ROW, peak_bytes=(state + left) * GIB, state_bytes=state * GIB), H100) == cards
+
+
+def shown(fleet, trainings, tunings=()):
+    console = Console(width=200, record=True, file=None)
+    with console.capture() as said:
+        console.print(fleet_table(fleet, trainings, tunings))
+    return [line.split() for line in said.get().splitlines()]
+
+
+def test_hours_dollars_and_the_end_are_told_of_each_row_and_of_all():
+    small = replace(ROW, row="ESFT", cells=8, seconds=1800.0, peak_bytes=50 * GIB, state_bytes=40 * GIB)
+    lines = shown(Fleet(H100, 16, 2.0), [ROW, small])
+    assert lines[2] == ["FFT", "4", "8", "7.5", "min", "4.0", "h", "15.0", "min", "$8.00"]
+    assert lines[3] == ["ESFT", "8", "1", "30.0", "min", "4.0", "h", "30.0", "min", "$8.00"]
+    assert ["all", "12", "8.0", "h", "30.0", "min", "$16.00"] in lines
+
+
+def test_searches_come_before_the_cells_of_their_row():
+    tuning = TuningPrice("FFT", searches=2, trials=2, steps=10, operations=1.0, seconds=4 * 3600.0)
+    (line,) = [each for each in shown(Fleet(H100, 16), [ROW], [tuning]) if each[:1] == ["FFT"]]
+    assert line == ["FFT", "4", "8", "7.5", "min", "8.0", "h", "30.0", "min", "–"]
+
+
+def test_rows_that_do_not_fit_are_named_and_the_others_are_reckoned():
+    huge = replace(ROW, row="Huge", peak_bytes=9000 * GIB, state_bytes=8990 * GIB)
+    wide = replace(ROW, row="Wide", peak_bytes=330 * GIB)
+    odd = replace(ROW, row="Odd", why_not="no experts")
+    lines = [" ".join(line) for line in shown(Fleet(H100, 16), [huge, wide, odd, ROW])]
+    assert "Huge 4 needs 256 cards" in lines
+    assert "Wide 4 what a micro-batch leaves does not fit 80 GiB: a smaller --micro-batch" in lines
+    assert "Odd 4 no estimate: no experts" in lines
+    assert any(line.startswith("all 4 4.0 h") for line in lines)
