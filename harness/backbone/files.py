@@ -1,6 +1,7 @@
 """A backbone's checkpoint: where it lies, and a digest of what it is. Imports nothing that computes."""
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -78,15 +79,46 @@ def digest(folder: Path, notes: Notes, weights: bool = True) -> str:
 
     Raises UserError where `weights` are asked for and there are none, or a file of theirs is missing or damaged.
     """
-    files = [path for path in folder.iterdir() if path.suffix in READ]
-    if weights:
-        if not any(folder.glob("*.safetensors")):
-            raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, no others are loaded.")
-        files += set(tensor_files(folder).files.values())
-    stamp = digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
+    files = _files(folder, weights)
+    stamp = _stamp(files)
     said = notes.read(stamp)
     if said is not None:
         return str(said["digest"])
     value = digest_of_files(files, folder)
     notes.write(stamp, {"folder": folder.name, "digest": value})
+    if weights:
+        notes.write(_without(folder, notes), {"folder": folder.name, "digest": value})
     return value
+
+
+def known_digest(folder: Path, notes: Notes) -> str:
+    """The digest that a run finds, as far as it is known without reading weights; else one of all but those.
+
+    Where the weights are not there (any more), it is that of the checkpoint that had them, by its folder's name and its
+    other files: enough to look at what a run has left, not to carry one out.
+    """
+    try:
+        said = notes.read(_stamp(_files(folder)))
+    except UserError:
+        said = notes.read(_without(folder, notes))
+    return str(said["digest"]) if said else digest(folder, notes, weights=False)
+
+
+def _files(folder: Path, weights: bool = True) -> list[Path]:
+    """The files that make a checkpoint what it is."""
+    files = [path for path in folder.iterdir() if path.suffix in READ]
+    if weights:
+        if not any(folder.glob("*.safetensors")):
+            raise UserError(f"{folder} holds no *.safetensors: convert the checkpoint first, no others are loaded.")
+        files += set(tensor_files(folder).files.values())
+    return files
+
+
+def _stamp(files: Iterable[Path]) -> str:
+    """What changes where somebody touches files."""
+    return digest_of_text(canonical(sorted([p.name, p.stat().st_size, p.stat().st_mtime_ns] for p in files)))
+
+
+def _without(folder: Path, notes: Notes) -> str:
+    """What a checkpoint's digest is noted under for when its weights are not there."""
+    return digest_of_text(f"{folder.name} without weights: {digest(folder, notes, weights=False)}")

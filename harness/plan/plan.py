@@ -116,7 +116,8 @@ def make_plan(
     matrix = Matrix(suite, methods, tasks)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
-    backbone = Content(folder, backbones.digest(folder, store.notes(backbones.NOTES), weights))
+    known = store.notes(backbones.NOTES)
+    backbone = Content(folder, (backbones.digest if weights else backbones.known_digest)(folder, known))
     check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
     form, held = Prompting(suite.backbone, folder), _held_out(suite)
     reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
