@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from esft_bench.methods.method import Method
 from esft_bench.spec.cell import TOGETHER, Cell
@@ -18,7 +19,7 @@ class Matrix:
     methods: Mapping[str, Method]
     tasks: Mapping[str, Task]
 
-    @property
+    @cached_property
     def cells(self) -> list[Cell]:
         """Every cell, row by row."""
         return [
@@ -47,7 +48,7 @@ class Matrix:
         own = [name for task in trained for name in self.tested_on(task)]
         return [*dict.fromkeys([*own, *self.suite.general, *self.suite.drift])]
 
-    @property
+    @cached_property
     def repeated(self) -> list[Cell]:
         """The cells that are asked more than once."""
         asked = self.suite.evaluation.repeats

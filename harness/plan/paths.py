@@ -25,6 +25,7 @@ from esft_bench.spec.files import lines_in
 from esft_bench.spec.opinions import Kind
 from esft_bench.spec.suite import ABLATED
 from esft_bench.spec.tuned import tuned_as
+from esft_bench.spec.tuning import Tune
 from esft_bench.tasks.task import DIVERGENCE, Rubric
 
 BY_LOSS = {"evaluate_by": "loss", "evaluate_on": "held-out"}
@@ -69,6 +70,8 @@ class Paths:
     engine: EngineSettings
     judges: Sequence[tuple[str, Any]]
     sources: Mapping[tuple[str, str], Content]
+    _trainings: dict[Cell, TrainStep] = field(default_factory=dict, compare=False, repr=False)
+    _searches: dict[tuple[str, str], TuneStep] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, cell: Cell) -> CellPath:
         """A cell's path."""
@@ -106,11 +109,13 @@ class Paths:
             yield probe, JudgeStep(answers, rubric, self.judges[0], probe, count)
 
     def training(self, cell: Cell) -> TrainStep:
-        """A cell's training, the last one where there are several."""
-        step = self._given(cell)
-        search = self.search(cell)
-        tuned = Tuned(search, cell.rate, self._within(cell.method)) if search else None
-        return _after_first(replace(step, tuned=tuned), cell.rate)
+        """A cell's training, the last one where there are several; made once, however many go on from it."""
+        if cell not in self._trainings:
+            step = self._given(cell)
+            search = self.search(cell)
+            tuned = Tuned(search, cell.rate, self._within(cell.method)) if search else None
+            self._trainings[cell] = _after_first(replace(step, tuned=tuned), cell.rate)
+        return self._trainings[cell]
 
     def search(self, cell: Cell) -> TuneStep | None:
         """The search whose values a cell is trained with, the same for all seeds; None where it has its own."""
@@ -118,12 +123,19 @@ class Paths:
         tune, row = suite.tune, tuned_as(suite, cell.method)
         if tune is None or row is None or not self.matrix.methods[row].trains:
             return None
-        name, cells = row, [Cell(row, cell.task, tune.seed, tuple(suite.methods[row].after))]
+        known = row, cell.task if tune.per == "task" else ""
+        if known not in self._searches:
+            self._searches[known] = self._search(row, cell.task, tune)
+        return self._searches[known]
+
+    def _search(self, row: str, task: str, tune: Tune) -> TuneStep:
+        suite = self.matrix.suite
+        name, cells = row, [Cell(row, task, tune.seed, tuple(suite.methods[row].after))]
         if tune.per == "row":
             of_row = [each for each in self.matrix.cells if each.method == row and each.is_row]
             cells = [each for each in of_row if each.seed == suite.seeds[0]]
         else:
-            name = f"{row} · {cell.task}"
+            name = f"{row} · {task}"
         tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
         own = suite.learning_rate(row, cell.task if tune.per == "task" else "")
         return TuneStep(name, Search(tune, own, suite.methods[row].tune), suite.steps(row), tried)

@@ -6,15 +6,19 @@ from collections import Counter
 
 import pytest
 
+from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.plan.paths import Paths
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
+from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import Code
 from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.manifest import Manifest, stored_suite
 from esft_bench.spec.record import Record
 from tests.harness.drivers import Beside, Silent
+from tests.harness.plans import prepared
 from tests.harness.toys import Toy
 
 SMALL, LARGE = 15, 60
@@ -88,6 +92,29 @@ def test_carrying_out_and_looking_at_a_matrix_take_as_many_calls_a_cell_however_
         assert many.keys() == few.keys() >= {"__hash__", "key", "_look", "scandir", "open"}
         for name in few:
             assert many[name] <= 1.1 * LARGE / SMALL * few[name], name
+
+
+LINE = """\
+name: line
+tasks: [mini-math, mini-code, mini-intent, mini-summary, mini-law, mini-translation]
+methods:
+  fft: {learning_rate: 9.0e-4}
+  last: {continues: fft, after: [mini-math, mini-code, mini-intent, mini-summary, mini-law]}
+training: {steps: 2, batch_size: 2, sequence_length: 128}
+evaluation: {engine: transformers, repeats: {cells: 1, times: 2}}
+tune: {trials: 3, rungs: 1, per: row}
+"""
+
+
+def test_a_plan_makes_each_training_and_each_search_once_and_lays_out_its_cells_once(tmp_path, monkeypatch):
+    calls = Calls(monkeypatch, (Paths, "_given"), (Paths, "_search"), (Matrix, "_trained_on"))
+    plan = prepared(tmp_path, LINE).plan
+    trainings = {step for step in plan.graph(Store(tmp_path / "empty")).steps if type(step) is TrainStep}
+    assert len(trainings) == 6 + 5
+    tried = 2 * 6  # what a search tries on each task
+    assert calls.count["_given"] <= len(trainings) + tried
+    assert calls.count["_search"] <= 2
+    assert calls.count["_trained_on"] <= 3 * 2  # rows, for each of the matrices that are checked
 
 
 class Seen(list):
