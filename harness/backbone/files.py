@@ -81,14 +81,12 @@ def digest(folder: Path, notes: Notes, weights: bool = True) -> str:
     """
     files = _files(folder, weights)
     stamp = _stamp(files)
-    said = notes.read(stamp)
-    if said is not None:
-        return str(said["digest"])
-    value = digest_of_files(files, folder)
-    notes.write(stamp, {"folder": folder.name, "digest": value})
-    if weights:
-        notes.write(_without(folder, notes), {"folder": folder.name, "digest": value})
-    return value
+    noted = {name: notes.read(name) for name in ([stamp, _without(folder, notes)] if weights else [stamp])}
+    said = noted[stamp] or {"folder": folder.name, "digest": digest_of_files(files, folder)}
+    for name in noted:
+        if noted[name] != said:
+            notes.write(name, said)
+    return str(said["digest"])
 
 
 def known_digest(folder: Path, notes: Notes) -> str:
