@@ -31,7 +31,7 @@ def matrices(draw):
 @given(matrices())
 def test_work_takes_no_less_than_its_longest_path_and_its_area_and_no_more_than_one_after_another(matrix):
     work, cards = matrix
-    ends = []
+    ends: list[float] = []
     for each in work:
         ends.append(each.seconds + max((ends[before] for before in each.after), default=0))
     area = sum(each.seconds * each.cards for each in work) / cards

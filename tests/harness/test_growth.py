@@ -29,7 +29,7 @@ class Calls:
     """Counts calls of functions while it is there."""
 
     def __init__(self, monkeypatch, *functions):
-        self.count = Counter()
+        self.count: Counter[str] = Counter()
         for owner, name in functions:
             monkeypatch.setattr(owner, name, self._counted(getattr(owner, name), name))
 
@@ -117,7 +117,7 @@ def test_a_plan_makes_each_training_and_each_search_once_and_lays_out_its_cells_
     assert calls.count["_trained_on"] <= 3 * 2  # rows, for each of the matrices that are checked
 
 
-class Seen(list):
+class Seen(list[Record]):
     """Records that count how often one of them is looked at."""
 
     looks = 0
