@@ -103,6 +103,10 @@ class Nothing:
     count: int = 0
     _started: deque[tuple[Step, Job]] = field(default_factory=deque)
 
+    def asks(self, step: Step) -> Resources:
+        """What a step asks for."""
+        return step.resources
+
     def fit(self, asked: Resources) -> int | None:
         """Whether there is room."""
         return 0 if len(self._started) < AT_ONCE else None

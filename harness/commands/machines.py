@@ -15,7 +15,9 @@ from esft_bench.harness.plan.price.needs import gpus_of_rows
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.leases import MACHINE, Leases
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import digest_of_text
 
 LOCAL, CLUSTER, REMOTE = "local", "ray", "ray://"
 INSTALL = "pip install 'esft-bench[cluster]'"
@@ -48,12 +50,34 @@ def machines(prepared: Prepared, graph: Graph, options: RunOptions) -> Iterator[
         def local(judges: Panel, batches: bool) -> Executor:
             return LocalExecutor(parallelism, prepared.folder, judges, batches)
 
-        yield Machines(parallelism, local, notes)
+        with alone_on_accelerators(prepared.store.leases):
+            yield Machines(parallelism, local, notes)
         return
     from esft_bench.harness.execute.cluster.connect import connected  # here: it brings Ray along
 
     with connected(where, _cores(), _gpus()):
         yield Machines(*_on_a_cluster(prepared, graph, options), notes)
+
+
+@contextmanager
+def alone_on_accelerators(leases: Leases) -> Iterator[None]:
+    """Hold the accelerators that this process sees, whose memory two runs would fill; without one nothing is held.
+
+    Raises UserError where another run of the store holds them.
+    """
+    if not _gpus():
+        yield
+        return
+    name = f"accelerators-{digest_of_text(MACHINE + os.environ.get('CUDA_VISIBLE_DEVICES', ''))[:12]}"
+    if (lease := leases.claim(name)) is None:
+        raise UserError(
+            f"Another run is at work on this machine's accelerators ({leases.holder(name)}): wait for it, or give each "
+            "run its own by CUDA_VISIBLE_DEVICES."
+        )
+    try:
+        yield
+    finally:
+        lease.release()
 
 
 def _chosen(options: RunOptions) -> tuple[str, list[str]]:

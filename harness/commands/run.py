@@ -4,8 +4,6 @@ import logging
 import os
 import shlex
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,11 +21,9 @@ from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.step import Step
 from esft_bench.harness.store.artifacts import Artifact, DamagedError
-from esft_bench.harness.store.leases import MACHINE, Leases
 from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import digest_of_text, full_disk_is_a_sentence
+from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.tasks.sandbox import UNSAFE, require
 
 
@@ -70,8 +66,7 @@ class _Run:
             manifest.restore(self.folder / manifest.FILE, self.prepared.store.news)
             self._say_news()
             if any(step not in self.graph.finished for step in wanted):
-                with alone_on_accelerators(self.prepared.store.leases):
-                    self._compute(wanted)
+                self._compute(wanted)
             with self.written.alone():
                 self._write()
             self._say_news()
@@ -178,29 +173,6 @@ class _Run:
         except DamagedError:
             return False
         return True
-
-
-@contextmanager
-def alone_on_accelerators(leases: Leases) -> Iterator[None]:
-    """Hold the accelerators that this process sees, whose memory two runs would fill; without one nothing is held.
-
-    Raises UserError where another run of the store holds them.
-    """
-    import torch
-
-    if not torch.cuda.is_available():
-        yield
-        return
-    name = f"accelerators-{digest_of_text(MACHINE + os.environ.get('CUDA_VISIBLE_DEVICES', ''))[:12]}"
-    if (lease := leases.claim(name)) is None:
-        raise UserError(
-            f"Another run is at work on this machine's accelerators ({leases.holder(name)}): wait for it, or give each "
-            "run its own by CUDA_VISIBLE_DEVICES."
-        )
-    try:
-        yield
-    finally:
-        lease.release()
 
 
 def _log_to_file(log: Path) -> None:

@@ -137,7 +137,7 @@ class Paths:
         else:
             name = f"{row} · {task}"
         tried = {each.task: self._tried(replace(each, seed=tune.seed)) for each in cells}
-        own = suite.learning_rate(row, cell.task if tune.per == "task" else "")
+        own = suite.learning_rate(row, task if tune.per == "task" else "")
         return TuneStep(name, Search(tune, own, suite.methods[row].tune), suite.steps(row), tried)
 
     def searches(self) -> dict[tuple[str, str], TuneStep]:

@@ -52,6 +52,9 @@ class Beside:
     def __post_init__(self) -> None:
         self._started: list[tuple[Step, Job]] = []
 
+    def asks(self, step: Step) -> Resources:
+        return step.resources
+
     def fit(self, asked: Resources) -> int | None:
         return 0 if len(self._started) < AT_ONCE else None
 

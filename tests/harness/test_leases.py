@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from esft_bench.harness.commands.run import alone_on_accelerators
+from esft_bench.harness.commands.machines import alone_on_accelerators
 from esft_bench.harness.store import leases as module
 from esft_bench.harness.store.leases import Leases
 from esft_bench.spec.errors import UserError
@@ -120,6 +120,7 @@ def test_leases_are_as_old_as_the_file_system_says_whatever_time_it_has(tmp_path
 
 def test_two_runs_of_a_store_do_not_fill_one_accelerator_and_others_are_their_own(tmp_path, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
     one, other = Leases(tmp_path), Leases(tmp_path)
     with alone_on_accelerators(one):

@@ -1,0 +1,33 @@
+"""Looking at a plan, for which no weights are read, shows what runs have done."""
+
+import shutil
+
+from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.commands.prepare import prepare
+from esft_bench.harness.plan.state import state_of
+from esft_bench.tasks.mini import BACKBONE
+from tests.harness.plans import finish, graph_of, prepared
+from tests.harness.test_plan import ROWS
+
+
+def test_looking_at_a_plan_shows_what_a_run_has_done_also_where_the_weights_are_gone(tmp_path):
+    backbone = shutil.copytree(BACKBONE, tmp_path / "backbone")
+    text = ROWS + f"backbone: {{path: {backbone}}}\n"
+    made = prepared(tmp_path, text)
+    base, fft = made.plan.cells[:2]
+    finish(made, made.plan.paths[base].training)
+    finish(made, made.plan.paths[fft].training)
+
+    def seen():
+        look = prepare(SuiteOptions(str(tmp_path / "suite.yaml"), run_dir=tmp_path / "runs"), weights=False)
+        return [state_of(look.plan.paths[cell], graph_of(look)) for cell in look.plan.cells[:3]]
+
+    assert seen() == ["trained", "trained", "to do"]
+    weights = backbone / "model.safetensors"
+    kept = weights.read_bytes()
+    weights.write_bytes(kept[:-4] + b"\1\2\3\4")
+    assert seen() == ["to do", "to do", "to do"]
+    weights.unlink()
+    assert seen() == ["trained", "trained", "to do"]
+    (backbone / "config.json").write_text((backbone / "config.json").read_text() + "\n")
+    assert seen() == ["to do", "to do", "to do"]
