@@ -3,18 +3,19 @@
 from dataclasses import replace
 from itertools import permutations
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
 from esft_bench.harness.plan.price.estimate import TrainingPrice, TuningPrice
-from esft_bench.harness.plan.price.fleet import Fleet, cards_for, fleet_table
+from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
 from esft_bench.harness.plan.price.hardware import GIB, accelerator
 from esft_bench.harness.plan.price.makespan import Work, makespan
+from esft_bench.harness.plan.price.sharded import Sharing
 
 H100 = accelerator("H100-80GB")
-ROW = TrainingPrice("FFT", 4, seconds=3600.0, peak_bytes=250 * GIB, state_bytes=230 * GIB)
+ROW = TrainingPrice("FFT", 4, seconds=3600.0, peak_bytes=250 * GIB)
+SHARED = Sharing("FFT", 8, 40 * GIB, 450.0)
 
 
 @st.composite
@@ -57,20 +58,15 @@ def test_what_needs_several_cards_waits_for_them_and_others_run_meanwhile():
     assert makespan([Work(1), Work(10, 1, (0,)), Work(6), Work(5)], 2) == 11
 
 
-@pytest.mark.parametrize(("state", "left", "cards"), [(60, 10, 1), (62.1, 10, 2), (230, 20, 8), (10, 73, None)])
-def test_a_cell_takes_as_many_cards_as_its_states_need_beside_what_a_micro_batch_leaves(state, left, cards):
-    assert cards_for(replace(ROW, peak_bytes=(state + left) * GIB, state_bytes=state * GIB), H100) == cards
-
-
-def shown(fleet, trainings, tunings=()):
+def shown(fleet, trainings, tunings=(), shared=(SHARED,)):
     console = Console(width=200, record=True, file=None)
     with console.capture() as said:
-        console.print(fleet_table(fleet, trainings, tunings))
+        console.print(fleet_table(fleet, trainings, tunings, shared))
     return [line.split() for line in said.get().splitlines()]
 
 
 def test_hours_dollars_and_the_end_are_told_of_each_row_and_of_all():
-    small = replace(ROW, row="ESFT", cells=8, seconds=1800.0, peak_bytes=50 * GIB, state_bytes=40 * GIB)
+    small = replace(ROW, row="ESFT", cells=8, seconds=1800.0, peak_bytes=50 * GIB)
     lines = shown(Fleet(H100, 16, 2.0), [ROW, small])
     assert lines[2] == ["FFT", "4", "8", "7.5", "min", "4.0", "h", "15.0", "min", "$8.00"]
     assert lines[3] == ["ESFT", "8", "1", "30.0", "min", "4.0", "h", "30.0", "min", "$8.00"]
@@ -84,11 +80,11 @@ def test_searches_come_before_the_cells_of_their_row():
 
 
 def test_rows_that_do_not_fit_are_named_and_the_others_are_reckoned():
-    huge = replace(ROW, row="Huge", peak_bytes=9000 * GIB, state_bytes=8990 * GIB)
-    wide = replace(ROW, row="Wide", peak_bytes=330 * GIB)
+    huge, wide = (replace(ROW, row=row, peak_bytes=9000 * GIB) for row in ("Huge", "Wide"))
     odd = replace(ROW, row="Odd", why_not="no experts")
-    lines = [" ".join(line) for line in shown(Fleet(H100, 16), [huge, wide, odd, ROW])]
-    assert "Huge 4 needs 256 cards" in lines
-    assert "Wide 4 what a micro-batch leaves does not fit 80 GiB: a smaller --micro-batch" in lines
+    shared = (SHARED, Sharing("Huge", 64, GIB, 1.0), Sharing("Wide", 0, GIB, 0.0))
+    lines = [" ".join(line) for line in shown(Fleet(H100, 16), [huge, wide, odd, ROW], (), shared)]
+    assert "Huge 4 needs 64 cards" in lines
+    assert "Wide 4 more than 128 cards do not hold it: a smaller --micro-batch" in lines
     assert "Odd 4 no estimate: no experts" in lines
     assert any(line.startswith("all 4 4.0 h") for line in lines)

@@ -18,6 +18,7 @@ from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.plan.price import needs
 from esft_bench.harness.plan.price.estimate import TrainingPrice
 from esft_bench.harness.plan.price.hardware import GIB
+from esft_bench.harness.plan.price.sharded import Sharing
 from esft_bench.harness.steps.step import Resources
 from esft_bench.spec.errors import UserError
 from tests.harness.plans import graph_of, prepared
@@ -166,13 +167,15 @@ def rows(tmp_path, monkeypatch):
     made = prepared(tmp_path, SUITE.replace("ENGINE", "transformers"))
     sizes = {"FFT": 500, "ESFT-Token": 60, "Random": 200}
     prices = [TrainingPrice(row, 1, peak_bytes=size * GIB) for row, size in sizes.items()]
+    shared = [Sharing("FFT", 7, 70 * GIB, 1.0), Sharing("Random", 3, 70 * GIB, 1.0)]
     monkeypatch.setattr(needs, "training_prices", lambda *_: prices)
+    monkeypatch.setattr(needs, "sharings", lambda *_: shared)
     cards = [("H200-141GB", 141 * GIB), ("H100-80GB", 80 * GIB)]
     return lambda most: needs.gpus_of_rows(made.plan, graph_of(made), cards, most, None)
 
 
 def test_a_row_takes_as_many_gpus_as_hold_it(rows):
-    assert rows(8) == {"fft": 8, "esft-token": 1, "random-token": 4}
+    assert rows(8) == {"fft": 7, "esft-token": 1, "random-token": 3}
 
 
 def test_a_gpu_type_that_cannot_hold_a_row_is_refused(rows):

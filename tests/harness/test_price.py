@@ -10,8 +10,8 @@ from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.prepare import prepare
 from esft_bench.harness.plan.price.alive import watched
 from esft_bench.harness.plan.price.estimate import evaluation_prices, training_prices
-from esft_bench.harness.plan.price.hardware import Accelerator, accelerator
-from esft_bench.harness.plan.price.sharded import MARGIN, sharings
+from esft_bench.harness.plan.price.hardware import MARGIN, Accelerator, accelerator
+from esft_bench.harness.plan.price.sharded import sharings
 from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.methods.densemixer import DenseMixer

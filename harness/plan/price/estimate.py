@@ -48,8 +48,8 @@ class TrainingPrice:
     """What one cell of a row costs to train, on average over its tasks, of which some may take more steps.
 
     `operations` floating-point operations, `seconds` on the device, of which `looks` are for looking at the training
-    while it goes on, `peak_bytes` of the device's memory, of which several devices can share out `state_bytes`,
-    `adapter_bytes` kept. `why_not`: why there is no estimate.
+    while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept.
+    `why_not`: why there is no estimate.
     """
 
     row: str
@@ -60,7 +60,6 @@ class TrainingPrice:
     adapter_bytes: float = 0.0
     looks: float = 0.0
     why_not: str = ""
-    state_bytes: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,6 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
                 largest.peak_bytes,
                 sum(step.trainable_parameters for _, step in steps) * _stored_width(plan),
                 looking,
-                state_bytes=largest.state_bytes,
             )
         )
     return prices

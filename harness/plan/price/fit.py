@@ -8,14 +8,11 @@ import torch
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import training_prices
-from esft_bench.harness.plan.price.hardware import GIB, Accelerator
+from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
-
-USABLE = 0.9
-"""Share of the memory that tensors may take: allocators and a device's own context need the rest."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +38,7 @@ def this_machine() -> Accelerator:
 
 def fit(plan: Plan, graph: Graph, device: Accelerator) -> Fit:
     """Find out by the estimate of `plan`: from configurations alone, before a byte of weights is read."""
-    room = USABLE * device.memory
+    room = MARGIN * device.memory
     alone = _peaks(plan, graph, device, 1)
     left_out = {
         row: (

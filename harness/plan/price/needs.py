@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import training_prices
-from esft_bench.harness.plan.price.fit import USABLE
 from esft_bench.harness.plan.price.hardware import GIB, Accelerator
+from esft_bench.harness.plan.price.sharded import sharings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.spec.errors import UserError
 
@@ -13,9 +13,9 @@ from esft_bench.spec.errors import UserError
 def gpus_of_rows(
     plan: Plan, graph: Graph, cards: Sequence[tuple[str, float]], most: int, micro_batch: int | None
 ) -> dict[str, int]:
-    """The accelerators that a training of each row takes: 1, 2, 4 … of the smallest of `cards` (name, bytes).
+    """The accelerators that a training of each row takes, of the smallest of `cards` (name, bytes); see `sharings`.
 
-    What training holds is sharded over them, and the batch divided. Rows without an estimate are not in it. Raises
+    Rows without an estimate are not in it. Raises
     UserError for a row with trainings left to do that `most`, those of the largest node, cannot hold.
     """
     if not cards:
@@ -24,14 +24,15 @@ def gpus_of_rows(
     titles = {plan.suite.title(row): row for row in plan.methods}
     left = {cell.method for cell, path in plan.paths.items() if path.training not in graph.finished}
     found = {}
-    for price in training_prices(plan, graph, Accelerator(name, memory, 1.0, 1.0), micro_batch):
+    device = Accelerator(name, memory, 1.0, 1.0)
+    prices = [each for each in training_prices(plan, graph, device, micro_batch) if titles[each.row] in left]
+    shared = {each.row: each.devices for each in sharings(plan, graph, device, prices, micro_batch)}
+    for price in prices:
         row = titles[price.row]
-        if price.why_not or row not in left:
+        if price.why_not:
             continue
-        count = 1
-        while price.peak_bytes / count > USABLE * memory:
-            count *= 2
-        if count > most:
+        count = shared.get(price.row, 1)
+        if not 1 <= count <= most:
             raise UserError(
                 f"methods.{row}: a training needs {price.peak_bytes / GIB:.0f} GiB, and {most} × {name} with "
                 f"{memory / GIB:.0f} GiB, as many as a node of the cluster has, do not hold it: take such nodes out "

@@ -11,14 +11,12 @@ from math import ceil
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import TrainingPrice, step_of
-from esft_bench.harness.plan.price.hardware import Accelerator
+from esft_bench.harness.plan.price.hardware import MARGIN, Accelerator
 from esft_bench.harness.plan.price.step import SimulatedStep
 from esft_bench.harness.steps.graph import Graph
 
 COUNTS = (*range(2, 9), *range(16, 129, 8))
 """How many devices are thought of: those of one node, and nodes of eight."""
-MARGIN = 0.9
-"""Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,5 @@
 """The price of a plan as tables for the terminal."""
 
-from math import ceil
-
 from rich.table import Table
 from rich.text import Text
 
@@ -16,8 +14,8 @@ from esft_bench.harness.plan.price.estimate import (
     tuning_prices,
 )
 from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
-from esft_bench.harness.plan.price.hardware import GIB, Accelerator
-from esft_bench.harness.plan.price.sharded import COUNTS, MARGIN, Sharing, sharings
+from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
+from esft_bench.harness.plan.price.sharded import COUNTS, Sharing, sharings
 from esft_bench.harness.steps.graph import Graph
 
 
@@ -29,7 +27,7 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
     tuned = [tuning_table(tunings, device)] if plan.searches else []
     together = sharings(plan, graph, device, trainings, micro_batch)
     shared = [sharing_table(together, device)] if together else []
-    several = [fleet_table(fleet, trainings, tunings)] if fleet.count > 1 else []
+    several = [fleet_table(fleet, trainings, tunings, together)] if fleet.count > 1 else []
     return [*tuned, training_table(trainings, device), *shared, *several, evaluation_table(evaluation_prices(plan))]
 
 
@@ -81,8 +79,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
         fits = price.peak_bytes <= MARGIN * device.memory
         memory = Text(_bytes(price.peak_bytes))
         if not fits:
-            count = ceil(price.peak_bytes / (MARGIN * device.memory))
-            memory.append(f" > {device.memory / GIB:.0f} GiB, {count} devices", "red")
+            memory.append(f" > {device.memory / GIB:.0f} GiB", "red")
         table.add_row(
             price.row,
             str(price.cells),
@@ -104,7 +101,7 @@ def training_table(prices: list[TrainingPrice], device: Accelerator) -> Table:
     )
     if any(price.peak_bytes > MARGIN * device.memory for price in prices):
         table.caption = (
-            "Red: more than one such device holds, and how many would that share it evenly. A smaller --micro-batch, "
+            "Red: more than one such device holds; see below how many do. A smaller --micro-batch, "
             "training.gradient_checkpointing, a lower precision, several processes or, for every row alike, "
             "training.optimizer adamw-bf16-stochastic (8 bytes for each trained parameter in place of 16) help.\n"
         )

@@ -101,11 +101,6 @@ class SimulatedStep:
     layer_bytes: int = 0
     other_bytes: int = 0
 
-    @property
-    def state_bytes(self) -> int:
-        """Weights, gradients and optimizer state, which several devices can share out."""
-        return self.held_bytes + self.trainable_bytes
-
 
 def simulate(
     config: PretrainedConfig,
