@@ -16,6 +16,7 @@ from transformers import (
 )
 from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
+from esft_bench.harness.backbone.packing import packing
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.observed import observed
@@ -24,7 +25,8 @@ from esft_bench.spec.errors import UserError
 
 
 def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The checkpoint's configuration. Code of its own runs if trusted, and never asks.
+    """The checkpoint's configuration; a quantised one's is that of what it is unpacked to. Code of its own runs if
+    trusted, and never asks.
 
     What it defines is then known to transformers by its names, so that whatever loads the checkpoint, or one merged
     from it, in this process finds it. Raises UserError where there is no such model, or its code is not trusted.
@@ -35,6 +37,8 @@ def load_config(folder: Path, trust_remote_code: bool = False) -> PreTrainedConf
             _make_known(folder, config)
     except Exception as error:  # configurations raise what they like
         raise _no_model(folder, error) from error
+    if packing(folder):
+        del config.quantization_config
     return config
 
 

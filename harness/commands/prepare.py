@@ -30,7 +30,7 @@ STORE = ".store"
 class Prepared:
     """A suite, checked and planned, with its store and judges, and what there is to say about it.
 
-    `chosen` are the cells that are to be computed; `micro_batch` is how many sequences fit the memory at a time, where
+    `chosen` are the cells that are to be computed, `options` what it was prepared from; `micro_batch` is how many sequences fit the memory at a time, where
     that was found out.
     """
 
@@ -40,6 +40,7 @@ class Prepared:
     chosen: list[Cell]
     run_dir: Path
     notes: list[str]
+    options: SuiteOptions
     micro_batch: int | None = None
 
     @property
@@ -75,8 +76,10 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     left_out = (data.note for data in plan.data.values())
     remarks = (task.note for task in plan.tasks.values())
     said = (each for each in (*filtered, *remarks, *left_out) if each)
+    notes += [plan.unpacking.sentence] if plan.unpacking else []
     notes += [*_optimizer(suite), _put(plan.suite), *_looked_at(plan), *_tuned(suite), *said]
-    return Prepared(plan, store, judges, _chosen(plan, options.only), options.run_dir, [*notes, *unseated], micro_batch)
+    chosen = _chosen(plan, options.only)
+    return Prepared(plan, store, judges, chosen, options.run_dir, [*notes, *unseated], options, micro_batch)
 
 
 def _is_made_for_data(options: SuiteOptions, suite: Suite) -> bool:

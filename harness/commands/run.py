@@ -13,6 +13,7 @@ from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.commands.rehearsal import rehearse
 from esft_bench.harness.commands.tracked import trackers
+from esft_bench.harness.commands.unpacking import unpacked
 from esft_bench.harness.commands.watch import Watch
 from esft_bench.harness.judge.calibrations import carry
 from esft_bench.harness.plan.state import state_of
@@ -31,12 +32,13 @@ def execute(prepared: Prepared, options: RunOptions, console: Terminal, command:
     """Finish every chosen cell; returns the cells that failed and why. Finished steps are never done again."""
     if options.unsafe_code:
         os.environ[UNSAFE] = "1"
-    for note in prepared.notes:
-        console.print(f"Note: {note}")
     folder = prepared.folder
     with full_disk_is_a_sentence(folder / "x"):
         folder.mkdir(parents=True, exist_ok=True)
     with full_disk_is_a_sentence(folder / "x"):
+        prepared = unpacked(prepared, console)
+        for note in prepared.notes:
+            console.print(f"Note: {note}")
         failures = _Run(prepared, options, console, command).all()
     console.say(f"Report: {folder / 'report.html'} and report.md")
     if prepared.plan.suite.own and not failures:

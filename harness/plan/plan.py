@@ -18,6 +18,7 @@ from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import CellPath, Paths
 from esft_bench.harness.plan.prompting import Prompting, with_prompt
+from esft_bench.harness.plan.unpacked import Unpacking, unpacking_of
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
@@ -46,6 +47,8 @@ class Plan:
         profiles: the profiles of the backbone that rows may read, by task.
         searches: where the suite is tuned, the search for each row's values, by row and task (none where it is for
             all tasks of the row).
+        unpacking: that of the backbone, where it ships quantised. Until it is unpacked, files that methods bring along
+            are left out, since they are held against its tensors.
     """
 
     matrix: Matrix
@@ -56,6 +59,7 @@ class Plan:
     paths: Mapping[Cell, CellPath]
     profiles: Mapping[str, ProfileStep]
     searches: Mapping[tuple[str, str], TuneStep]
+    unpacking: Unpacking | None = None
 
     @property
     def suite(self) -> Suite:
@@ -117,15 +121,17 @@ def make_plan(
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
     known = store.notes(backbones.NOTES)
-    backbone = Content(folder, (backbones.digest if weights else backbones.known_digest)(folder, known))
-    check_backbone(folder, matrix.methods, suite.backbone.trust_remote_code, store)
+    digest = (backbones.digest if weights else backbones.known_digest)(folder, known)
+    unpacking = unpacking_of(folder, digest, store, whole=weights)
+    backbone = unpacking.content if unpacking else Content(folder, digest)
+    check_backbone(backbone.path, matrix.methods, suite.backbone.trust_remote_code, store)
     form, held = Prompting(suite.backbone, folder), _held_out(suite)
     reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
     data = {
         name: materialise(task, replace(reading, held_out=held if name in suite.tasks else None), store)
         for name, task in matrix.tasks.items()
     }
-    sources = _sources(matrix, matrix.cells, folder, store)
+    sources = {} if unpacking and not unpacking.artifact else _sources(matrix, matrix.cells, backbone.path, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
     return Plan(
@@ -137,6 +143,7 @@ def make_plan(
         paths={cell: paths.of(cell) for cell in matrix.cells},
         profiles={task: paths.profile(task) for task in profiled},
         searches=paths.searches(),
+        unpacking=unpacking,
     )
 
 
