@@ -39,8 +39,9 @@ def packing(folder: Path) -> Packing | None:
         return Packing.model_validate(told)
     except ValidationError as error:
         method = told.get("quant_method") if isinstance(told, dict) else None
-        field = ".".join(str(part) for part in error.errors()[0]["loc"])
-        how = f"by {method}" if field == "quant_method" else f"by {method} with {field} {told[field]}"
+        how = f"by {method or 'a method that it does not name'}"
+        if method == "fp8":
+            how += f" with weight_block_size {told['weight_block_size']}"
         raise UserError(
             f"backbone.path: {folder} is quantised {how}, and into that no trained weights can be merged: take the "
             "checkpoint it was made from, one in bfloat16, or one in FP8 by blocks (`fp8`) or MXFP4 (`mxfp4`), which "

@@ -63,8 +63,8 @@ def contents(files: TensorFiles, packing: Packing) -> list[Unpacked]:
         scales = name + scaled_by
         if kind != packed or not source.endswith(ending):
             raise UserError(
-                f"{files.folder}: `{source}` is of type {kind}, which no {packing.title} checkpoint has there: take the "
-                "one it was made from, in bfloat16."
+                f"{files.folder}: `{source}` is of type {kind}, which no {packing.title} checkpoint has there: take "
+                "the one it was made from, in bfloat16."
             )
         if scales not in files.files:
             raise UserError(

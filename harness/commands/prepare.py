@@ -30,8 +30,8 @@ STORE = ".store"
 class Prepared:
     """A suite, checked and planned, with its store and judges, and what there is to say about it.
 
-    `chosen` are the cells that are to be computed, `options` what it was prepared from; `micro_batch` is how many sequences fit the memory at a time, where
-    that was found out.
+    `chosen` are the cells that are to be computed, `options` what it was prepared from; `micro_batch` is how many
+    sequences fit the memory at a time, where that was found out.
     """
 
     plan: Plan

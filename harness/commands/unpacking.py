@@ -7,7 +7,6 @@ from esft_bench.harness.progress.display import Display
 from esft_bench.harness.schedule import manifest_of
 from esft_bench.harness.steps.step import Job
 from esft_bench.harness.terminal import Terminal
-from esft_bench.spec.files import remove
 
 
 def unpacked(prepared: Prepared, console: Terminal) -> Prepared:
@@ -26,10 +25,5 @@ def unpacked(prepared: Prepared, console: Terminal) -> Prepared:
         display.enter_phase("unpacking the backbone")
         job = Job({}, store.begin(step.kind, key), store.scratch(key))
         job = replace(job, progress=lambda done, total: display.step(f"{step.label}, MiB", done, total))
-        try:
-            measured = step.run(job)
-        except Exception:
-            remove(job.out)
-            raise
-        store.finish(job.out, manifest_of(step, key, {}, measured))
+        store.finish(job.out, manifest_of(step, key, {}, step.run(job)))
     return replace(prepare(prepared.options), judges=prepared.judges)

@@ -1,0 +1,163 @@
+"""Runs on quantised backbones: they are unpacked once, and all that follows is as on the bfloat16 checkpoint."""
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, GptOssConfig
+
+from esft_bench.harness.backbone.packing import packing
+from esft_bench.harness.backbone.unpack import size_of
+from esft_bench.harness.commands.export.folder import export
+from esft_bench.harness.commands.options import ExportOptions, RunOptions, SuiteOptions
+from esft_bench.harness.commands.prepare import Prepared, prepare
+from esft_bench.harness.commands.run import execute
+from esft_bench.harness.commands.unpacking import unpacked
+from esft_bench.harness.store import soundness
+from esft_bench.harness.terminal import Terminal
+from esft_bench.spec.errors import UserError
+from tests.conftest import ARCHITECTURES, COMMON
+from tests.harness.conftest import BACKBONE
+from tests.harness.quantised import quantise
+from tests.methods.helpers import logits
+
+SUITE = """\
+name: tried
+backbone: {path: FOLDER}
+tasks: [mini-law]
+methods:
+  base: {title: Base}
+  esft-token: {title: ESFT-Token, learning_rate: 1.1e-2, p: 0.3}
+training: {steps: 2, batch_size: 2, sequence_length: 128}
+profiling: {sequences: 2, sequence_length: 128}
+evaluation: {engine: transformers, max_length: 256, limit: 2}
+rehearse: never
+"""
+CONFIGS = {"fp8": (DeepseekV3Config, "deepseek-v3"), "mxfp4": (GptOssConfig, "gpt-oss")}
+SHAPES = {"fp8": {"hidden_size": 160}, "mxfp4": {"hidden_size": 64, "intermediate_size": 32}}
+
+
+def quantised(folder: Path, method: str) -> tuple[Path, Path]:
+    """A quantised checkpoint with the shipped tokenizer, and the bfloat16 one that it stands for."""
+    tokenizer = AutoTokenizer.from_pretrained(BACKBONE)
+    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    make, architecture = CONFIGS[method]
+    settings = COMMON | ARCHITECTURES[architecture][1] | {"max_position_embeddings": 512} | SHAPES[method] | ids
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(make(**settings), dtype=torch.bfloat16).save_pretrained(folder / "base")
+    tokenizer.save_pretrained(folder / "base")
+    return quantise(folder / "base", method)
+
+
+def planned(folder: Path, backbone: Path, *, weights: bool = True) -> Prepared:
+    """The suite on a backbone, in a folder of its own."""
+    folder.mkdir(exist_ok=True)
+    suite = folder / "suite.yaml"
+    suite.write_text(SUITE.replace("FOLDER", str(backbone)))
+    return prepare(SuiteOptions(str(suite), run_dir=folder / "runs"), weights=weights)
+
+
+def run(folder: Path, backbone: Path) -> str:
+    """Carry it out; returns what was said."""
+    said = io.StringIO()
+    assert not execute(planned(folder, backbone), RunOptions(workers=1), Terminal(file=said, width=1000), "run")
+    return said.getvalue()
+
+
+def made_in(folder: Path) -> list[str]:
+    """The contents of the artifacts that are made from the backbone."""
+    store = folder / "runs" / ".store"
+    found = (store.glob(f"{kind}/*/manifest.json") for kind in ("profile", "train", "questions", "answers"))
+    return sorted(json.dumps(json.loads(path.read_text())["files"]) for paths in found for path in paths)
+
+
+def unpacked_in(folder: Path) -> Path:
+    """The folder of the one artifact that holds the unpacked backbone."""
+    (manifest,) = (folder / "runs" / ".store" / "unpacked").glob("*/manifest.json")
+    return manifest.parent
+
+
+def finished(made: Prepared) -> set[str]:
+    """The kinds of steps of which nothing is left to do."""
+    return {step.kind for step in made.plan.graph(made.store).finished}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", CONFIGS)
+def test_a_run_on_a_quantised_backbone_ends_where_one_on_its_bfloat16_checkpoint_does(
+    tmp_path: Path, method: str
+) -> None:
+    packed, plain = quantised(tmp_path, method)
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    said = run(ours, packed)
+    assert f"ships in {method.upper()}: a run first unpacks it to bfloat16, once for all runs, into" in said
+    run(theirs, plain)
+    assert made_in(ours) == made_in(theirs)
+    assert len(made_in(ours)) == 6
+    report = (ours / "runs" / "tried" / "report.md").read_text()
+    assert f"The backbone ships in {method.upper()} and was unpacked to bfloat16" in report
+
+    before = unpacked_in(ours).stat().st_mtime_ns
+    assert "unpacking" not in run(ours, packed)
+    assert unpacked_in(ours).stat().st_mtime_ns == before
+    everything = {"profile", "train", "questions", "answers"}
+    assert finished(planned(ours, packed, weights=False)) == everything
+    assert finished(planned(ours, unpacked_in(ours) / "checkpoint")) == everything  # as anybody's bfloat16 checkpoint
+
+    list(export(ExportOptions(run=ours / "runs" / "tried", to=tmp_path / "out", method="esft-token")))
+    list(export(ExportOptions(run=theirs / "runs" / "tried", to=tmp_path / "expected", method="esft-token")))
+    model, expected = (
+        AutoModelForCausalLM.from_pretrained(tmp_path / name, dtype=torch.float32) for name in ("out", "expected")
+    )
+    assert torch.equal(logits(model), logits(expected))
+    start = AutoModelForCausalLM.from_pretrained(plain, dtype=torch.float32)
+    assert not torch.allclose(logits(model), logits(start))
+
+
+def test_a_plan_says_what_unpacking_takes_and_unpacks_nothing(tmp_path: Path) -> None:
+    packed, _ = quantised(tmp_path, "mxfp4")
+    made = planned(tmp_path, packed, weights=False)
+    (note,) = [note for note in made.notes if "MXFP4" in note]
+    kind = packing(packed)
+    assert kind
+    size = size_of(packed, kind)
+    assert size
+    assert f"into {made.store.root / 'unpacked'} ({size / 2**30:.1f} GiB; " in note
+    assert finished(made) == set()
+    assert not (made.store.root / "unpacked").exists()
+
+
+def test_without_its_weights_the_size_of_a_backbone_is_not_known(tmp_path: Path) -> None:
+    packed, _ = quantised(tmp_path, "fp8")
+    for path in packed.glob("*.safetensors"):
+        path.unlink()
+    assert any("a size that is known when" in note for note in planned(tmp_path, packed, weights=False).notes)
+
+
+def test_an_unpacked_backbone_that_was_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where its files are too large to be read whenever a run looks at its store."""
+    monkeypatch.setattr(soundness, "SMALL", 0)
+    packed, _ = quantised(tmp_path, "fp8")
+    said = Terminal(file=io.StringIO())
+    made = unpacked(planned(tmp_path, packed), said)
+    weights = made.plan.backbone.path / "model.safetensors"
+    whole = weights.read_bytes()
+    assert planned(tmp_path, packed).plan.backbone == made.plan.backbone
+    weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    again = planned(tmp_path, packed)
+    assert again.plan.unpacking
+    assert again.plan.unpacking.artifact is None
+    assert "model.safetensors is not what was written; it is made again" in again.store.news[0]
+    again.folder.mkdir(exist_ok=True, parents=True)
+    assert unpacked(again, said).plan.backbone == made.plan.backbone
+    assert weights.read_bytes() == whole
+
+
+def test_another_quantisation_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
+    packed, _ = quantised(tmp_path, "fp8")
+    config = json.loads((packed / "config.json").read_text())
+    (packed / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "awq"}}))
+    with pytest.raises(UserError, match=r"backbone\.path: .* is quantised by awq, and .* take the checkpoint"):
+        planned(tmp_path, packed)
