@@ -6,13 +6,14 @@
 All other tensors stay as they are.
 """
 
+import json
 import shutil
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from esft_bench.harness.backbone.dequantise import from_fp8, from_mxfp4
@@ -31,6 +32,8 @@ WIDTHS = {"F64": 8, "I64": 8, "F32": 4, "I32": 4, "BF16": 2, "F16": 2, "I16": 2,
 """Bytes of the numbers that are taken as they are; what is narrower is quantised."""
 SCALES = {"fp8": ("", "_scale_inv", "F8_E4M3"), "mxfp4": ("_blocks", "_scales", "U8")}
 """By format: how the names of quantised tensors and of their scales end, and the former's type."""
+GROWTH = {"fp8": 2.0, "mxfp4": 64 / 17}
+"""How much larger bfloat16 is: than a byte, than half a byte and the 32nd of one."""
 CONFIG = "config.json"
 KEPT = {".json", ".model", ".txt", ".jinja", ".py"}
 
@@ -108,13 +111,19 @@ def unpack(source: Path, packing: Packing, scratch: Path, out: Path, progress: P
     write_json(out / CONFIG, config)
 
 
-def size_of(source: Path, packing: Packing) -> int | None:
-    """Bytes of the unpacked weights; None where the checkpoint's are not all here."""
+def size_of(source: Path, packing: Packing) -> tuple[int, bool] | None:
+    """Bytes of the unpacked weights, and whether that is exact.
+
+    Where the checkpoint's own are not here it is what they can take at most by the index; None without one.
+    """
     try:
         files = tensor_files(source)
     except MethodError:
+        with suppress(OSError, ValueError, KeyError, TypeError):
+            total = json.loads((source / INDEX).read_text("utf-8"))["metadata"]["total_size"]
+            return int(total * GROWTH[packing.quant_method]), False
         return None
-    return _size([contents(files, packing)])
+    return _size([contents(files, packing)]), True
 
 
 def _parts(tensors: list[Unpacked]) -> dict[str, list[Unpacked]]:
@@ -163,8 +172,12 @@ def _read(files: TensorFiles, tensor: Unpacked, packing: Packing) -> Tensor:
 def _dequantised(packed: Tensor, scales: Tensor, packing: Packing) -> Tensor:
     """A matrix, or each matrix of a layer's experts."""
     of_one = 2 if packing.quant_method == "fp8" else 3
-    if packed.dim() == of_one + 1 and len(packed) == len(scales):
-        return torch.stack([_dequantised(one, its, packing) for one, its in zip(packed, scales, strict=True)])
+    if packed.dim() == of_one + 1 and 0 < len(packed) == len(scales):
+        first = _dequantised(packed[0], scales[0], packing)
+        out = first.new_empty(len(packed), *first.shape)
+        for place, one, its in zip(out, packed, scales, strict=True):  # one by one: in float32 all are twice as large
+            place.copy_(_dequantised(one, its, packing))
+        return out
     if packed.dim() != of_one:
         raise ValueError(f"it is of shape {list(packed.shape)} and its scales of {list(scales.shape)}")
     if packing.quant_method == "mxfp4":

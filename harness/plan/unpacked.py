@@ -49,7 +49,9 @@ class Unpacking:
         from esft_bench.harness.backbone.unpack import size_of  # here: it brings torch along
 
         size, free = size_of(self.step.backbone.path, self.step.packing), shutil.disk_usage(self.store.root).free
-        takes = f"{size / GIB:.1f} GiB" if size else "a size that is known when its weights are here"
+        takes = "a size that is known when its weights are here"
+        if size:
+            takes = f"{'' if size[1] else 'at most '}{size[0] / GIB:.1f} GiB"
         return (
             f"{ships}: a run first unpacks it to bfloat16, once for all runs, into {self.store.root / self.step.kind} "
             f"({takes}; {free / GIB:.1f} GiB are free)."

@@ -70,7 +70,7 @@ WAYS: dict[str, Callable[[str, Tensor], tuple[Tensors, Tensor]]] = {"fp8": _as_f
 
 
 def quantise(folder: Path, method: str, files: int = 2) -> tuple[Path, Path]:
-    """The checkpoint in a folder quantised, in several files, and what it stands for in bfloat16; both lie beside it."""
+    """A folder's checkpoint quantised, in several files, and what it stands for in bfloat16; both lie beside it."""
     packed, plain = folder.with_name(f"{folder.name}-{method}"), folder.with_name(f"{folder.name}-{method}-plain")
     weights = load_file(folder / "model.safetensors")
     made = {name: WAYS[method](name, tensor.to(torch.bfloat16)) for name, tensor in weights.items()}

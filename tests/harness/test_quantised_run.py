@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, GptOssConfig
 
 from esft_bench.harness.backbone.packing import packing
@@ -79,9 +80,10 @@ def unpacked_in(folder: Path) -> Path:
     return manifest.parent
 
 
-def finished(made: Prepared) -> set[str]:
-    """The kinds of steps of which nothing is left to do."""
-    return {step.kind for step in made.plan.graph(made.store).finished}
+def is_done(made: Prepared) -> bool:
+    """Whether nothing is left to do."""
+    graph = made.plan.graph(made.store)
+    return graph.finished == set(graph.steps)
 
 
 @pytest.mark.slow
@@ -102,9 +104,8 @@ def test_a_run_on_a_quantised_backbone_ends_where_one_on_its_bfloat16_checkpoint
     before = unpacked_in(ours).stat().st_mtime_ns
     assert "unpacking" not in run(ours, packed)
     assert unpacked_in(ours).stat().st_mtime_ns == before
-    everything = {"profile", "train", "questions", "answers"}
-    assert finished(planned(ours, packed, weights=False)) == everything
-    assert finished(planned(ours, unpacked_in(ours) / "checkpoint")) == everything  # as anybody's bfloat16 checkpoint
+    assert is_done(planned(ours, packed, weights=False))
+    assert is_done(planned(ours, unpacked_in(ours) / "checkpoint"))  # which anybody may name as their backbone
 
     list(export(ExportOptions(run=ours / "runs" / "tried", to=tmp_path / "out", method="esft-token")))
     list(export(ExportOptions(run=theirs / "runs" / "tried", to=tmp_path / "expected", method="esft-token")))
@@ -124,16 +125,29 @@ def test_a_plan_says_what_unpacking_takes_and_unpacks_nothing(tmp_path: Path) ->
     assert kind
     size = size_of(packed, kind)
     assert size
-    assert f"into {made.store.root / 'unpacked'} ({size / 2**30:.1f} GiB; " in note
-    assert finished(made) == set()
+    assert f"into {made.store.root / 'unpacked'} ({size[0] / 2**30:.1f} GiB; " in note
     assert not (made.store.root / "unpacked").exists()
 
 
-def test_without_its_weights_the_size_of_a_backbone_is_not_known(tmp_path: Path) -> None:
-    packed, _ = quantised(tmp_path, "fp8")
+@pytest.mark.parametrize(("method", "times"), [("fp8", 2), ("mxfp4", 64 / 17)])
+def test_before_its_weights_are_fetched_the_index_says_what_unpacking_takes_at_most(
+    tmp_path: Path, method: str, times: float
+) -> None:
+    packed, _ = quantised(tmp_path, method)
+    kind = packing(packed)
+    assert kind
+    exact = size_of(packed, kind)
+    held = sum(tensor.nbytes for path in packed.glob("*.safetensors") for tensor in load_file(path).values())
     for path in packed.glob("*.safetensors"):
         path.unlink()
     assert any("a size that is known when" in note for note in planned(tmp_path, packed, weights=False).notes)
+    index = packed / "model.safetensors.index.json"
+    index.write_text(json.dumps(json.loads(index.read_text()) | {"metadata": {"total_size": held}}))
+    most = size_of(packed, kind)
+    assert most == (int(held * times), False)
+    assert exact
+    assert exact[0] <= most[0]
+    assert any("(at most 0.0 GiB; " in note for note in planned(tmp_path, packed, weights=False).notes)
 
 
 def test_an_unpacked_backbone_that_was_damaged_is_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
