@@ -8,6 +8,9 @@ prepared model's logits are the base's, the merged one's the trained one's (floa
 differ in tensors of experts alone, and the scaling factor that is divided out of gates is the one in them. The loss is
 what training minimises, some positions of some rows left out, beside `model(input_ids, labels=…).loss`: equal where the
 values and all gradients are, to 1e-5 of the largest in each tensor; logits are scaled and capped where a model can.
+
+Checkpoints in FP8 by blocks (DeepSeek-V3) and in MXFP4 (gpt-oss) are first
+[unpacked to bfloat16](planning.md#a-quantised-backbone); other quantisations (AWQ, GPTQ, bitsandbytes) are refused.
 """
 
 import contextlib

@@ -30,12 +30,12 @@ def to_fp8(weight: Tensor) -> tuple[Tensor, Tensor]:
     return packed, scales
 
 
-def of_fp8(packed: Tensor, scales: Tensor) -> Tensor:
+def of_fp8(packed: Tensor, scales: Tensor, block: tuple[int, int] = (SIDE, SIDE)) -> Tensor:
     """The bfloat16 numbers, one by one."""
     out = torch.empty(packed.shape, dtype=torch.bfloat16)
     for i in range(packed.shape[0]):
         for j in range(packed.shape[1]):
-            out[i, j] = packed[i, j].float() * scales[i // SIDE, j // SIDE].float()
+            out[i, j] = packed[i, j].float() * scales[i // block[0], j // block[1]].float()
     return out
 
 

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from transformers.integrations.finegrained_fp8 import Fp8Dequantize
 from transformers.integrations.mxfp4 import convert_moe_packed_tensors
 
@@ -9,6 +11,7 @@ from esft_bench.harness.backbone.dequantise import from_fp8, from_mxfp4
 from tests.harness.quantised import of_fp8, to_fp8, to_mxfp4
 
 BLOCK = (128, 128)
+SIZE = st.integers(1, 9)
 FINITE = torch.tensor([code for code in range(256) if code & 127 != 127], dtype=torch.uint8).view(torch.float8_e4m3fn)
 
 
@@ -17,6 +20,16 @@ def test_fp8_is_read_as_transformers_reads_it() -> None:
     packed, scales = to_fp8(torch.randn(256, 384) * torch.logspace(-3, 3, 384))
     theirs = Fp8Dequantize(None).convert({"weight$": packed, "weight_scale_inv": scales}, "weight")["weight"]
     assert torch.equal(from_fp8(packed, scales, BLOCK), (theirs).to(torch.bfloat16))
+
+
+@given(st.tuples(SIZE, SIZE), st.tuples(SIZE, SIZE), st.integers(0, 999))
+def test_each_number_of_fp8_is_multiplied_by_the_scale_of_its_block(
+    shape: tuple[int, int], block: tuple[int, int], seed: int
+) -> None:
+    chance = torch.Generator().manual_seed(seed)
+    packed = FINITE[torch.randint(len(FINITE), shape, generator=chance)]
+    scales = torch.rand(-(-shape[0] // block[0]), -(-shape[1] // block[1]), generator=chance)
+    assert torch.equal(from_fp8(packed, scales, block), of_fp8(packed, scales, block))
 
 
 @pytest.mark.parametrize("shape", [(128, 128), (1, 1), (130, 257), (127, 129)], ids=str)

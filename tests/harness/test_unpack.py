@@ -194,7 +194,7 @@ def test_a_disk_without_room_is_said_before_anything_is_written(
     made: dict[str, tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(unpacking.shutil, "disk_usage", lambda _: free)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(NoSpaceError, match=r"takes 0\.0 GiB more, .* 0\.0 GiB free: free some, or"):
         unpacked(made["fp8"][0], tmp_path)
     assert not list((tmp_path / "scratch").iterdir())
