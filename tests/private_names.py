@@ -66,6 +66,7 @@ class PrivateName:
 
 
 _STEP = "an estimate carries out a training step on shapes alone"
+_UNPACKED = "ours is held against what transformers makes of quantised weights"
 _EXPERTS = "selected experts are trained, and experts observed, by an experts implementation of our own"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
@@ -88,6 +89,8 @@ NAMES = (
     PrivateName("torch._ops", "_overloadpacket", _STEP, sign="self._overloadpacket ="),
     PrivateName("ray._private.worker", "_worker_logs_enabled", "what its nodes complain of stays off the terminal"),
     PrivateName("torchao.optim", "_AdamW", "AdamW with weights in bfloat16, rounded at random"),
+    PrivateName("transformers.integrations.finegrained_fp8", "Fp8Dequantize", _UNPACKED),
+    PrivateName("transformers.integrations.mxfp4", "convert_moe_packed_tensors", _UNPACKED),
     PrivateName("transformers.integrations.moe", "ALL_EXPERTS_FUNCTIONS", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_grouped_linear", _EXPERTS),
     PrivateName("transformers.integrations.moe", "_apply_gate", _EXPERTS, sign="experts_class._apply_gate ="),
