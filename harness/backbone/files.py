@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
+from esft_bench.harness.backbone.packing import packing
 from esft_bench.harness.store.notes import Notes
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
@@ -53,7 +54,7 @@ def locate(backbone: Backbone, weights: bool = True) -> Path:
 
 
 def _check_config(path: Path) -> None:
-    """Raise UserError, naming file and field, where a checkpoint's configuration cannot be one."""
+    """Raise UserError, naming file and field, where a checkpoint's configuration cannot be one that is used here."""
     if not path.is_file():
         raise UserError(f"backbone.path: {path.parent} holds no {CONFIG}, so it is no Hugging Face checkpoint.")
     again = "write or fetch the checkpoint again"
@@ -65,6 +66,7 @@ def _check_config(path: Path) -> None:
         raise UserError(f"backbone.path: {path} holds no JSON object: {again}.")
     if not isinstance(config.get("model_type"), str):
         raise UserError(f"backbone.path: {path}, model_type: it must name a kind of model: {again}.")
+    packing(path.parent)
 
 
 def _weights_of(folder: Path) -> list[str]:

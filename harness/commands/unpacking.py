@@ -21,7 +21,7 @@ def unpacked(prepared: Prepared, console: Terminal) -> Prepared:
     step, store = unpacking.step, prepared.store
     console.say(unpacking.sentence)
     key = step.key({})
-    with Display(prepared.plan, console, {}, prepared.folder) as display:
+    with Display(prepared.plan, console, dict.fromkeys(prepared.plan.cells, "to do"), prepared.folder) as display:
         display.enter_phase("unpacking the backbone")
         job = Job({}, store.begin(step.kind, key), store.scratch(key))
         job = replace(job, progress=lambda done, total: display.step(f"{step.label}, MiB", done, total))

@@ -80,6 +80,15 @@ def test_of_a_checkpoint_of_one_file_that_file_is_fetched(hub):
     assert not locate(Backbone(path="some/model", revision="1"), weights=False).joinpath("original").exists()
 
 
+def test_of_a_hub_checkpoint_whose_quantisation_is_refused_no_weights_are_fetched(hub):
+    checkpoint(hub)
+    edit_config(hub, quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(UserError, match="is quantised by gptq, and"):
+        fetched()
+    assert (hub.parent / "here" / "config.json").exists()
+    assert not list((hub.parent / "here").glob("*.safetensors"))
+
+
 POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:0123\nsize 4096\n"
 
 

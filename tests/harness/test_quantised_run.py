@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, GptOssConfig
 
+from esft_bench.harness.backbone import unpack
 from esft_bench.harness.backbone.packing import packing
 from esft_bench.harness.backbone.unpack import size_of
 from esft_bench.harness.commands.export.folder import export
@@ -18,6 +19,7 @@ from esft_bench.harness.commands.run import execute
 from esft_bench.harness.commands.unpacking import unpacked
 from esft_bench.harness.store import soundness
 from esft_bench.harness.terminal import Terminal
+from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.errors import UserError
 from tests.conftest import ARCHITECTURES, COMMON
 from tests.harness.conftest import BACKBONE
@@ -167,6 +169,34 @@ def test_an_unpacked_backbone_that_was_damaged_is_made_again(tmp_path: Path, mon
     again.folder.mkdir(exist_ok=True, parents=True)
     assert unpacked(again, said).plan.backbone == made.plan.backbone
     assert weights.read_bytes() == whole
+
+
+def test_an_unpacking_that_was_stopped_is_gone_on_from_and_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    packed, _ = quantised(tmp_path, "fp8")
+    monkeypatch.setattr(unpack, "FILE_BYTES", 100_000)
+    written = []
+
+    def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
+        if len(written) == 2:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_tensors(path, tensors)
+
+    monkeypatch.setattr(unpack, "write_tensors", write)
+    made, said = planned(tmp_path, packed), Terminal(file=io.StringIO())
+    with pytest.raises(KeyboardInterrupt):
+        unpacked(made, said)
+    again = planned(tmp_path, packed).plan.unpacking
+    assert again
+    assert again.artifact is None
+    times = [path.stat().st_mtime_ns for path in written]
+    monkeypatch.setattr(unpack, "write_tensors", write_tensors)
+    folder = unpacked(planned(tmp_path, packed), said).plan.backbone.path
+    assert [(folder / path.name).stat().st_mtime_ns for path in written] == times
+    assert list((made.store.root / "unpacked").iterdir()) == [folder.parent]
+    assert not list((made.store.root / ".work").iterdir())
 
 
 def test_another_quantisation_is_refused_before_anything_is_computed(tmp_path: Path) -> None:
