@@ -23,7 +23,9 @@ def unpacked(prepared: Prepared, console: Terminal) -> Prepared:
     key = step.key({})
     with Display(prepared.plan, console, dict.fromkeys(prepared.plan.cells, "to do"), prepared.folder) as display:
         display.enter_phase("unpacking the backbone")
-        job = Job({}, store.begin(step.kind, key), store.scratch(key))
-        job = replace(job, progress=lambda done, total: display.step(f"{step.label}, MiB", done, total))
-        store.finish(job.out, manifest_of(step, key, {}, step.run(job)))
+        with store.leases.held(f"{step.kind}-{key}"):  # another run of this store waits, and finds it
+            if store.find(step.kind, key) is None:
+                job = Job({}, store.begin(step.kind, key), store.scratch(key))
+                job = replace(job, progress=lambda done, total: display.step(f"{step.label}, MiB", done, total))
+                store.finish(job.out, manifest_of(step, key, {}, step.run(job)))
     return replace(prepare(prepared.options), judges=prepared.judges)
