@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedModel
 
+    from esft_bench.methods.changes import Changes
     from esft_bench.methods.moe.profile import Profile
 
 
@@ -133,6 +134,15 @@ class Method(BaseModel):
     def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
         """What the learning rate is multiplied by, for parameters of a prepared model by name; 1 where not named."""
         return {}
+
+    def changes(self, model: PreTrainedModel, context: Context) -> Changes | None:
+        """What changes which parameters of a prepared model are trained while it trains; None where nothing does."""
+        return None
+
+    @property
+    def at_most(self) -> Method:
+        """A method that trains from the start what this one trains at most: its step is what a plan estimates."""
+        return self
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter, only what changed, as safetensors and JSON into the existing, empty `folder`."""

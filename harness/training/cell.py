@@ -1,7 +1,7 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -187,14 +187,14 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, gathe
     own, other, held_out = _data(form, cell)
     training = cell.training
     if gather:
-        log = gathered(model, cell.scratch)
+        log = gathered(model, cell.scratch, method.changes(model, context))
     else:
         stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
         batches = sequences(stream, training)
+        options = replace(_options(model, cell, looks, held_out, progress), changes=method.changes(model, context))
         with held(parameters, held_in(training.optimizer)):
-            log = train(
-                model, parameters, batches, training, cell.scratch, _options(model, cell, looks, held_out, progress)
-            )
+            log = train(model, parameters, batches, training, cell.scratch, options)
+    count = max(count, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     came_out = mixture(own, other, training, cell.seed)
     shares = {f"alignment_{name}": share for name, share in asdict(came_out).items()} if came_out else {}
     return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))

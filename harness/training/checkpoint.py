@@ -32,7 +32,9 @@ from torch.distributed.tensor import DTensor
 from xxhash import xxh3_128
 
 from esft_bench.harness.training.log import LOGGED, TrainingLog, logged, read_log
+from esft_bench.harness.training.optimizer import retarget
 from esft_bench.methods.atomic import write_json
+from esft_bench.methods.changes import Changes, Moved
 from esft_bench.spec.files import canonical, remove
 
 CHECKPOINT = "checkpoint.json"
@@ -40,6 +42,8 @@ CHECKPOINT = "checkpoint.json"
 SHARDS = "checkpoint-{step}-{run}"
 """The folder that the shards of a step's checkpoint are in; no two runs write into the same."""
 DIGEST = "digest"
+CHANGES = "changes/"
+"""What the names of tensors begin with that say what is trained, where that changes."""
 STATE = ("step", "exp_avg", "exp_avg_sq")
 """What AdamW remembers of a parameter."""
 
@@ -48,15 +52,25 @@ STATE = ("step", "exp_avg", "exp_avg_sq")
 class State:
     """A training as it stands, and what a checkpoint keeps of it: trained parameters, optimizer state and log.
 
-    `names` are those of the trained parameters in `model`, `training` says which training it is. Without an optimizer
-    the training is over.
+    `training` says which training it is, `changes` what changes what is trained. Without an optimizer the training is
+    over.
     """
 
     model: nn.Module
-    names: Sequence[str]
     optimizer: torch.optim.Optimizer | None
     log: TrainingLog
     training: str = ""
+    changes: Changes | None = None
+
+    @property
+    def names(self) -> list[str]:
+        """Those of the trained parameters."""
+        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
+
+    def retarget(self, moved: Moved) -> None:
+        """Have the optimizer train what is trained now."""
+        if self.optimizer:
+            retarget(self.optimizer, [each for each in self.model.parameters() if each.requires_grad], moved)
 
     @property
     def weights(self) -> dict[str, Tensor]:
@@ -158,6 +172,8 @@ def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
 def _tensors(state: State, resumable: bool) -> dict[str, Tensor]:
     """What a checkpoint holds of this process: shards, and what all have alike."""
     tensors = {f"weight/{name}": weight for name, weight in state.weights.items()}
+    if state.changes:
+        tensors |= {f"{CHANGES}{name}": tensor for name, tensor in state.changes.state_dict().items()}
     if resumable:
         tensors |= {f"state/{name}": tensor for name, tensor in state.moments.items()}
         tensors |= {_own(kind): read() for kind, (read, _) in _generators().items()}
@@ -179,22 +195,35 @@ def load(folder: Path, state: State) -> int:
     manifest = json.loads((folder / CHECKPOINT).read_text("utf-8"))
     reader = FileSystemReader(folder / manifest["shards"])
     kept = reader.read_metadata().state_dict_metadata
+    if state.changes:
+        _change(state, _empty(kept, [name for name in kept if name.startswith(CHANGES)]), reader)
     wanted = {f"weight/{name}": weight for name, weight in state.weights.items()}
-    if state.optimizer and any(key.startswith("state/") for key in kept):
-        _make_states(state.model, state.names, state.optimizer)
+    remembered = [name for name in state.names if f"state/{STATE[0]}/{name}" in kept]  # what began just then is not
+    if state.optimizer and remembered:
+        _make_states(state.model, remembered, state.optimizer)
         wanted |= {f"state/{name}": tensor for name, tensor in state.moments.items()}
     random = {_own(kind): (read(), restore) for kind, (read, restore) in _generators().items() if _own(kind) in kept}
-    log = {
-        name: torch.empty(told.size, dtype=told.properties.dtype)
-        for name, told in kept.items()
-        if name in LOGGED and isinstance(told, TensorStorageMetadata)
-    }
+    log = _empty(kept, LOGGED)
     drawn = {name: place for name, (place, _) in random.items()}
     _alone(state_dict_loader.load)(wanted | drawn | log, storage_reader=reader, no_dist=True)
     for place, restore in random.values():
         restore(place)
     read_log(log, state.log)
     return int(manifest["step"])
+
+
+def _empty(kept: Mapping[str, Any], names: Iterable[str]) -> dict[str, Tensor]:
+    """Room for some of the tensors that a checkpoint has, as far as it has them."""
+    told = {name: kept[name] for name in names if isinstance(kept.get(name), TensorStorageMetadata)}
+    return {name: torch.empty(each.size, dtype=each.properties.dtype) for name, each in told.items()}
+
+
+def _change(state: State, room: dict[str, Tensor], reader: FileSystemReader) -> None:
+    """Have a state train what was trained; the parameters' values and states are still to be read."""
+    _alone(state_dict_loader.load)(room, storage_reader=reader, no_dist=True)
+    assert state.changes is not None
+    state.changes.load_state_dict({name.removeprefix(CHANGES): tensor for name, tensor in room.items()})
+    state.retarget({})
 
 
 def fault(folder: Path, training: str) -> str:

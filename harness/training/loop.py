@@ -18,6 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training import checkpoint
+from esft_bench.harness.training.changing import change, check_changes, seeing, wrapped
 from esft_bench.harness.training.checkpoint import CHECKPOINT, State
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.log import TrainingLog
@@ -30,6 +31,7 @@ from esft_bench.harness.training.together.sharding import share_out, shares_a_mo
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import BEST, Validation, restore_best
+from esft_bench.methods.changes import Changes
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.progress import Progress
@@ -54,6 +56,7 @@ class Options:
         trackers: who is told of the steps, and the `cell` that they call the training.
         progress: called with the steps done and of how many.
         at_end: called by every process when all is trained, while the model is at rest.
+        changes: what changes which parameters are trained, where the method does.
     """
 
     mixed_precision: str = "no"
@@ -68,6 +71,7 @@ class Options:
     cell: str = ""
     progress: Progress = lambda step, steps: None
     at_end: Callable[[], None] | None = None
+    changes: Changes | None = None
 
 
 def train(
@@ -91,12 +95,14 @@ def train(
     model.train()
     if settings.gradient_checkpointing:
         checkpoint_gradients(model)
+    check_changes(options.changes, settings, options.name)
     loss_module, optimizer, moves = _prepared(accelerator, model, parameters, settings, options)
-    state = State(model, _trained(model), optimizer, TrainingLog(), scratch.name)
+    state = State(model, optimizer, TrainingLog(), scratch.name, options.changes)
     writer = checkpoint.Writer(scratch, scratch / BEST)
     validation = Validation(options.held_out, settings, scratch, writer, options.score)
     done = checkpoint.load(scratch, state)
-    core = _Core(accelerator, loss_module, optimizer, scheduled(moves, settings, done), settings, options.micro_batch)
+    loss_module, rates = wrapped(accelerator, loss_module, state), scheduled(moves, settings, done)
+    core = _Core(accelerator, loss_module, optimizer, rates, settings, options)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     tracking = Tracking(options.measure, settings)
     if done == 0:
@@ -109,16 +115,17 @@ def train(
                 raise DivergedError(_diverged(step, loss, norm, settings, options))
             core.update()
             state.log.add(loss, norm)
-            tracking.after(step, accelerator, loss_module, state)
-            validation.after(step, accelerator, loss_module, state)
+            tracking.after(step, accelerator, core.loss_module, state)
+            validation.after(step, accelerator, core.loss_module, state)
             last = step == settings.steps
+            core.loss_module = core.loss_module if last else change(step, accelerator, core.loss_module, state)
             if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
                 writer.save(scratch, state, step, resumable=not last)
             tell(accelerator, step, state.log)
             options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
-    _end(accelerator, loss_module, options.at_end)
+    _end(accelerator, core.loss_module, options.at_end)
     return state.log
 
 
@@ -130,9 +137,9 @@ def _end(accelerator: Accelerator, loss_module: nn.Module, at_end: Callable[[], 
     loss_module.eval()
 
 
-def gathered(model: PreTrainedModel, scratch: Path) -> TrainingLog:
+def gathered(model: PreTrainedModel, scratch: Path, changes: Changes | None = None) -> TrainingLog:
     """Put what several processes have trained into a model made ready, wherever it is; returns their log."""
-    state = State(model, _trained(model), None, TrainingLog(), scratch.name)
+    state = State(model, None, TrainingLog(), scratch.name, changes)
     checkpoint.load(scratch, state)
     restore_best(scratch, state)
     model.eval()
@@ -144,10 +151,6 @@ def _optimizer(
 ) -> torch.optim.Optimizer:
     factors = {id(each): options.learning_rate_factors.get(name, 1.0) for name, each in model.named_parameters()}
     return make_optimizer(settings, parameters, factors)
-
-
-def _trained(model: nn.Module) -> list[str]:
-    return [name for name, parameter in model.named_parameters() if parameter.requires_grad]
 
 
 def _prepared(
@@ -175,7 +178,7 @@ def _prepared(
     return loss_module, optimizer, moves
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Core:
     """What computes a step, as accelerate has prepared it."""
 
@@ -184,21 +187,23 @@ class _Core:
     optimizer: torch.optim.Optimizer
     rates: torch.optim.lr_scheduler.LRScheduler
     settings: Training
-    micro_batch: int | None
+    options: Options
 
     def gradients(self, batch: Sequence[Sample]) -> tuple[float, float]:
         """Gradients of a global batch, clipped: (mean loss over its supervised tokens, norm before clipping)."""
         accelerator = self.accelerator
         share = _share(batch, accelerator.process_index, accelerator.num_processes)
         tokens = max(1, sum(label != IGNORED for sequence in batch for label in sequence.labels[1:]))
-        size = self.micro_batch or len(share)
+        size = self.options.micro_batch or len(share)
         total = torch.zeros((), device=accelerator.device)
         for start in range(0, len(share), size):
-            inputs = {name: each.to(accelerator.device) for name, each in stack(share[start : start + size]).items()}
+            chunk = share[start : start + size]
+            inputs = {name: each.to(accelerator.device) for name, each in stack(chunk).items()}
             # DDP sends gradients once, after the last chunk; FSDP2 after each, or it would hold them unsharded.
             wait = start + size < len(share) and not shares_a_model()
             with accelerator.no_sync(self.loss_module) if wait else nullcontext():
-                loss = self.loss_module(**inputs)
+                with seeing(self.options.changes, chunk, accelerator.device):
+                    loss = self.loss_module(**inputs)
                 # Gradients are averaged over processes; dividing by the global count makes the mean exact for any
                 # split.
                 accelerator.backward(loss * accelerator.num_processes / tokens)

@@ -5,13 +5,18 @@ Bytes for each trained parameter, its gradient among them: `adamw` 16, `adamw-8b
 The latter two are torchao's.
 """
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
 from esft_bench.spec.training import Optimizer, Training
+
+if TYPE_CHECKING:
+    from esft_bench.methods.changes import Moved
 
 
 def held_in(name: Optimizer) -> torch.dtype:
@@ -43,3 +48,25 @@ def _kind(name: Optimizer) -> Any:
     if name == "adamw-8bit":
         return AdamW8bit
     return lambda groups, **told: _AdamW(groups, bf16_stochastic_round=True, **told)
+
+
+def retarget(optimizer: torch.optim.Optimizer, parameters: Sequence[nn.Parameter], moved: Moved) -> None:
+    """Have an optimizer train `parameters` from now on, in place.
+
+    Those that it trained before keep their states, rows of those (`moved`) their rows of the states, and of parameters
+    that are gone nothing is kept. New ones are trained as its first group is.
+    """
+    groups, states = optimizer.param_groups, optimizer.state
+    group_of = {parameter: group for group in groups for parameter in group["params"]}
+    remembered = dict(states)
+    states.clear()
+    for group in groups:
+        group["params"] = []
+    for parameter in parameters:
+        before, rows = moved.get(parameter, (parameter, None))
+        group_of.get(before, groups[0])["params"].append(parameter)
+        if before in remembered:
+            states[parameter] = {
+                key: value[rows] if rows is not None and value.shape == before.shape else value
+                for key, value in remembered[before].items()
+            }

@@ -2,10 +2,11 @@
 
 The selected experts of a layer are a bank of their own, ordinary parameters `selected_gate_up` [S, 2I, H] and
 `selected_down` [S, H, I] of the experts module (and their biases, where experts have any; transposed, where the model's
-are), copied from the fused tensors, which stay frozen. Token-expert pairs are sorted with the selected experts first:
-their rows are then a prefix, and each bank is one grouped product over a contiguous range. Inputs get all their
-gradients, weights only in the bank. In the lowest trained layer, whose input needs no gradient, the frozen rows build
-no graph at all.
+are), copied from the fused tensors, which stay frozen. Where what is selected changes while a model trains
+(`methods.moe.changing`) a bank has several parts, parameters of the same names with a number. Token-expert pairs are
+sorted with the selected experts first: their rows are then a prefix, and each bank is one grouped product over a
+contiguous range. Inputs get all their gradients, weights only in the bank. In the lowest trained layer, whose input
+needs no gradient, the frozen rows build no graph at all.
 
 Shapes: T tokens, K experts a token, N = T·K rows, E experts, S of them selected, hidden size H, expert width I.
 """
@@ -126,26 +127,44 @@ def plug_in(model: PreTrainedModel, layers: Mapping[int, MoeLayer], implementati
 
 
 def _add_bank(layer: MoeLayer, selected: Sequence[int]) -> list[nn.Parameter]:
-    """Register the bank and the buffers that sort rows by it. `rank` [E]: an expert's place with selected ones first.
+    """Register a bank of one part, or none where nothing is selected."""
+    arrange(layer, {"": selected} if len(selected) else {})
+    return add_part(layer, "", selected) if len(selected) else []
 
-    `order` [E]: the expert in each place; `last` [E]: the highest rank a frozen expert up to this id has, so that the
-    frozen rows' ends can be read by id.
+
+def arrange(layer: MoeLayer, parts: Mapping[str, Sequence[int]]) -> None:
+    """Register what sorts rows by a bank of `parts`: their experts by what the parts' names end in.
+
+    Buffers are `rank` [E]: an expert's place with selected ones first; `order` [E]: the expert in each place; `last`
+    [E]: the highest rank a frozen expert up to this id has, so that the frozen rows' ends can be read by id.
     """
     experts, device = layer.experts, layer.experts.get_parameter(DOWN).device
+    selected = [expert for part in parts.values() for expert in part]
     ids = torch.tensor(selected, dtype=torch.long, device=device)
     frozen = torch.ones(layer.num_experts, dtype=torch.long, device=device).index_fill(0, ids, 0)
     last = len(ids) - 1 + frozen.cumsum(0)
     rank = last.index_put((ids,), torch.arange(len(ids), device=device))
     experts.register_buffer("selected_experts", ids, persistent=False)
     experts.selected_ids = tuple(selected)  # type: ignore[assignment]  # reading the buffer would wait for the device
+    experts.bank_parts = {name: tuple(part) for name, part in parts.items()}  # type: ignore[assignment]
     for name, buffer in (("rank", rank), ("order", rank.argsort()), ("last", last)):
         experts.register_buffer(f"selection_{name}", buffer, persistent=False)
-    if not len(ids):
-        return []
-    bank = bank_of(layer)
+
+
+def add_part(layer: MoeLayer, part: str, ids: Sequence[int]) -> list[nn.Parameter]:
+    """Register the parameters of a part of a bank, copies of experts as they are; returns them."""
+    bank, experts = bank_of(layer), layer.experts
     for name, source in bank.items():
-        experts.register_parameter(name, nn.Parameter(_trainable_copy(experts.get_parameter(source)[ids])))
-    return [experts.get_parameter(name) for name in bank]
+        rows = experts.get_parameter(source)[torch.tensor(ids, device=experts.get_parameter(source).device)]
+        experts.register_parameter(f"{name}{part}", nn.Parameter(_trainable_copy(rows)))
+    return [experts.get_parameter(f"{name}{part}") for name in bank]
+
+
+def bank_weights(experts: Any, name: str) -> Tensor | None:
+    """One kind of weights of a whole bank, [S, …]; None where there is no bank, or no such weights in it."""
+    found = [getattr(experts, f"{name}{part}", None) for part in getattr(experts, "bank_parts", ())]
+    parts = [part for part in found if part is not None]
+    return torch.cat(parts) if len(parts) > 1 else next(iter(parts), None)
 
 
 def _trainable_copy(weights: Tensor) -> Tensor:
@@ -207,10 +226,14 @@ class _Part:
 
 def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
     """The parameters of the bank or the fused ones, which `name` says; experts without a gate have only `up`."""
-    up = "gate_up" if experts.has_gate else "up"
-    up_weights, down_weights = (getattr(experts, name.format(part, "")) for part in (up, "down"))
-    up_bias, down_bias = (getattr(experts, name.format(part, BIAS), None) for part in (up, "down"))
-    return _Part(up_weights, down_weights, up_bias, down_bias, ends, ids)
+    kinds = ("gate_up" if experts.has_gate else "up", "down")
+    names = [name.format(kind, suffix) for suffix in ("", BIAS) for kind in kinds]
+    up, down, up_bias, down_bias = (_weights(experts, each) for each in names)
+    return _Part(up, down, up_bias, down_bias, ends, ids)
+
+
+def _weights(experts: Any, name: str) -> Any:
+    return bank_weights(experts, name) if name in BANK else getattr(experts, name, None)
 
 
 def _updates(experts: Any) -> dict[str, Any]:

@@ -11,18 +11,19 @@ from transformers import PreTrainedModel
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.hub import WEIGHTS, hub_tensors, trained_tensors, without_weights, write_tied
-from esft_bench.methods.moe.experts import bank_of, selected_experts
+from esft_bench.methods.moe.changing import left_experts
+from esft_bench.methods.moe.experts import bank_of, bank_weights, selected_experts
 from esft_bench.methods.moe.layout import EXPERT, AdapterConfig, write_config
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
 
 def write_adapter(model: PreTrainedModel, folder: Path, config: AdapterConfig, others: Mapping[str, Tensor]) -> None:
-    """Write the selected experts and every other trainable parameter of `model`, and `others`, as an adapter.
+    """Write the experts that were trained, every other trainable parameter of `model`, and `others`, as an adapter.
 
     `config` has the options that the adapter was trained with; experts and names of other tensors are filled in.
     """
     layers = moe_layers(model)
-    chosen = {index: ids for index, layer in layers.items() if (ids := selected_experts(layer))}
+    chosen = {index: ids for index, layer in layers.items() if (ids := _trained_experts(layer))}
     routed = tuple(f"{layer.name}." for layer in layers.values())
     beside = {name: tensor for name, tensor in trained_tensors(model).items() if not name.startswith(routed)}
     tensors = {**others, **hub_tensors(model, beside)}
@@ -34,18 +35,24 @@ def write_adapter(model: PreTrainedModel, folder: Path, config: AdapterConfig, o
     write_tied(model, folder)
 
 
+def _trained_experts(layer: MoeLayer) -> list[int]:
+    """The experts in the bank, then those that were there before."""
+    return selected_experts(layer) + left_experts(layer)
+
+
 def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
-    """The bank of a layer as per-expert tensors under their names in hub checkpoints, in the model's dtype."""
-    fused = {
-        f"{layer.name}.{kind}": layer.experts.get_parameter(bank).detach().to(layer.experts.get_parameter(kind).dtype)
-        for bank, kind in bank_of(layer).items()
-    }
+    """The trained experts of a layer as tensors of their own under their names in hub checkpoints, in its dtype."""
+    fused: dict[str, Tensor] = {}
+    for bank, kind in bank_of(layer).items():
+        whole, trained = layer.experts.get_parameter(kind).detach(), bank_weights(layer.experts, bank)
+        rows = [] if trained is None else [trained.detach().to(whole.dtype)]
+        fused[f"{layer.name}.{kind}"] = torch.cat([*rows, whole[left_experts(layer)]])
     return per_expert(model, layer, fused)
 
 
 def per_expert(model: PreTrainedModel, layer: MoeLayer, fused: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Split fused tensors, a row for each expert in the layer's bank, into those of an adapter; see `form`."""
-    ids = selected_experts(layer)
+    """Split fused tensors, a row for each of the layer's trained experts, into those of an adapter; see `form`."""
+    ids = _trained_experts(layer)
     tensors: dict[str, Tensor] = {}
     for name, tensor in hub_tensors(model, fused).items():
         if EXPERT.search(name):  # the conversion numbers the rows of the bank 0, 1, …: put the experts' ids there

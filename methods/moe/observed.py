@@ -15,7 +15,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
-from esft_bench.methods.moe.experts import BANK, plug_in
+from esft_bench.methods.moe.experts import BANK, bank_weights, plug_in
 from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
@@ -70,10 +70,8 @@ def _linear(experts: Any, name: str, rows: Tensor, keys: Tensor, ends: Tensor) -
 def _weights(experts: Any, name: str) -> Tensor:
     """A fused tensor of all experts, with those that are being trained in banks of their own in their places."""
     fused: Tensor = getattr(experts, name)
-    bank = next((bank for bank, source in BANK.items() if source == name), "")
-    if getattr(experts, bank, None) is None:
-        return fused
-    return fused.index_copy(0, experts.selected_experts, getattr(experts, bank).to(fused.dtype))
+    bank = bank_weights(experts, next((bank for bank, source in BANK.items() if source == name), ""))
+    return fused if bank is None else fused.index_copy(0, experts.selected_experts, bank.to(fused.dtype))
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, observed_experts_forward)

@@ -36,6 +36,8 @@ SHIPPED = {
     "esft-lora",
     "esft-router",
     "esft-union",
+    "esft-dynamic",
+    "esft-gradual",
     "random-experts",
     "unrelated-experts",
     "top-k-experts",

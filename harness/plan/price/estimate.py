@@ -38,8 +38,9 @@ ASSUMPTIONS = (
     f"{UTILISATION:.0%} of the device's stated bf16 rate; half of the tokens supervised; where a task has not been "
     "profiled yet, the share of the tokens that an expert gets falls with the square root of its rank and a layer's "
     f"gate weights sum to {GATE_MASS} (the released profiles: 0.26 to 0.53). Memory is that of tensors: leave 10% for "
-    "the allocator. Answers are counted as long as they may become, and those asked for in training read all weights "
-    "for each token of a batch"
+    "the allocator. What a method trains now and then counts as trained throughout (esft-dynamic: a quarter more than "
+    "p for experts that come and go). Answers are counted as long as they may become, and those asked for in training "
+    "read all weights for each token of a batch"
 )
 
 
@@ -184,7 +185,7 @@ def step_of(
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
     how = Execution(plan.suite.backbone.precision, training, shared=shared)
-    return simulate(config, stage.method, context, batch, how)
+    return simulate(config, stage.method.at_most, context, batch, how)
 
 
 def _assumed(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
