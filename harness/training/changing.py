@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from esft_bench.harness.training.checkpoint import State
 from esft_bench.harness.training.data import IGNORED, Sample
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.harness.training.state import State
 from esft_bench.harness.training.together.sharding import shares_a_model
 from esft_bench.methods.changes import Changes, Done
 from esft_bench.spec.errors import UserError

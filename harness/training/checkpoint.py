@@ -13,9 +13,8 @@ import json
 import os
 import secrets
 import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial, wraps
 from pathlib import Path
 from typing import Any, Self, cast
@@ -23,7 +22,7 @@ from typing import Any, Self, cast
 import torch
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 from torch.distributed.checkpoint import state_dict_loader, state_dict_saver
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.checkpoint.filesystem import FileSystemReader
@@ -31,10 +30,9 @@ from torch.distributed.checkpoint.metadata import TensorStorageMetadata
 from torch.distributed.tensor import DTensor
 from xxhash import xxh3_128
 
-from esft_bench.harness.training.log import LOGGED, TrainingLog, logged, read_log
-from esft_bench.harness.training.optimizer import retarget
+from esft_bench.harness.training.log import LOGGED, logged, read_log
+from esft_bench.harness.training.state import STEPS, State, make_states
 from esft_bench.methods.atomic import write_json
-from esft_bench.methods.changes import Changes, Moved
 from esft_bench.spec.files import canonical, remove
 
 CHECKPOINT = "checkpoint.json"
@@ -44,49 +42,6 @@ SHARDS = "checkpoint-{step}-{run}"
 DIGEST = "digest"
 CHANGES = "changes/"
 """What the names of tensors begin with that say what is trained, where that changes."""
-STATE = ("step", "exp_avg", "exp_avg_sq")
-"""What AdamW remembers of a parameter."""
-
-
-@dataclass
-class State:
-    """A training as it stands, and what a checkpoint keeps of it: trained parameters, optimizer state and log.
-
-    `training` says which training it is, `changes` what changes what is trained. Without an optimizer the training is
-    over.
-    """
-
-    model: nn.Module
-    optimizer: torch.optim.Optimizer | None
-    log: TrainingLog
-    training: str = ""
-    changes: Changes | None = None
-
-    @property
-    def names(self) -> list[str]:
-        """Those of the trained parameters."""
-        return [name for name, parameter in self.model.named_parameters() if parameter.requires_grad]
-
-    def retarget(self, moved: Moved) -> None:
-        """Have the optimizer train what is trained now."""
-        if self.optimizer:
-            retarget(self.optimizer, [each for each in self.model.parameters() if each.requires_grad], moved)
-
-    @property
-    def weights(self) -> dict[str, Tensor]:
-        """The trained parameters, by name."""
-        trained = dict(self.model.named_parameters())
-        return {name: trained[name].detach() for name in self.names}
-
-    @property
-    def moments(self) -> dict[str, Tensor]:
-        """What the optimizer remembers of them, by what it is and whose."""
-        trained, found = dict(self.model.named_parameters()), dict[str, Tensor]()
-        remembered = self.optimizer.state if self.optimizer else {}
-        for name in self.names if remembered else ():
-            for key, value in remembered[trained[name]].items():
-                found |= {f"{part}/{name}": tensor for part, tensor in _parts(key, torch.as_tensor(value)).items()}
-        return found
 
 
 class Writer:
@@ -198,9 +153,9 @@ def load(folder: Path, state: State) -> int:
     if state.changes:
         _change(state, _empty(kept, [name for name in kept if name.startswith(CHANGES)]), reader)
     wanted = {f"weight/{name}": weight for name, weight in state.weights.items()}
-    remembered = [name for name in state.names if f"state/{STATE[0]}/{name}" in kept]  # what began just then is not
+    remembered = [name for name in state.names if f"state/{STEPS}/{name}" in kept]  # what began just then is not
     if state.optimizer and remembered:
-        _make_states(state.model, remembered, state.optimizer)
+        make_states(state.model, remembered, state.optimizer)
         wanted |= {f"state/{name}": tensor for name, tensor in state.moments.items()}
     random = {_own(kind): (read(), restore) for kind, (read, restore) in _generators().items() if _own(kind) in kept}
     log = _empty(kept, LOGGED)
@@ -286,22 +241,6 @@ def _generators() -> Mapping[str, tuple[Callable[[], Tensor], Callable[[Tensor],
     return found
 
 
-def _make_states(model: nn.Module, names: Sequence[str], optimizer: torch.optim.Optimizer) -> None:
-    """Let an optimizer make its own states, of whatever types, by a step on no gradient; weights are read after it."""
-    trained = dict(model.named_parameters())
-    for name in names:
-        trained[name].grad = torch.zeros_like(trained[name])
-    optimizer.step()
-    optimizer.zero_grad()
-
-
 def whole(tensor: Tensor) -> Tensor:
     """The whole of a tensor that processes may share; all of them must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-
-
-def _parts(name: str, tensor: Tensor) -> dict[str, Tensor]:
-    """A tensor by its name, or what it is made of where it is no plain one (moments in 8 bits: codes and scales)."""
-    if isinstance(tensor, DTensor) or not hasattr(tensor, "__tensor_flatten__"):
-        return {name: tensor}
-    return {f"{name}.{part}": getattr(tensor, part) for part in tensor.__tensor_flatten__()[0]}

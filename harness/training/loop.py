@@ -19,7 +19,7 @@ from transformers import PreTrainedModel
 
 from esft_bench.harness.training import checkpoint
 from esft_bench.harness.training.changing import change, check_changes, seeing, wrapped
-from esft_bench.harness.training.checkpoint import CHECKPOINT, State
+from esft_bench.harness.training.checkpoint import CHECKPOINT
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.looking import at_rest
@@ -27,6 +27,7 @@ from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.optimizer import make as make_optimizer
 from esft_bench.harness.training.schedule import scheduled
+from esft_bench.harness.training.state import State
 from esft_bench.harness.training.together.sharding import share_out, shares_a_model
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
@@ -93,9 +94,6 @@ def train(
     """
     accelerator = accelerator_with(options.trackers, options.cell, mixed_precision=options.mixed_precision)
     model.train()
-    if settings.gradient_checkpointing:
-        checkpoint_gradients(model)
-    check_changes(options.changes, settings, options.name)
     loss_module, optimizer, moves = _prepared(accelerator, model, parameters, settings, options)
     state = State(model, optimizer, TrainingLog(), scratch.name, options.changes)
     writer = checkpoint.Writer(scratch, scratch / BEST)
@@ -162,8 +160,11 @@ def _prepared(
 ) -> tuple[nn.Module, torch.optim.Optimizer, torch.optim.Optimizer]:
     """The loss and the optimizer, ready for one process or several, and the optimizer as it is without accelerate.
 
-    Raises UserError for what cannot be sharded.
+    Raises UserError for what cannot be sharded, or cannot change.
     """
+    check_changes(options.changes, settings, options.name)
+    if settings.gradient_checkpointing:
+        checkpoint_gradients(model)
     whole = AnswerLoss(model)
     shared = shares_a_model()
     if shared and settings.optimizer == "adamw-8bit":

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from esft_bench.harness.store.names import ROUTING_STEPS
-from esft_bench.harness.training.checkpoint import State
 from esft_bench.harness.training.looking import apart, at_rest
+from esft_bench.harness.training.state import State
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.training import Training
 

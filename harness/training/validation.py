@@ -13,10 +13,11 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, State, Writer
+from esft_bench.harness.training.checkpoint import CHECKPOINT, Writer
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.looking import apart, at_rest
+from esft_bench.harness.training.state import State
 from esft_bench.spec.files import made_folder
 from esft_bench.spec.training import Training
 
