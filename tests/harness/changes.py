@@ -7,22 +7,29 @@ What came out lies in FOLDER/NAME/whole and FOLDER/NAME/resumed, as the training
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from accelerate.state import PartialState
+from torch import nn
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.methods.changes import Changes
 from esft_bench.methods.esft_dynamic import EsftDynamic
 from esft_bench.methods.esft_gradual import EsftGradual
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.changing import left_experts
 from esft_bench.methods.moe.experts import selected_experts
 from esft_bench.methods.moe.view import moe_layers
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.training import Training
 from tests.conftest import build
 from tests.harness.ranks import StoppedError, sequences, stop
@@ -39,14 +46,22 @@ CHANGING: dict[str, Method] = {
 }
 
 
-def run(
-    method: Method, scratch: Path, settings: Training = SETTINGS, architecture: str = "olmoe", **options: Any
-) -> tuple[PreTrainedModel, TrainingLog]:
+def prepared(
+    method: Method, architecture: str = "olmoe"
+) -> tuple[PreTrainedModel, Changes | None, Sequence[nn.Parameter]]:
+    """A model made ready, what changes what is trained in it, and what is trained first."""
     model = build(architecture)
     context = seen_by(model)
     parameters = method.prepare(model, context)
+    return model, method.changes(model, context), parameters
+
+
+def run(
+    method: Method, scratch: Path, settings: Training = SETTINGS, architecture: str = "olmoe", **options: Any
+) -> tuple[PreTrainedModel, TrainingLog]:
+    model, changes, parameters = prepared(method, architecture)
     scratch.mkdir(parents=True, exist_ok=True)
-    asked = Options(changes=method.changes(model, context), **options)
+    asked = Options(changes=changes, **options)
     return model, train(model, parameters, sequences(), settings, scratch, asked)
 
 
@@ -69,6 +84,9 @@ def main() -> None:
     """One process's part."""
     torch.set_num_threads(1)
     train_all(Path(sys.argv[1]))
+    os.environ[SHARDED] = "1"
+    with pytest.raises(UserError, match="FSDP2 cannot"):
+        run(CHANGING["dynamic"], Path(sys.argv[1]) / "shared")
     assert PartialState().num_processes == 2
     PartialState().destroy_process_group()
 
