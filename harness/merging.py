@@ -4,6 +4,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +53,16 @@ def _method(training: Path) -> Method:
     return load_methods()[merger.method].model_validate(merger.hyperparameters)
 
 
+def _write_changed(method: Method) -> Callable[[Path, Path, Path], None]:
+    """The method's `write_changed`; where a class defines `merge` anew, and that not, what finds how it differs."""
+    for kind in type(method).__mro__:
+        if "write_changed" in vars(kind):
+            break
+        if "merge" in vars(kind):
+            return partial(Method.write_changed, method)
+    return method.write_changed
+
+
 def _written(write: Callable[[Path, Path, Path], None], base: Path, training: Path, out: Path) -> Path:
     """Have a method write into the new folder `out`."""
     out.mkdir(parents=True)
@@ -95,7 +106,7 @@ class Model:
     def _changed(self, number: int, out: Path) -> Path:
         training = self.trained[number]
         with merged(self.backbone, self.trained[:number], self.scratch / "merged") as base:
-            return _written(_method(training).write_changed, base, training, out)
+            return _written(_write_changed(_method(training)), base, training, out)
 
     @contextmanager
     def whole(self) -> Iterator[Path]:

@@ -121,10 +121,14 @@ class SwappingEngine(ABC):
     def load(self, model: Model, canary: Canary) -> Loaded:
         """See `Engine.load`: swap, and restart where the swap fails or cannot be proven."""
         begin = time.perf_counter()
-        how: Literal["start", "swap", "restart"] = "swap" if self._holds(model.backbone) else "start"
+        held = self._holds(model.backbone)
+        how: Literal["start", "swap", "restart"] = "swap" if held else "start"
         with model.changed() as changed:
             tensors = overlaid(model.backbone, changed)
             swaps = not tensors.added and not any((folder / MODEL_CONFIG).is_file() for folder in changed)
+            if swaps and not held:
+                self._open(model.backbone)
+                self._base, self._differs = model.backbone, set()
             difference = self._swapped(model.backbone, changed, tensors, canary) if swaps else UNPROVEN
         if difference > self._tolerance:
             how = "restart" if self._alive or swaps else "start"
@@ -151,9 +155,6 @@ class SwappingEngine(ABC):
 
         The proof is for each tensor, so the canary need not tell the weights before from those after.
         """
-        if not self._holds(base):
-            self._open(base)
-            self._base, self._differs = base, set()
         names = tensors.names | (self._differs or set())
         self._differs = None
         try:

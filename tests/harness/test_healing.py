@@ -157,7 +157,7 @@ def test_unfinished_trainings_whose_checkpoints_are_damaged_begin_anew(finished,
     for artifact in trainings:
         work = store / ".work" / artifact.name
         work.mkdir(parents=True)
-        for name in ("checkpoint.safetensors", "spent.json"):
+        for name in ("checkpoint.json", "spent.json"):
             shutil.copy(next(artifact.rglob("*.safetensors"), artifact / "canary.json"), work / name)
             left.append(work / name)
         shutil.rmtree(artifact)

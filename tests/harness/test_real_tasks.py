@@ -20,7 +20,7 @@ from esft_bench.tasks.task import Item, Task
 REAL = {name: task for name, task in load_tasks().items() if not name.startswith("mini-")}
 TESTED = [name for name, task in REAL.items() if task.items and task.role != "drift"]
 TRAINED = [name for name, task in REAL.items() if task.training]
-NOT_FOUND = {"alignment-public", "evol-codealpaca", "opencoder", "summary-bdci", "summary-bdci-fewshot"}
+NOT_FOUND = {"alignment-public", "codealpaca", "evol-codealpaca", "opencoder", "summary-bdci", "summary-bdci-fewshot"}
 """Tasks whose training rows no copy was found of (../shared/data/SOURCES.md)."""
 
 

@@ -94,7 +94,7 @@ def test_a_run_killed_in_training_and_in_testing_goes_on_and_reports_what_an_und
         return artifacts(tmp_path)
 
     work = tmp_path / "runs" / ".store" / ".work"
-    in_training = kill_when(lambda: list(work.glob("*/checkpoint.safetensors")))
+    in_training = kill_when(lambda: list(work.glob("*/checkpoint.json")))
     in_testing = kill_when(lambda: any(name.startswith("answers") for name in artifacts(tmp_path)))
     done = finish(command(tmp_path))
     assert done.returncode == 0, done.stderr

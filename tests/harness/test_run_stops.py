@@ -49,7 +49,7 @@ def test_a_port_in_use_is_refused_before_anything_is_trained(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 12 MB: room for data and ESFT's adapter, not for the 16 MB of full fine-tuning's."""
+    """A disk of 12 MB: room for what ESFT leaves, not for the 16 MB of full fine-tuning's adapter."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", str(disk)], capture_output=True)
@@ -62,7 +62,7 @@ def small_disk(tmp_path):
 @pytest.mark.slow
 def test_a_full_disk_ends_the_run_in_one_sentence_and_loses_nothing_that_was_finished(small_disk):
     first = finish(command(small_disk, "transformers", "--only", "method=esft-token", "--workers", "1"))
-    assert (first.returncode, "No disk space left" in first.stderr) == (2, True)  # merging needs 16 MB, too
+    assert first.returncode == 0  # nothing is merged on disk to be tested
     finished = artifacts(small_disk)
     assert any(name.startswith("train/") for name in finished)
     second = finish(command(small_disk, "transformers", "--only", "method=fft"))

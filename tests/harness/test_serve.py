@@ -205,7 +205,7 @@ def test_a_server_that_died_is_started_again(engine: VllmEngine, checkpoints: li
     assert engine._server
     os.killpg(engine._server._process.pid, signal.SIGKILL)
     loaded = engine.load(second.model, second.canary)
-    assert loaded.how == "start"
+    assert loaded.how in ("start", "restart")  # its death is noticed before the swap or by it
     assert loaded.difference < FLOAT32_TOLERANCE
 
 
