@@ -176,7 +176,7 @@ def test_an_unpacking_that_was_stopped_is_gone_on_from_and_leaves_nothing_behind
 ) -> None:
     packed, _ = quantised(tmp_path, "fp8")
     monkeypatch.setattr(unpack, "FILE_BYTES", 100_000)
-    written = []
+    written: list[Path] = []
 
     def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
         if len(written) == 2:
