@@ -69,6 +69,8 @@ class _Run:
             self._say_news()
             if any(step not in self.graph.finished for step in wanted):
                 self._compute(wanted)
+            elif not (self.folder / manifest.FILE).exists():  # all of it was computed by other runs of this store
+                self._write_manifest(finished=True)
             with self.written.alone():
                 self._write()
             self._say_news()

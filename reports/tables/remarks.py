@@ -56,7 +56,7 @@ def _open_pairs(table: Table, titles: Mapping[str, str]) -> str:
     if same:
         columns = "; ".join(f"{title} {count}" for title, count in same.items())
         told += f" Shown to be the same within {points(table.margin)}: {sum(same.values())} of them ({columns})."
-    elif alike:
+    elif alike and table.margin:
         told += f" None is shown to be the same within {points(table.margin)}."
     return f"{told} {_single([one.runs for one in found.values()])}".rstrip()
 

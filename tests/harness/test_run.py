@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -77,6 +78,15 @@ def test_a_finished_run_repeated_computes_nothing(undisturbed):
     assert artifacts(folder) == before
     assert report_without_costs(folder) == report
     assert {path: path.read_bytes() for path in own} == own, "lm-eval's own files come back from the store"
+
+
+@pytest.mark.slow
+def test_a_run_that_finds_every_step_in_the_store_has_a_manifest_and_the_same_report(undisturbed, tmp_path):
+    shutil.copytree(undisturbed[0] / "runs", tmp_path / "runs")
+    shutil.rmtree(tmp_path / "runs" / "path")
+    assert finish(command(tmp_path)).returncode == 0
+    assert json.loads((tmp_path / "runs" / "path" / "manifest.json").read_text())["states"] == {"done": 4}
+    assert report_without_costs(tmp_path) == report_without_costs(undisturbed[0])
 
 
 @pytest.mark.slow
