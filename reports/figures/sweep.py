@@ -120,6 +120,8 @@ def _picture(
             _frame(panel, report, role, axis, {place for place, *_ in lines[next(iter(series)), role]})
         if any(counts.values()):
             _count_panel(axes[-1], counts, style, axis)
+        for panel in axes[1:]:
+            panel.set_xlim(axes[0].get_xlim())
         axes[-1].set_xlabel(axis.label)
 
     caption = f"Averages of the tables, {INTERVAL}."
