@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import SCHEMA_VERSION, ItemScore, Record
 
 JSONL, CSV, PARQUET = "results.jsonl", "results.csv", "results.parquet"
@@ -48,6 +49,14 @@ class Results:
 
     records: list[Record]
     left_out: list[str]
+
+
+def check_run(folder: Path) -> None:
+    """Raise UserError where a folder is not a run's with results; the runs that it holds are named."""
+    if (folder / JSONL).is_file():
+        return
+    runs = ", ".join(str(found.parent) for found in sorted(folder.glob(f"*/{JSONL}"))[:5])
+    raise UserError(f"{folder} holds no {JSONL}: name the folder of a run, e.g. {runs or 'runs/mini'}.")
 
 
 def read(folder: Path) -> Results:

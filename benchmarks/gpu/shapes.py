@@ -6,6 +6,7 @@ p = 0.2 then takes 5 of 64 experts, as in the profiles that the ESFT paper relea
 """
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +15,7 @@ from transformers import AutoModelForCausalLM, DeepseekV2Config, OlmoeConfig, Pr
 
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.assumed import assumed_profiles
+from esft_bench.methods.moe.router_scores import SeenRouter
 from esft_bench.methods.moe.view import moe_layers
 
 # Source: config.json of allenai/OLMoE-1B-7B-0924.
@@ -102,17 +104,26 @@ def assumed_context(model: PreTrainedModel) -> Context:
 
 
 def draw_routing(model: PreTrainedModel, context: Context, tokens: int) -> dict[int, Tensor]:
-    """From now on send the tokens of a step to experts drawn as the profile has them; returns them, [T, K] by layer."""
+    """From now on send the tokens of a step to experts drawn as the profile has them; returns them, [T, K] by layer.
+
+    Their gate weights are the router's own scores of them: gradients go the way they go in training.
+    """
     assert context.profile is not None
     generator = torch.Generator(model.device).manual_seed(0)
     drawn = {}
     for (number, layer), counts in zip(moe_layers(model).items(), context.profile.token_counts, strict=True):
         odds = counts.to(model.device, torch.float32).expand(tokens, -1)
-        index = drawn[number] = torch.multinomial(odds, layer.top_k, generator=generator)
-
-        def reroute(module: nn.Module, args: tuple[Any, ...], index: Tensor = index) -> tuple[Any, ...]:
-            hidden, _, *rest = args
-            return hidden, index, *rest
-
-        layer.experts.register_forward_pre_hook(reroute)
+        drawn[number] = torch.multinomial(odds, layer.top_k, generator=generator)
+        assert layer.router is not None
+        seen = SeenRouter(layer, remembers=True)
+        model.get_submodule(layer.router).register_forward_hook(seen.see)
+        layer.experts.register_forward_pre_hook(partial(_reroute, seen, drawn[number]))
     return drawn
+
+
+def _reroute(seen: SeenRouter, drawn: Tensor, module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    """What an experts module is called with, its choice of experts replaced by the one `drawn`, [T, K]."""
+    hidden, index, weights, *rest = args
+    scores = seen.scores(index, weights.detach() / seen.layer.scaling)
+    assert scores is not None
+    return hidden, drawn, (scores.gather(1, drawn) * seen.layer.scaling).to(weights.dtype), *rest

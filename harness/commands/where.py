@@ -10,7 +10,7 @@ from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, SAMPLES
 from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import JSONL, read
+from esft_bench.spec.results import check_run, read
 
 HOLDS = {
     "verdicts": ITEMS,
@@ -62,8 +62,7 @@ def _of(seed: int | None, rate: float | None) -> str:
 
 
 def _records(run: Path) -> list[Record]:
-    if not (run / JSONL).is_file():
-        raise UserError(f"{run} holds no {JSONL}: name a run's folder with --run.")
+    check_run(run)
     return read(run).records
 
 

@@ -8,8 +8,9 @@ import pytest
 from pyarrow import parquet
 
 from esft_bench.reports.content import gather
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import columns, read, read_items, write
+from esft_bench.spec.results import check_run, columns, read, read_items, write
 from tests.reports.conftest import MadeUpRun
 
 
@@ -70,6 +71,14 @@ def test_a_folder_without_results_gives_no_records_and_says_so(tmp_path: Path) -
     found = read(tmp_path)
     assert found.records == []
     assert len(found.left_out) == 1
+
+
+def test_a_folder_of_runs_named_in_place_of_one_is_refused_with_their_names(made_up: MadeUpRun, tmp_path: Path) -> None:
+    run = tmp_path / "runs" / "reviews"
+    made_up.build(run)
+    check_run(run)
+    with pytest.raises(UserError, match=f"holds no results.jsonl: name the folder of a run, e.g. {run}."):
+        check_run(run.parent)
 
 
 def test_items_come_back_without_broken_lines_and_a_line_separator_inside_a_text_is_text(

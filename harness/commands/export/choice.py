@@ -12,7 +12,7 @@ from esft_bench.reports.formatting import listing
 from esft_bench.reports.prose.task_advice import TaskAdvice
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
-from esft_bench.spec.results import JSONL
+from esft_bench.spec.results import check_run
 
 
 @dataclass(frozen=True)
@@ -58,8 +58,7 @@ def choose(run: Path, *, best: bool, method: str | None, task: str | None, seed:
     Of several seeds the first is taken unless one is named: the best of them on the test items would be better on those
     items alone. Raises UserError where the run has no such cell, or where its advice names no row.
     """
-    if not (run / JSONL).is_file():
-        raise UserError(f"{run} holds no {JSONL}: name the folder of a run, e.g. runs/mini.")
+    check_run(run)
     content = gather(run)
     scored = (one for one in content.of_rows if one.role not in ("cost", "drift"))
     trained = [one for one in scored if one.task and one.training]
