@@ -85,9 +85,11 @@ class _Maker:
         return cls(results, base, rows, [results.at(rate) for rate in results.rates]) if base and rows else None
 
     def seeds_of(self, row: TableRow, task: str, measure: Measure) -> set[int]:
-        """The seeds for which a row has every point on a task."""
+        """The seeds for which a row has every point on a task; none while the base model was not tested on all of it."""
         asked: list[tuple[Column, Role]] = [(column, "ability") for column in self._own(task)]
         asked += [(column, measure.role) for column in measure.columns]
+        if not all(any(self.results.scores(self.base, column, role).values()) for column, role in asked):
+            return set()
         return set.intersection(
             *(
                 {seed for (of, seed), scores in point.scores(row, column, role).items() if of == task and scores}
@@ -119,8 +121,8 @@ class _Maker:
     ) -> Array:
         """Trained minus base [rows, points, runs, items], point 0 being the base model itself."""
         base = next(iter(self.results.scores(self.base, column, role).values()), {})
-        ids = sorted(base)
-        before = np.array([base[key] for key in ids])
+        ids = sorted(base) or [""]  # while the base model was not tested on it, one item that nobody has
+        before = np.array([base.get(key, np.nan) for key in ids])
         found = np.full((len(self.rows), len(self.at) + 1, len(seeds), len(ids)), np.nan)
         for k, row in enumerate(self.rows):
             if (row.name, task) not in there:

@@ -1,8 +1,10 @@
 """The first table and figure of a report: curves at equal gain; further points of curves change nothing else."""
 
 import csv
+import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from esft_bench.reports.content import gather
@@ -113,3 +115,15 @@ def test_several_seeds_are_read_together(tmp_path):
     MadeUpRun(methods=("base", "fft", "esft-gate"), rates=RATES, seeds=(0, 1, 2)).build(tmp_path)
     seen = gather(tmp_path).backbones[0].equal_gain
     assert {cell.runs for cell in seen.tables[0].table.cells.values() if cell.value is not None} == {3}
+
+
+def test_while_the_base_model_is_not_tested_on_a_task_the_others_are_read(curves):
+    kept = [json.loads(line) for line in (curves / "results.jsonl").read_text().splitlines()]
+    task = next(record["benchmark"] for record in kept if record["method"] == "base" and record["role"] == "ability")
+    left = [record for record in kept if (record["method"], record["benchmark"]) != ("base", task)]
+    (curves / "results.jsonl").write_text("".join(json.dumps(record) + "\n" for record in left))
+    seen = gather(curves).backbones[0].equal_gain
+    (curves_seen,) = (seen.curves[measure.name] for measure in seen.measures if measure.name in seen.curves)
+    whole = {one for one, gains in zip(curves_seen.tasks, curves_seen.gains, strict=True) if np.isfinite(gains).all()}
+    assert whole == {*curves_seen.tasks} - {task}
+    assert curves_seen.tasks[1:]
