@@ -85,7 +85,7 @@ class _Maker:
         return cls(results, base, rows, [results.at(rate) for rate in results.rates]) if base and rows else None
 
     def seeds_of(self, row: TableRow, task: str, measure: Measure) -> set[int]:
-        """The seeds for which a row has every point on a task; none while the base model was not tested on all of it."""
+        """The seeds for which a row has every point on a task; none while the base model is not tested on all of it."""
         asked: list[tuple[Column, Role]] = [(column, "ability") for column in self._own(task)]
         asked += [(column, measure.role) for column in measure.columns]
         if not all(any(self.results.scores(self.base, column, role).values()) for column, role in asked):
