@@ -125,5 +125,6 @@ def _reroute(seen: SeenRouter, drawn: Tensor, module: nn.Module, args: tuple[Any
     """What an experts module is called with, its choice of experts replaced by the one `drawn`, [T, K]."""
     hidden, index, weights, *rest = args
     scores = seen.scores(index, weights.detach() / seen.layer.scaling)
+    seen.output = ()  # no graph is kept beyond the step
     assert scores is not None
     return hidden, drawn, (scores.gather(1, drawn) * seen.layer.scaling).to(weights.dtype), *rest

@@ -72,6 +72,7 @@ def _gates(seen: SeenRouter, index: Tensor, weights: Tensor) -> Tensor:
     Where a router divides its weights by their sum, so are these; where it scales them, they are scaled.
     """
     scores = seen.scores(index, weights.detach() / seen.layer.scaling)
+    seen.output = ()  # it holds the graph, which by the backward pass's hold on the experts would outlive the model
     if scores is None:
         raise MethodError(
             f"the router of `{seen.layer.name}` scores experts in a way that is not known here, so its gates cannot be "

@@ -100,7 +100,8 @@ def _check(layer: MoeLayer) -> None:
             f"`{layer.name}` runs no other experts implementation (transformers' `use_experts_implementation`), so its "
             "experts cannot be trained selectively; take the method fft or lora"
         )
-    known = {*BANK, *layer.kinds}
+    parts = getattr(layer.experts, "bank_parts", {})
+    known = {*BANK, *layer.kinds, *(f"{bank}{part}" for bank in BANK for part in parts)}
     names = (name for name, _ in layer.experts.named_parameters() if not name.startswith("parametrizations."))
     if unknown := sorted(name for name in names if name not in known):
         raise MethodError(

@@ -19,6 +19,7 @@ from esft_bench.methods.esft_gradual import EsftGradual
 from esft_bench.methods.moe.changing import ExpertChanges, change_experts
 from esft_bench.methods.moe.experts import bank_weights, selected_experts, use_selective_experts
 from esft_bench.methods.moe.layout import read_config
+from esft_bench.methods.moe.profile import profile
 from esft_bench.methods.moe.running import Reselection
 from esft_bench.methods.moe.view import moe_layers
 from tests.methods.helpers import backward, each_moe, load, logits, pieces, seen_by, tensors_of_experts, tokens
@@ -78,6 +79,25 @@ def test_the_adapter_has_every_expert_that_was_trained_and_no_other_is_changed(
     before, after = pieces(base), pieces(out)
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed == tensors_of_experts(before, chosen)
+
+
+@each_moe
+def test_a_model_whose_experts_have_come_and_gone_is_profiled_like_its_merged_checkpoint(
+    tiny_model: Models, tmp_path: Path, architecture: str
+) -> None:
+    model, method = tiny_model(architecture), EsftDynamic()
+    model.save_pretrained(tmp_path / "base")
+    layers = moe_layers(model)
+    use_selective(method, model)
+    through(model)
+    for folder in ("adapter", "merged"):
+        (tmp_path / folder).mkdir()
+    method.export(model, tmp_path / "adapter")
+    method.merge(tmp_path / "base", tmp_path / "adapter", tmp_path / "merged")
+    batch = (tokens(), torch.ones_like(tokens()))
+    ours, merged = profile(model, [batch], layers), profile(load(tmp_path / "merged"), [batch])
+    torch.testing.assert_close(ours.gate_sums, merged.gate_sums, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(ours.token_counts, merged.token_counts, rtol=0.01, atol=1)
 
 
 def use_selective(method: EsftDynamic, model: PreTrainedModel) -> None:

@@ -1,5 +1,7 @@
 """DenseMixer's gradients beside a plain, dense transcription of its rule."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -119,3 +121,13 @@ def test_layers_that_are_computed_again_give_the_same_gradients(tiny_model: Mode
     assert found[0].keys() == found[1].keys()
     for name, gradient in found[0].items():
         torch.testing.assert_close(found[1][name], gradient, rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_that_was_trained_is_let_go_of(tiny_model: Models) -> None:
+    model = tiny_model("olmoe")
+    DenseMixer().prepare(model, Context(0))
+    model(input_ids=tokens(), labels=tokens()).loss.backward()
+    experts = weakref.ref(model.get_submodule("model.layers.0.mlp.experts"))
+    del model
+    gc.collect()
+    assert experts() is None
