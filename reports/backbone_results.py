@@ -97,7 +97,7 @@ class BackboneResults:
 
     @cached_property
     def rates(self) -> list[float]:
-        """What rows' learning rates were multiplied by, from the lowest up; 1 is the rows themselves."""
+        """What rows' learning rates (or steps) were multiplied by, from the lowest up; 1 is the rows themselves."""
         return sorted({ITSELF} | {record.rate for record in self.every})
 
     def at(self, rate: float) -> "BackboneResults":

@@ -88,7 +88,9 @@ def _log(content: Content, records: Sequence[Record], evaluation_id: str) -> dic
         "method": first.method_title,
         "trained_on": first.task or "nothing",
         "seed": str(first.seed),
-        **({} if first.is_row else {"learning_rate_times": f"{first.rate:g}"}),
+        **(
+            {} if first.is_row else {f"{content.manifest.suite.curve.along}_times".replace(" ", "_"): f"{first.rate:g}"}
+        ),
     }
     return {
         "schema_version": SCHEMA_VERSION,

@@ -16,8 +16,8 @@ class Cell:
     """backbone × task × method × seed. The base model is one cell, with an empty task.
 
     `task` names several tasks, with `+` between, where they are trained together. `after` are the tasks that were
-    trained on before, in order. `rate` is what the row's learning rate was multiplied by: 1 is the row itself, others
-    are further points of its curve.
+    trained on before, in order. `rate` is what the row's learning rate, or its steps, were multiplied by: 1 is the row
+    itself, others are further points of its curve.
     """
 
     method: str
@@ -50,5 +50,5 @@ class Cell:
     def label(self) -> str:
         """How the progress display and logs name it."""
         before = f" after {', '.join(self.after)}" if self.after else ""
-        times = "" if self.is_row else f" · rate × {self.rate:g}"
+        times = "" if self.is_row else f" · curve × {self.rate:g}"
         return self.method if not self.task else f"{self.method} · {self.task}{before} · seed {self.seed}{times}"

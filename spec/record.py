@@ -43,7 +43,7 @@ class Record(BaseModel):
     seed: int
     """The training seed."""
     rate: float = ITSELF
-    """What the row's learning rate was multiplied by: 1 for the row itself, else a further point of its curve."""
+    """What the row's learning rate or steps were multiplied by: 1 for the row itself, else a point of its curve."""
     benchmark: str
     """What was evaluated, a task's name; empty for costs."""
     benchmark_title: str

@@ -19,8 +19,8 @@ def quick_slice(suite: Suite) -> Suite:
 def selection(suite: Suite, only: str | None) -> dict[str, set[str]]:
     """Read `method=a,method=b,task=c,rate=1`: rows, tasks and points of their curves; what is not named keeps all.
 
-    Points are multiples of a row's learning rate, written as a suite's `curve` has them. Raises UserError naming what
-    the suite does not have, or where nothing is named.
+    Points are multiples of a row's learning rate or steps, written as a suite's `curve` has them. Raises UserError
+    naming what the suite does not have, or where nothing is named.
     """
     rates = {f"{rate:g}" for rate in suite.curve.points}
     known = {"method": set(suite.methods), "task": set(suite.tasks), "rate": rates}

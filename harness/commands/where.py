@@ -50,7 +50,7 @@ def where(run: Path, method: str, task: str, seed: int | None = None, rate: floa
     seen: set[Path] = set()
     for record in ours:
         value = "not scored" if record.value is None else f"{record.value:.2f}"
-        times = "" if record.is_row else f", rate × {record.rate:g}"
+        times = "" if record.is_row else f", curve × {record.rate:g}"
         yield Place(0, f"{record.benchmark_title}, seed {record.seed}{times}: {value}", run / record.items)
         kind, _, key = record.source.partition("/")
         yield from _back(store, kind, key, 1, seen)

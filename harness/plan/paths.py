@@ -113,8 +113,9 @@ class Paths:
         if cell not in self._trainings:
             step = self._given(cell)
             search = self.search(cell)
-            tuned = Tuned(search, cell.rate, self._within(cell.method)) if search else None
-            self._trainings[cell] = _after_first(replace(step, tuned=tuned), cell.rate)
+            times = cell.rate if self.matrix.suite.curve.along == "learning rate" else ITSELF
+            tuned = Tuned(search, times, self._within(cell.method)) if search else None
+            self._trainings[cell] = _after_first(replace(step, tuned=tuned), times)
         return self._trainings[cell]
 
     def search(self, cell: Cell) -> TuneStep | None:
@@ -184,7 +185,11 @@ class Paths:
         name, learning_rate = suite.row(cell.method)[0], suite.learning_rate(cell.method, cell.task)
         rows = sum(lines_in(self._conversations(task).path) for task in tasks) if suite.training.epochs else None
         told: dict[str, Any] = {"steps": suite.steps(cell.method, rows), "epochs": None}
-        told["learning_rate"] = learning_rate * cell.rate
+        if suite.curve.along == "learning rate":
+            learning_rate *= cell.rate
+        else:
+            told["steps"] = max(min(2, told["steps"]), round(told["steps"] * cell.rate))  # two stages take two
+        told["learning_rate"] = learning_rate
         told["profile_every"] = None if cell.after else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None
         return TrainStep(

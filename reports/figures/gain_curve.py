@@ -1,4 +1,4 @@
-"""The first figure: what each row gains on a task against what it forgets, over its learning rates."""
+"""The first figure: what each row gains on a task against what it forgets, over its learning rates or steps."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +12,7 @@ from esft_bench.reports.gain_curves import Measure
 from esft_bench.reports.statistics.equal_gain import ALL_TASKS, Curves
 from esft_bench.reports.statistics.error import Array
 from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
+from esft_bench.spec.curve import Along
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -81,7 +82,7 @@ def gain_curve(report: BackboneReport) -> Picture | Missing:
     return Picture(
         "gain-against-forgetting",
         TITLE,
-        _caption(measure, is_curve=seen.is_curve),
+        _caption(measure, report.results.suite.curve.along if seen.is_curve else None),
         COLUMNS,
         [_line(task, row, titles[row], point) for task in panels for row in found[task] for point in found[task][row]],
         paint,
@@ -91,11 +92,11 @@ def gain_curve(report: BackboneReport) -> Picture | Missing:
     )
 
 
-def _caption(measure: Measure, *, is_curve: bool) -> str:
+def _caption(measure: Measure, along: Along | None) -> str:
     line = (
-        "A line a row, from the base model (0, 0) over the multiples of its learning rate that were trained. "
+        f"A line a row, from the base model (0, 0) over the multiples of its {along} that were trained. "
         "Dashed: the gain at which the first table reads the curves."
-        if is_curve
+        if along
         else "One point a row: each was trained at one learning rate."
     )
     return (

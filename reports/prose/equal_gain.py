@@ -86,7 +86,7 @@ def _forgets(seen: EqualGain, read: ReadTable, rows: Sequence[TableRow], task: s
     gain = f"a gain of {number(seen.at[task][0])} points" if task else "the gains of the first table, on average"
     lost = []
     for row in rows:
-        at = f" at {seen.rate_at(row, task):.2g} of its learning rate" if task else ""
+        at = f" at {seen.rate_at(row, task):.2g} of its {seen.results.suite.curve.along}" if task else ""
         lost.append(f"{_lost(read, row, task)}{at}")
     same = [_named(row) for row in rows if read.table.cells[row.name, task].mark == "best"]
     alike = f"; {listing(same)} are not distinguishable" if len(same) > 1 else ", and the first is significantly lowest"

@@ -123,8 +123,8 @@ class EqualGain:
     def _lost(self, measure: Measure, curves: Curves, readings: Readings) -> ReadTable:
         what = "General ability lost" if measure.name == GENERAL else f"{measure.title} added"
         said = (
-            f"{what}, in {measure.unit}, where a row has gained as many points as stand beside the task's name: curves "
-            f"over {len(self.results.rates)} learning rates, read between their points."
+            f"{what}, in {measure.unit}, where a row has gained as many points as stand beside the task's name: curves over "
+            f"{len(self.results.rates)} multiples of its {self.results.suite.curve.along}, read between their points."
         )
         if measure.name == GENERAL:
             said += (
@@ -148,7 +148,7 @@ class EqualGain:
         return ReadTable(table, readings, measure, False, 1)
 
     def rate_at(self, row: TableRow, task: str) -> float:
-        """About which multiple of its learning rate a row has at the gain where a task's curves are read."""
+        """About which multiple of its learning rate or steps a row has at the gain where a task's curves are read."""
         curves = next(iter(self.curves.values()))
         gain = curves.points("none")[list(curves.tasks).index(task)][0][0, list(curves.rows).index(row.name)]
         return float(loss_at_gain(gain, np.array([0.0, *self.results.rates]), self.at[task][0]))

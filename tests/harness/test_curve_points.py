@@ -113,6 +113,24 @@ def test_the_way_back_is_that_of_the_point_that_is_asked_for(tmp_path: Path) -> 
     results.write(records, run)
     assert results.read(run).records == records
     assert next(iter(where(run, "fft", "law"))).what == "Law, seed 0: 90.00"
-    assert next(iter(where(run, "fft", "law", rate=0.5))).what == "Law, seed 0, rate × 0.5: 80.00"
+    assert next(iter(where(run, "fft", "law", rate=0.5))).what == "Law, seed 0, curve × 0.5: 80.00"
     with pytest.raises(UserError, match=r"no results of fft on law at 0.25 of its learning rate"):
         list(where(run, "fft", "law", rate=0.25))
+
+
+def test_a_curve_may_go_over_steps_with_each_stage_s_share_of_them(tmp_path: Path) -> None:
+    plan = prepared(tmp_path, SUITE + "training: {steps: 40}\ncurve: {steps: [0.25, 0.5]}\n").plan
+    assert {rate for row in ("fft", "das-tune") for rate in rates_of(plan, row)} == {0.25, 0.5, 1.0}
+    assert rates_of(plan, "fft") == {1.0: [1e-3], 0.25: [1e-3], 0.5: [1e-3]}
+    found = {
+        (cell.method, cell.rate): [stage.training.steps for stage in path.training.whole]
+        for cell, path in plan.paths.items()
+        if cell.method in ("fft", "das-tune")
+    }
+    assert [found["fft", rate] for rate in (0.25, 0.5, 1.0)] == [[10], [20], [40]]
+    assert [found["das-tune", rate] for rate in (0.25, 0.5, 1.0)] == [[5, 5], [10, 10], [20, 20]]
+
+
+def test_a_curve_goes_over_rates_or_over_steps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="a curve goes over `rates` or over `steps`"):
+        prepared(tmp_path, SUITE + "curve: {rates: [0.5], steps: [0.5]}\n")

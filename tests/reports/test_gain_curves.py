@@ -127,3 +127,10 @@ def test_while_the_base_model_is_not_tested_on_a_task_the_others_are_read(curves
     whole = {one for one, gains in zip(curves_seen.tasks, curves_seen.gains, strict=True) if np.isfinite(gains).all()}
     assert whole == {*curves_seen.tasks} - {task}
     assert curves_seen.tasks[1:]
+
+
+def test_points_that_are_multiples_of_steps_are_called_so(curves):
+    manifest = curves / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"rates": [', '"steps": ['))
+    assert "over 3 multiples of its number of steps, read between their points" in report(curves)
+    assert "over the multiples of its number of steps that were trained" in gallery(gather(curves)).drawn[0].caption
