@@ -16,7 +16,7 @@ Along = Literal["learning rate", "number of steps"]
 
 
 class Curve(Strict):
-    """At which multiples of its own learning rate, or its steps, every row is trained; 1, the row itself, is among them.
+    """At which multiples of its own learning rate, or its steps, every row is trained; 1, the row, is among them.
 
     The other points enter the curve of gain against forgetting and nothing else.
     """

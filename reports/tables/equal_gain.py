@@ -123,8 +123,9 @@ class EqualGain:
     def _lost(self, measure: Measure, curves: Curves, readings: Readings) -> ReadTable:
         what = "General ability lost" if measure.name == GENERAL else f"{measure.title} added"
         said = (
-            f"{what}, in {measure.unit}, where a row has gained as many points as stand beside the task's name: curves over "
-            f"{len(self.results.rates)} multiples of its {self.results.suite.curve.along}, read between their points."
+            f"{what}, in {measure.unit}, where a row has gained as many points as stand beside the task's name: curves "
+            f"over {len(self.results.rates)} multiples of its {self.results.suite.curve.along}, read between their "
+            "points."
         )
         if measure.name == GENERAL:
             said += (
