@@ -160,11 +160,20 @@ def load(folder: Path, state: State) -> int:
     random = {_own(kind): (read(), restore) for kind, (read, restore) in _generators().items() if _own(kind) in kept}
     log = _empty(kept, LOGGED)
     drawn = {name: place for name, (place, _) in random.items()}
-    _alone(state_dict_loader.load)(wanted | drawn | log, storage_reader=reader, no_dist=True)
+    _alone(state_dict_loader.load)(_as_kept(wanted, kept) | drawn | log, storage_reader=reader, no_dist=True)
     for place, restore in random.values():
         restore(place)
     read_log(log, state.log)
     return int(manifest["step"])
+
+
+def _as_kept(wanted: Mapping[str, Tensor], kept: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The same tensors, row by row where a checkpoint keeps them so: processes that held some rows each wrote them."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in wanted.items():
+        by_row = name not in kept and f"{name}[0]" in kept
+        found |= {f"{name}[{row}]": own for row, own in enumerate(tensor)} if by_row else {name: tensor}
+    return found
 
 
 def _empty(kept: Mapping[str, Any], names: Iterable[str]) -> dict[str, Tensor]:

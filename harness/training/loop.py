@@ -28,7 +28,7 @@ from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.optimizer import make as make_optimizer
 from esft_bench.harness.training.schedule import scheduled
 from esft_bench.harness.training.state import State
-from esft_bench.harness.training.together.sharding import share_out, shares_a_model
+from esft_bench.harness.training.together.sharding import clip, share_out, shares_a_model
 from esft_bench.harness.training.trackers import accelerator_with, tell, told
 from esft_bench.harness.training.tracking import Measure, Tracking
 from esft_bench.harness.training.validation import BEST, Validation, restore_best
@@ -58,6 +58,7 @@ class Options:
         progress: called with the steps done and of how many.
         at_end: called by every process when all is trained, while the model is at rest.
         changes: what changes which parameters are trained, where the method does.
+        apart: the checkpoint that each process reads experts of its own from, where a model is shared out that way.
     """
 
     mixed_precision: str = "no"
@@ -73,6 +74,7 @@ class Options:
     progress: Progress = lambda step, steps: None
     at_end: Callable[[], None] | None = None
     changes: Changes | None = None
+    apart: Path | None = None
 
 
 def train(
@@ -170,7 +172,7 @@ def _prepared(
     if shared and settings.optimizer == "adamw-8bit":
         raise UserError("training.optimizer adamw-8bit was not tried with FSDP2: choose adamw, or one process a cell.")
     if shared:
-        share_out(whole, accelerator.device, options.mixed_precision, held_in(settings.optimizer))
+        share_out(whole, accelerator.device, options.mixed_precision, held_in(settings.optimizer), options.apart)
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]  # now the shards
     moves = _optimizer(model, parameters, settings, options)
     if shared:
@@ -210,8 +212,12 @@ class _Core:
                 accelerator.backward(loss * accelerator.num_processes / tokens)
             total += loss.detach()
         trained = [parameter for parameter in self.loss_module.parameters() if parameter.requires_grad]
-        norm = accelerator.clip_grad_norm_(trained, self.settings.max_grad_norm)
-        return float(accelerator.reduce(total, "sum")) / tokens, float(checkpoint.whole(norm))
+        most = self.settings.max_grad_norm
+        if self.options.apart:
+            norm = clip(trained, most)
+        else:
+            norm = float(checkpoint.whole(accelerator.clip_grad_norm_(trained, most)))
+        return float(accelerator.reduce(total, "sum")) / tokens, norm
 
     def update(self) -> None:
         """Move the weights by the gradients, drop these, and set the next step's learning rate."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
+from torch.distributed.tensor import DTensor
 
 from esft_bench.spec.training import Optimizer, Training
 
@@ -27,11 +28,16 @@ def held_in(name: Optimizer) -> torch.dtype:
 def make(
     settings: Training, parameters: Sequence[nn.Parameter], factors: Mapping[int, float] | None = None
 ) -> torch.optim.Optimizer:
-    """The optimizer of `settings`, with a group of parameters for each factor of the learning rate, by parameter id."""
-    groups: dict[float, list[nn.Parameter]] = {}
+    """The optimizer of `settings`, with a group of parameters for each factor of the learning rate, by parameter id.
+
+    Parameters that processes share, and those that each has for itself, are not moved by one kernel: they have groups
+    of their own.
+    """
+    groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
     for parameter in parameters:
-        groups.setdefault((factors or {}).get(id(parameter), 1.0), []).append(parameter)
-    by_rate = [{"params": group, "lr": factor * settings.learning_rate} for factor, group in groups.items()]
+        factor = (factors or {}).get(id(parameter), 1.0)
+        groups.setdefault((factor, isinstance(parameter, DTensor)), []).append(parameter)
+    by_rate = [{"params": group, "lr": factor * settings.learning_rate} for (factor, _), group in groups.items()]
     told: dict[str, Any] = {"lr": settings.learning_rate, "betas": settings.betas}
     made: torch.optim.Optimizer = _kind(settings.optimizer)(by_rate, **told, weight_decay=settings.weight_decay)
     return made

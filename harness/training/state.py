@@ -10,6 +10,7 @@ from torch.distributed.tensor import DTensor
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.optimizer import retarget
 from esft_bench.methods.changes import Changes, Moved
+from esft_bench.methods.moe.expert_parallel import rows_of
 
 STEPS = "step"
 """What every optimizer here remembers of a parameter that it has moved, besides moments: how often."""
@@ -43,7 +44,10 @@ class State:
     def weights(self) -> dict[str, Tensor]:
         """The trained parameters, by name."""
         trained = dict(self.model.named_parameters())
-        return {name: trained[name].detach() for name in self.names}
+        found = dict[str, Tensor]()
+        for name in self.names:
+            found |= _named(name, trained[name].detach(), trained[name])
+        return found
 
     @property
     def moments(self) -> dict[str, Tensor]:
@@ -52,8 +56,17 @@ class State:
         remembered = self.optimizer.state if self.optimizer else {}
         for name in self.names if remembered else ():
             for key, value in remembered[trained[name]].items():
-                found |= {f"{part}/{name}": tensor for part, tensor in _parts(key, torch.as_tensor(value)).items()}
+                for part, tensor in _parts(key, torch.as_tensor(value)).items():
+                    found |= _named(f"{part}/{name}", tensor, trained[name])
         return found
+
+
+def _named(name: str, tensor: Tensor, of: nn.Parameter) -> dict[str, Tensor]:
+    """A parameter's tensor by its name; where the parameter is some rows of a bank, each of these by its number there."""
+    rows = rows_of(of)
+    if rows is None or tensor.shape != of.shape:
+        return {name: tensor}
+    return {f"{name}[{row}]": own for row, own in zip(rows.held, tensor, strict=True)}
 
 
 def make_states(model: nn.Module, names: Sequence[str], optimizer: torch.optim.Optimizer) -> None:

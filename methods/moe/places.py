@@ -1,5 +1,6 @@
 """Where the tensors of a hub checkpoint lie in a model in memory, to write some of them without loading the others."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 
 import torch
@@ -10,6 +11,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.hub import hub_tensors
 from esft_bench.methods.moe.layout import EXPERT
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.tensor_files import TensorFiles
 
 
 def places(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -47,6 +49,53 @@ def _of_experts(model: PreTrainedModel, layer: MoeLayer, kind: str, weight: Tens
         else:
             found[name] = weight.as_strided((len(weight), *order.shape[1:]), (weight.stride(0), *strides), start)
     return found
+
+
+def read_experts(model: PreTrainedModel, layer: MoeLayer, ids: Sequence[int], files: TensorFiles) -> None:
+    """Read the experts `ids` of a layer, and no others, into the rows of its fused parameters, in that order.
+
+    Raises MethodError where checkpoints of the model keep experts otherwise than memory, or lack one.
+    """
+    for kind in layer.kinds:
+        weight = layer.experts.get_parameter(kind).detach()
+        views = _of_experts(model, layer, kind, weight)
+        if sum(view.numel() for view in views.values()) != weight.numel():
+            raise _kept_otherwise(model, f"{layer.name}.{kind}")
+        for name, view in views.items():
+            if (row := EXPERT.search(name)) is not None:
+                _read_into(view, EXPERT.sub(str(ids[int(row.group())]), name), files)
+            else:
+                for expert, part in zip(ids, view, strict=True):
+                    _read_into(part, f"{name}[{expert}]", files)
+
+
+def read_tensor(model: PreTrainedModel, name: str, files: TensorFiles) -> Tensor:
+    """Read a parameter or buffer of a model, whatever device it is on, into main memory, in its own type.
+
+    Raises MethodError where checkpoints of the model keep it otherwise than memory, or lack it.
+    """
+    like = model.get_parameter_or_buffer(name)
+    room = torch.empty(like.shape, dtype=like.dtype)
+    views = hub_tensors(model, {name: room})
+    memory = room.untyped_storage().data_ptr()
+    if sum(view.numel() for view in views.values() if view.untyped_storage().data_ptr() == memory) != room.numel():
+        raise _kept_otherwise(model, name)
+    for stored, view in views.items():
+        _read_into(view, stored, files)
+    return room
+
+
+def _read_into(view: Tensor, name: str, files: TensorFiles) -> None:
+    if not files.holds(name):
+        raise MethodError(f"{files.folder} has no weights for `{name}`; fetch or write the checkpoint again")
+    view.copy_(files.read(name))
+
+
+def _kept_otherwise(model: PreTrainedModel, name: str) -> MethodError:
+    return MethodError(
+        f"checkpoints of {type(model).__name__} keep `{name}` otherwise than memory, so it cannot be read apart from "
+        "others; leave out training.expert_parallel"
+    )
 
 
 def _affine(order: Tensor) -> tuple[int, list[int]] | None:
