@@ -55,6 +55,11 @@ class SelectionAblation(Method):
         return self.of.needs_general
 
     @property
+    def expert_parallel(self) -> bool:  # type: ignore[override]
+        """As what it ablates."""
+        return self.of.expert_parallel
+
+    @property
     def first_stage(self) -> FirstStage | None:
         """As what it ablates: only the choice of experts is another."""
         return self.of.first_stage

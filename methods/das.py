@@ -119,6 +119,7 @@ class DasTune(DomainAdvantage, ExpertTraining):
     """Train attention and routers, then the experts that the domain uses more than general data do."""
 
     name: ClassVar[str] = "das-tune"
+    expert_parallel: ClassVar[bool] = False
 
     def other_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """What stage 1 trained."""

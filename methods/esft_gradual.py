@@ -40,6 +40,7 @@ class EsftGradual(ExpertTraining):
     """
 
     name: ClassVar[str] = "esft-gradual"
+    expert_parallel: ClassVar[bool] = False
     score: Score = "gate"
     p: float = Field(default=0.1, gt=0, le=1)
     every: int = Field(default=50, ge=1)

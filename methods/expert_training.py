@@ -31,6 +31,7 @@ class ExpertTraining(Method):
     """
 
     needs_profile: ClassVar[bool] = True
+    expert_parallel: ClassVar[bool] = True
     shared_experts: bool = False
     non_expert_modules: bool = False
 

@@ -70,6 +70,8 @@ class Method(BaseModel):
         needs_profile: True if `prepare` reads `context.profile` and `context.further`.
         needs_general: True if it reads `context.general`.
         of_one_backbone: True for what fits one backbone only; left out where a command puts another in its place.
+        expert_parallel: True where of routed experts it trains selected ones alone, which stay the same, and where
+            `prepare` and `export` look at no weights but these: processes can then each hold some of the experts.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -78,6 +80,7 @@ class Method(BaseModel):
     needs_profile: ClassVar[bool] = False
     needs_general: ClassVar[bool] = False
     of_one_backbone: ClassVar[bool] = False
+    expert_parallel: ClassVar[bool] = False
 
     @property
     def by_task(self) -> bool:

@@ -41,6 +41,9 @@ class Training(Strict):
     or at the loss alone) on `validation_items` rows held out of its training data (`evaluate_on`; or on the task's
     benchmarks, which is a look at the test). `choose: best` keeps the weights that did best. `profile_every` measures
     the routing every so many steps. None of it changes how the weights move.
+
+    `expert_parallel` says among how many processes, one a GPU, the experts of a model are shared out by rows that train
+    selected experts, each of which then holds as many. Other rows are trained as without it.
     """
 
     steps: Count = 500
@@ -66,6 +69,7 @@ class Training(Strict):
     packed_attention: PackedAttention = "within"
     packing: bool = Field(True, exclude_if=lambda told: told is True)
     epochs: Count | None = Field(None, exclude_if=lambda told: told is None)
+    expert_parallel: int | None = Field(None, ge=2, exclude_if=lambda told: told is None)
 
     @property
     def warmup(self) -> int:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import init_empty_weights
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -20,6 +21,7 @@ from esft_bench.harness.backbone.packing import packing
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.methods.moe.observed import observed
+from esft_bench.methods.moe.placement import check_divides
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.spec.errors import UserError
 
@@ -78,10 +80,13 @@ def empty_model(folder: Path, trust_remote_code: bool = False) -> PreTrainedMode
     return model
 
 
-def check_methods(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool = False) -> None:
+def check_methods(
+    folder: Path, methods: Mapping[str, Method], trust_remote_code: bool = False, shares: int | None = None
+) -> None:
     """Refuse a backbone that a row's method cannot train, from its config alone: no weights are loaded.
 
-    Raises UserError naming the row and what was looked for.
+    `shares`: the processes that are to hold a share of its experts each, for methods that allow it. Raises UserError
+    naming the row and what was looked for.
     """
     model = empty_model(folder, trust_remote_code)
     for row, method in methods.items():
@@ -90,6 +95,8 @@ def check_methods(folder: Path, methods: Mapping[str, Method], trust_remote_code
             if method.needs_profile or method.needs_general:
                 with observed(model, moe_layers(model), {}):
                     pass
+            for layer in moe_layers(model).values() if shares and method.expert_parallel else ():
+                check_divides(layer.num_experts, shares)
         except MethodError as error:
             raise MethodError(f"methods.{row}: {error}") from error
 
@@ -153,3 +160,16 @@ def load_model(
     if device == "meta":
         return model  # type: ignore[no-any-return]
     return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[no-any-return]
+
+
+def load_shapes(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
+    """The checkpoint's model on the device `meta`, in evaluation mode; buffers that no checkpoint has are real ones."""
+    model = load_model(folder, precision, trust_remote_code, "meta")
+    with init_empty_weights(include_buffers=False):
+        made = AutoModelForCausalLM.from_config(model.config, trust_remote_code=trust_remote_code)
+    kept = model.state_dict().keys()
+    for name, buffer in list(model.named_buffers()):
+        if name not in kept:
+            module, _, key = name.rpartition(".")
+            model.get_submodule(module)._buffers[key] = made.get_buffer(name).to(buffer.dtype)
+    return model

@@ -108,16 +108,17 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
     most = max((node.gpus for node in alive), default=0)
     parallelism = Parallelism(1, 1, options.micro_batch or prepared.micro_batch, processes)
     widest = most or max((node.cores for node in alive), default=0)
-    if processes > widest:
+    wanted, why = max((processes, "--processes"), (_shares(prepared), "training.expert_parallel"))
+    if wanted > widest:
         unit = "GPU(s)" if most else "core(s)"
-        raise UserError(f"--processes {processes}: no node of the cluster has more than {widest} {unit}.")
+        raise UserError(f"{why} {wanted}: no node of the cluster has more than {widest} {unit}.")
     cards = [card for each in seen.values() for card in each.cards]
     sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
     methods = _by_method(prepared, sizes)
 
     def gpus(step: Step) -> int:
         if isinstance(step, TrainStep) and step.kind != "rehearsal":
-            return max(processes, methods.get(step.method_name, 1))
+            return step.how.expert_parallel or max(processes, methods.get(step.method_name, 1))
         return step.resources.gpus
 
     def ray(judges: Panel, batches: bool) -> Executor:
@@ -152,19 +153,26 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def _shares(prepared: Prepared) -> int:
+    """The processes among which any training shares out the experts; 1 where none does."""
+    trainings = [stage for path in prepared.plan.paths.values() for stage in path.training.whole]
+    return max((stage.how.expert_parallel or 1 for stage in trainings), default=1)
+
+
 def _on_this_machine(options: RunOptions, prepared: Prepared) -> Parallelism:
     """Cells trained side by side, each in so many processes.
 
     Unless told, one where there are accelerators; without them, one a core (a small model uses one core whatever it is
     given). Raises UserError for more processes than accelerators, or for cells side by side that would share them.
     """
-    wanted, processes, gpus = options.workers, options.processes, _gpus()
+    wanted, processes, gpus, shares = options.workers, options.processes, _gpus(), _shares(prepared)
+    most, why = max((processes, f"--processes {processes}"), (shares, f"training.expert_parallel {shares}"))
     if gpus:
-        if processes > gpus:
-            raise UserError(f"--processes {processes}: this machine has {gpus} GPU(s).")
-        if processes > 1 and (wanted or 1) > 1:
-            raise UserError(f"--processes {processes} uses the GPUs for one cell at a time: leave out --workers.")
+        if most > gpus:
+            raise UserError(f"{why}: this machine has {gpus} GPU(s).")
+        if most > 1 and (wanted or 1) > 1:
+            raise UserError(f"{why} uses the GPUs for one cell at a time: leave out --workers.")
         workers = wanted or 1
     else:
-        workers = wanted or max(1, _cores() // processes)
+        workers = wanted or max(1, _cores() // most)
     return Parallelism(workers, 1, options.micro_batch or prepared.micro_batch, processes)

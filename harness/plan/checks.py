@@ -87,6 +87,8 @@ def check_optimizer(suite: Suite) -> None:
             raise UserError(
                 f"training.optimizer {name} needs {library}, which is not installed: pip install 'esft-bench[{EXTRA}]'."
             )
+    if name == "adamw-8bit" and suite.training.expert_parallel:
+        raise UserError("training.optimizer adamw-8bit was not tried with training.expert_parallel: choose adamw.")
     if name == "adamw-bf16-stochastic" and suite.backbone.precision != "bf16":
         raise UserError(f"training.optimizer {name} rounds to bfloat16: set backbone.precision to bf16.")
 
@@ -167,11 +169,12 @@ def check_served_from(folders: Iterable[Path]) -> None:
             raise UserError(f"{folder.resolve()}: vLLM takes '{special[0]}' for a pattern: give a path without it.")
 
 
-def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, store: Store) -> None:
+def check_backbone(folder: Path, methods: Mapping[str, Method], suite: Suite, store: Store) -> None:
     """Refuse a backbone that a row's method cannot train, from its configuration and tokenizer: no weights are loaded.
 
-    What was found fit is noted under these files, methods and code, since building a model, even without
-    weights, takes seconds. Raises MethodError naming the row and what was looked for.
+    Nor can it where `training.expert_parallel` does not divide its experts. What was found fit is noted under these
+    files, methods and code, since building a model, even without weights, takes seconds. Raises MethodError naming the
+    row and what was looked for.
     """
     code = Code(
         (
@@ -182,12 +185,13 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], trust_remote_cod
     )
     described = {row: [type(method).__qualname__, method.model_dump(mode="json")] for row, method in methods.items()}
     files = backbones.digest(folder, store.notes(backbones.NOTES), weights=False)
-    told = [files, described, trust_remote_code, code.sources(), code.versions()]
+    trust_remote_code, shares = suite.backbone.trust_remote_code, suite.training.expert_parallel
+    told = [files, described, trust_remote_code, *([shares] if shares else []), code.sources(), code.versions()]
     notes, name = store.notes("checked"), digest_of_text(canonical(told))[:20]
     if notes.read(name) is not None:
         return
     from esft_bench.harness.backbone.model import check_methods, load_tokenizer  # here: seconds to import
 
-    check_methods(folder, methods, trust_remote_code)
+    check_methods(folder, methods, trust_remote_code, shares)
     load_tokenizer(folder, trust_remote_code)
     notes.write(name, {"fit": list(methods)})

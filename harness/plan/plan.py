@@ -124,7 +124,7 @@ def make_plan(
     digest = (backbones.digest if weights else backbones.known_digest)(folder, known)
     unpacking = unpacking_of(folder, digest, store, whole=weights)
     backbone = unpacking.content if unpacking else Content(folder, digest)
-    check_backbone(backbone.path, matrix.methods, suite.backbone.trust_remote_code, store)
+    check_backbone(backbone.path, matrix.methods, suite, store)
     form, held = Prompting(suite.backbone, folder), _held_out(suite)
     reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
     data = {

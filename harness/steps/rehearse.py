@@ -51,7 +51,8 @@ class RehearsedTraining(TrainStep):
 
 def rehearsed(step: TrainStep) -> RehearsedTraining:
     """The rehearsal of a training and of those it goes on from; it is the same for all seeds and learning rates."""
-    none = {"steps": 0, "learning_rate": 1.0, "evaluate_every": None, "choose": "last", "profile_every": None}
+    none = {"steps": 0, "learning_rate": 1.0, "choose": "last", "expert_parallel": None}
+    none |= dict.fromkeys(("evaluate_every", "profile_every"))
     told = {field.name: getattr(step, field.name) for field in fields(step)} | {
         "training": step.training.model_copy(update=none),
         "profiling": step.profiling.model_copy(update={"sequences": 1, "after_training": False}),

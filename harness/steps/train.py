@@ -16,7 +16,7 @@ from esft_bench.spec.suite import Backbone, Profiling
 from esft_bench.spec.training import Optimizer, Training
 
 if TYPE_CHECKING:
-    from esft_bench.harness.training.cell import CellTraining
+    from esft_bench.harness.training.told import CellTraining
 
 LIBRARIES = ("torch", "transformers", "tokenizers", "accelerate", "peft", "safetensors")
 OPTIMIZERS: dict[Optimizer, tuple[str, ...]] = {
@@ -118,6 +118,11 @@ class TrainStep(Step):
         earlier = self.first or (self.before[-1] if self.before else None)
         return (*(earlier.whole if earlier else ()), self)
 
+    @property
+    def how(self) -> Training:
+        """`training` as it is for this method."""
+        return self.training.model_copy(update={} if self.method.expert_parallel else {"expert_parallel": None})
+
     def trained(self, training: Training, times: float = 1.0) -> Self:
         """The same trained otherwise; where a stage goes before, it gets its share of the steps.
 
@@ -172,7 +177,7 @@ class TrainStep(Step):
         return {
             "method": self.method_name,
             "hyperparameters": self.method.model_dump(mode="json"),
-            "training": self.training.model_dump(mode="json") | tuned,
+            "training": self.how.model_dump(mode="json") | tuned,
             "seed": self.seed,
             "looks": self.looks.settings,
             "profiling": self.profiling.model_dump() if self._profiled else None,
@@ -190,8 +195,8 @@ class TrainStep(Step):
 
     @property
     def resources(self) -> Resources:
-        """The model in memory."""
-        return Resources("process")
+        """The model in memory, of one process or several."""
+        return Resources("process", gpus=self.how.expert_parallel or 1)
 
     @property
     def size(self) -> float:
@@ -209,9 +214,9 @@ class TrainStep(Step):
 
     def told(self, job: Job) -> "CellTraining":
         """What the training core is told for a job."""
-        from esft_bench.harness.training.cell import CellTraining
+        from esft_bench.harness.training.told import CellTraining
 
-        given, training = self.method.model_dump(mode="json"), self.training
+        given, training = self.method.model_dump(mode="json"), self.how
         return CellTraining(
             backbone=self.backbone.path,
             loading=self.loading,
@@ -231,7 +236,7 @@ class TrainStep(Step):
             out=job.out,
             scratch=job.scratch,
             micro_batch=job.parallelism.micro_batch,
-            processes=job.parallelism.processes,
+            processes=training.expert_parallel or job.parallelism.processes,
             trackers=job.parallelism.trackers,
             name=re.sub(r"[^\w.-]+", "-", self.name),
         )

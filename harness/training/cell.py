@@ -1,5 +1,6 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -8,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
 from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import experts_of
@@ -32,81 +32,22 @@ from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
-from esft_bench.harness.training.profiling import Start, measuring, profile_together
+from esft_bench.harness.training.profiling import measuring, profile_together
 from esft_bench.harness.training.readings import ROWS, check_reading
 from esft_bench.harness.training.spent import Spent, count_shares, without_looks
 from esft_bench.harness.training.together.processes import launch
 from esft_bench.harness.training.together.room import check_room
-from esft_bench.harness.training.together.sharding import read_onto, sharded, shares_a_model
+from esft_bench.harness.training.together.sharding import SHARDED, give_room, read_onto, sharded, shares_a_model
+from esft_bench.harness.training.told import CellTraining
 from esft_bench.harness.training.tracking import Measure, Tracked
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.profile import Profile
-from esft_bench.methods.registry import load_methods
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
-from esft_bench.spec.suite import Backbone, Profiling
-from esft_bench.spec.trackers import Trackers
-from esft_bench.spec.training import Training
 
 SCORING = "esft_bench.harness.training.scoring"
 """By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""
-
-
-class CellTraining(BaseModel):
-    """What to train, and where everything lies.
-
-    Attributes:
-        backbone, loading, trained: the model to begin with, as in `profiling.Start`.
-        tasks, alignment: the files of conversations to train on.
-        profiles, general: folders of the profiles that the method reads.
-        method, hyperparameters: who trains.
-        training, seed: how.
-        profiling: how the task is profiled, where the method or `profile_after` wants it.
-        profile_after: whether the trained model is profiled on the task's data too.
-        scored, longest: what it is scored on while it trains, and how many tokens question and answer may have.
-        trial: whether it is trained for its log alone, and nothing else of it is kept.
-        out, scratch: the artifact's folder, and the one that outlives a kill.
-        micro_batch, processes, trackers, name: how it is carried out, who is told of it, and what they call it.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    backbone: Path
-    loading: Backbone
-    trained: list[Path] = []
-    tasks: list[Path]
-    alignment: Path | None = None
-    profiles: list[Path] = []
-    general: Path | None = None
-    method: str
-    hyperparameters: dict[str, Any]
-    training: Training
-    seed: int
-    profiling: Profiling | None = None
-    profile_after: bool = False
-    scored: list[dict[str, Any]] = []
-    longest: int = 0
-    trial: bool = False
-    out: Path
-    scratch: Path
-    micro_batch: int | None = None
-    processes: int = 1
-    trackers: Trackers | None = None
-    name: str = ""
-
-    @property
-    def after(self) -> Profiling | None:
-        """How the trained model is profiled, where it is."""
-        return self.profiling if self.profile_after else None
-
-    @property
-    def start(self) -> Start:
-        """The model to begin with."""
-        return Start(self.backbone, self.loading, self.trained)
-
-    def make_method(self) -> Method:
-        """The method with its hyperparameters."""
-        return load_methods()[self.method].model_validate(self.hyperparameters)
 
 
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
@@ -117,8 +58,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
-        shared = bool(shares) and sharded()  # more than an accelerator may hold
-        model = start.load(checkpoint, "cpu" if shared else None)
+        shared = bool(shares) and (cell.apart or sharded())  # more than an accelerator may hold, or a machine
+        model = start.load(checkpoint, "meta" if cell.apart else "cpu" if shared else None)
         layers = experts_of(model)  # as they are before a method wraps anything around them
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
@@ -147,7 +88,7 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
     """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
     if cell.processes == 1:
         return []
-    check_room(checkpoint, cell.loading.precision, cell.processes)
+    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
     return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
 
@@ -159,8 +100,12 @@ def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any
     """
     cell = CellTraining.model_validate(told["cell"])
     measured: dict[str, Any] = {}
+    checkpoint = Path(told["checkpoint"])
+    if cell.apart:
+        os.environ[SHARDED] = "1"
     with metered(measured):
-        _train(cell.start.load(Path(told["checkpoint"]), read_onto()), cell, progress)
+        model = cell.start.shapes(checkpoint) if cell.apart else cell.start.load(checkpoint, read_onto())
+        _train(model, cell, progress, apart=checkpoint if cell.apart else None)
     return measured
 
 
@@ -173,12 +118,17 @@ class _Trained:
     remarks: Sequence[str]
 
 
-def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, gather: bool = False) -> _Trained:
-    """Make a model ready and train it, in place; or `gather` into it what several processes have trained."""
+def _train(
+    model: PreTrainedModel, cell: CellTraining, progress: Progress, *, gather: bool = False, apart: Path | None = None
+) -> _Trained:
+    """Make a model ready and train it, in place; or `gather` into it what several processes have trained.
+
+    One whose experts several processes hold has no weights yet; they are read from the checkpoint `apart`.
+    """
     torch.manual_seed(cell.seed)
     method, form = cell.make_method(), cell.start.form()
-    apart = cell.training.packing and cell.training.packed_attention == "within"
-    if apart and read_onto() != "meta":  # the process that has weights looks
+    isolated = cell.training.packing and cell.training.packed_attention == "within"
+    if isolated and not cell.apart and read_onto() != "meta":  # the process that has weights looks
         check_isolation(model)
     looks = _Looks(model, form, cell)
     context = _context(form, cell)
@@ -187,11 +137,14 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, gathe
     own, other, held_out = _data(form, cell)
     training = cell.training
     if gather:
+        give_room(model)
         log = gathered(model, cell.scratch, method.changes(model, context))
     else:
         stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
         batches = sequences(stream, training)
         options = replace(_options(model, cell, looks, held_out, progress), changes=method.changes(model, context))
+        if apart:
+            options = replace(options, apart=apart, at_start=partial(check_isolation, model) if isolated else None)
         with held(parameters, held_in(training.optimizer)):
             log = train(model, parameters, batches, training, cell.scratch, options)
     count = max(count, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
@@ -223,7 +176,8 @@ def _context(form: Form, cell: CellTraining) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
-    again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted) if wanted else None
+    whole = wanted and not cell.apart
+    again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted) if whole else None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,

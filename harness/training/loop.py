@@ -56,7 +56,8 @@ class Options:
         name: what is trained, for what is said of a training that diverges.
         trackers: who is told of the steps, and the `cell` that they call the training.
         progress: called with the steps done and of how many.
-        at_end: called by every process when all is trained, while the model is at rest.
+        at_start, at_end: called by every process before the first step, and when all is trained, while the model is at
+            rest.
         changes: what changes which parameters are trained, where the method does.
         apart: the checkpoint that each process reads experts of its own from, where a model is shared out that way.
     """
@@ -72,6 +73,7 @@ class Options:
     trackers: Trackers | None = None
     cell: str = ""
     progress: Progress = lambda step, steps: None
+    at_start: Callable[[], None] | None = None
     at_end: Callable[[], None] | None = None
     changes: Changes | None = None
     apart: Path | None = None
@@ -106,6 +108,7 @@ def train(
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     tracking = Tracking(options.measure, settings)
     if done == 0:
+        _at_rest(accelerator, loss_module, options.at_start)
         tracking.after(0, accelerator, loss_module, state)
     with writer, told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
         for step in range(done + 1, settings.steps + 1):
@@ -125,16 +128,16 @@ def train(
             options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
-    _end(accelerator, core.loss_module, options.at_end)
+    _at_rest(accelerator, core.loss_module, options.at_end)
+    core.loss_module.eval()
     return state.log
 
 
-def _end(accelerator: Accelerator, loss_module: nn.Module, at_end: Callable[[], None] | None) -> None:
-    """Do what is to be done with the trained model at rest, and leave it in evaluation mode."""
-    if at_end:
+def _at_rest(accelerator: Accelerator, loss_module: nn.Module, do: Callable[[], None] | None) -> None:
+    """Do what is to be done with a model at rest, if anything."""
+    if do:
         with at_rest(accelerator, loss_module):
-            at_end()
-    loss_module.eval()
+            do()
 
 
 def gathered(model: PreTrainedModel, scratch: Path, changes: Changes | None = None) -> TrainingLog:

@@ -11,7 +11,7 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from esft_bench.harness.backbone.model import load_model, load_tokenizer
+from esft_bench.harness.backbone.model import load_model, load_shapes, load_tokenizer
 from esft_bench.harness.backbone.prompts import Form, form_of
 from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
@@ -39,6 +39,10 @@ class Start:
     def load(self, checkpoint: Path, device: str | None = None) -> PreTrainedModel:
         """The model of its merged checkpoint, on a device as in `load_model`."""
         return load_model(checkpoint, self.loading.precision, self.loading.trust_remote_code, device)
+
+    def shapes(self, checkpoint: Path) -> PreTrainedModel:
+        """The model of its merged checkpoint without weights, as `load_shapes` has it."""
+        return load_shapes(checkpoint, self.loading.precision, self.loading.trust_remote_code)
 
     def form(self) -> Form:
         """How the model is spoken to: a prompt format with its tokenizer."""

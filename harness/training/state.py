@@ -62,7 +62,7 @@ class State:
 
 
 def _named(name: str, tensor: Tensor, of: nn.Parameter) -> dict[str, Tensor]:
-    """A parameter's tensor by its name; where the parameter is some rows of a bank, each of these by its number there."""
+    """A parameter's tensor by its name; where the parameter is some rows of a bank, each of these by its number."""
     rows = rows_of(of)
     if rows is None or tensor.shape != of.shape:
         return {name: tensor}

@@ -26,8 +26,8 @@ from transformers.distributed.tensor_parallel import EpDispatchExpertsParallel
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.moe.experts import IMPLEMENTATION, UPDATES, add_part, arrange, bank_of, selected_experts
 from esft_bench.methods.moe.observed import OBSERVER
-from esft_bench.methods.moe.places import read_experts
 from esft_bench.methods.moe.placement import place
+from esft_bench.methods.moe.places import read_experts
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.tensor_files import TensorFiles
 
@@ -74,6 +74,23 @@ def hold_own_experts(
         _make_bank(local, Rows(len(selection[index]), tuple(map(selection[index].index, chosen)), mesh), dtype)
         order = torch.tensor(list(chain(*placed)), device=mesh.device_type)
         layer.experts.forward = _Dispatched(layer.experts, order.argsort(), group, bool(selection[index]))
+    return [layer.experts for layer in layers.values()]
+
+
+def shapes_of_own(model: PreTrainedModel, processes: int) -> list[nn.Module]:
+    """Leave shapes of the experts that the first process holds, none of which holds more, in place of all of a model.
+
+    For estimates: nothing is read or sent. Returns the modules of experts.
+    """
+    layers = moe_layers(model)
+    selection = {index: selected_experts(layer) for index, layer in layers.items()}
+    counts = {index: layer.num_experts for index, layer in layers.items()}
+    for index, (own, *_) in place(selection, counts, processes).items():
+        local = _with_room(layers[index], len(own), torch.device("meta"))
+        ids = range(len(set(own) & set(selection[index])))
+        arrange(local, {"": ids} if ids else {})
+        if ids:
+            add_part(local, "", ids)
     return [layer.experts for layer in layers.values()]
 
 

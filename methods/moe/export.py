@@ -46,7 +46,8 @@ def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
     for bank, kind in bank_of(layer).items():
         whole, trained = layer.experts.get_parameter(kind).detach(), bank_weights(layer.experts, bank)
         rows = [] if trained is None else [trained.detach().to(whole.dtype)]
-        fused[f"{layer.name}.{kind}"] = torch.cat([*rows, whole[left_experts(layer)]])
+        left = [whole[ids]] if (ids := left_experts(layer)) else []
+        fused[f"{layer.name}.{kind}"] = torch.cat([*rows, *left])
     return per_expert(model, layer, fused)
 
 

@@ -168,9 +168,9 @@ def tuning_prices(plan: Plan, trainings: Sequence[TrainingPrice]) -> list[Tuning
 
 
 def step_of(
-    plan: Plan, graph: Graph, stage: TrainStep, micro: int | None = None, shared: bool = False
+    plan: Plan, graph: Graph, stage: TrainStep, micro: int | None = None, shared: bool = False, apart: int = 1
 ) -> SimulatedStep:
-    """One step of a training on a micro-batch; `shared` as where processes share the model.
+    """One step of a training on a micro-batch; `shared` and `apart` as where processes share the model.
 
     Raises MethodError or RuntimeError where there is no estimate.
     """
@@ -184,7 +184,7 @@ def step_of(
         seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
     batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    how = Execution(plan.suite.backbone.precision, training, shared=shared)
+    how = Execution(plan.suite.backbone.precision, training, shared=shared, apart=apart)
     return simulate(config, stage.method.at_most, context, batch, how)
 
 

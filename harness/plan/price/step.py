@@ -10,7 +10,7 @@ how many tokens are supervised.
 """
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any
@@ -32,6 +32,7 @@ from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.dense_gate import ROUTER, with_dense_gates
+from esft_bench.methods.moe.expert_parallel import shapes_of_own
 from esft_bench.methods.moe.experts import register, run_experts, selected_experts
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.rows import sort_rows
@@ -45,6 +46,8 @@ FUSED = "fused-on-shapes"
 """Name of the attention below."""
 SHARE = "selected_share"
 """Where an experts module keeps the share of rows assumed to go to its selected experts."""
+SENT = "rows_are_sent"
+"""Where it keeps whether rows go to other processes, and others' rows come."""
 
 
 DEFAULT = Training()
@@ -68,13 +71,15 @@ class Batch:
 class Execution:
     """How a step is carried out: `precision` and `training` as a suite has them, `attention` by transformers' name.
 
-    `shared`: gradients go as they come, layer by layer, as where processes share the model.
+    `shared`: gradients go as they come, layer by layer, as where processes share the model; `apart` of these each hold
+    experts of their own, and keep their gradients.
     """
 
     precision: str = "float32"
     training: Training = DEFAULT
     attention: str = FUSED
     shared: bool = False
+    apart: int = 1
 
 
 @dataclass(frozen=True)
@@ -89,6 +94,7 @@ class SimulatedStep:
         operations: floating-point operations of forward and backward; `forward`, those of the forward pass alone.
         held_bytes: weights and optimizer state, which a step begins and ends with.
         layer_bytes, other_bytes: the weights of the largest layer as it computes, and of what is no layer's.
+        own_bytes, own_trainable_bytes: what of `held_bytes` and `trainable_bytes` a process has for itself: experts.
     """
 
     peak_bytes: int
@@ -100,6 +106,8 @@ class SimulatedStep:
     held_bytes: int = 0
     layer_bytes: int = 0
     other_bytes: int = 0
+    own_bytes: int = 0
+    own_trainable_bytes: int = 0
 
 
 def simulate(
@@ -119,7 +127,8 @@ def simulate(
         # A copy: a method may change what the model's configuration says, its experts a token for one.
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
-    _run_on_shapes(model, context.profile)
+    _run_on_shapes(model, context.profile, how.apart)
+    holders = shapes_of_own(model, how.apart) if how.apart > 1 else []
     _with_state([nn.Parameter(torch.zeros(4096))], how.training)  # torchao tabulates 8-bit numbers, once, as real ones
     with FakeTensorMode(allow_non_fake_inputs=True), alive, contextlib.ExitStack() as stack:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
@@ -131,16 +140,19 @@ def simulate(
         weight_bytes = alive.now
         optimizer = _with_state(parameters, how.training)
         held_bytes = alive.peak = alive.now
-        if how.shared:
-            for parameter in parameters:
+        own = {parameter for module in holders for parameter in module.parameters()}
+        for parameter in parameters if how.shared else ():
+            if parameter not in own:
                 parameter.register_post_accumulate_grad_hook(_let_go)
+        states = [tensor for parameter in own for tensor in optimizer.state.get(parameter, {}).values()]
         model.train()
         with _autocast(how.precision):
             loss = _loss(model, batch)
         forward = alive.operations
         loss.backward()  # type: ignore[no-untyped-call]
-        del optimizer
-        layer, other = _parts(model, how.precision)
+        own_bytes = sum(tensor.nbytes for tensor in (*own, *states))
+        del optimizer, states
+        layer, other = _parts(model, how.precision, own)
         return SimulatedStep(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
@@ -151,6 +163,8 @@ def simulate(
             held_bytes=held_bytes,
             layer_bytes=layer,
             other_bytes=other,
+            own_bytes=own_bytes,
+            own_trainable_bytes=sum(parameter.nbytes for parameter in own if parameter.requires_grad),
         )
 
 
@@ -158,13 +172,16 @@ def _let_go(parameter: Tensor) -> None:
     parameter.grad = None
 
 
-def _parts(model: PreTrainedModel, precision: str) -> tuple[int, int]:
-    """The bytes, in the type of products, of the layer with the most parameters, and of all that is in no layer."""
+def _parts(model: PreTrainedModel, precision: str, own: Set[nn.Parameter]) -> tuple[int, int]:
+    """The bytes, in the type of products, of the layer with the most parameters, and of all that is in no layer.
+
+    Those that a process has of its `own` are not counted.
+    """
     width = 4 if products(precision) == "no" else 2
     kinds = set(model._no_split_modules or ())
     layers = [module for module in model.modules() if type(module).__name__ in kinds]
-    sizes = [sum(parameter.numel() for parameter in layer.parameters()) for layer in layers]
-    whole = sum(parameter.numel() for parameter in model.parameters())
+    sizes = [sum(each.numel() for each in layer.parameters() if each not in own) for layer in layers]
+    whole = sum(each.numel() for each in model.parameters() if each not in own)
     return width * max(sizes, default=whole), width * max(0, whole - sum(sizes))
 
 
@@ -188,13 +205,14 @@ def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     return torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[:supervised], reduction="sum")
 
 
-def _run_on_shapes(model: PreTrainedModel, seen: Profile | None) -> None:
+def _run_on_shapes(model: PreTrainedModel, seen: Profile | None, apart: int) -> None:
     """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
     layers = _layers(model)
     for row, layer in enumerate(layers.values()):
         if router := layer.experts.__dict__.get(ROUTER):
             router.explains = 0  # which way scores are made changes no shape
         setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
+        setattr(layer.experts, SENT, apart > 1)
     if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
         model.set_experts_implementation(IMPLEMENTATION)
 
@@ -220,6 +238,17 @@ def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tenso
 
 
 def _on_shapes(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+    if not getattr(experts, SENT):
+        return _run(experts, hidden_states, top_k_index, top_k_weights)
+    # As many rows come as go: copies for the copies that are sent, there and back.
+    count = top_k_index.shape[1]
+    sent = hidden_states.repeat_interleave(count, 0)
+    out = _run(experts, sent.clone(), top_k_index.reshape(-1, 1), torch.ones_like(top_k_weights).reshape(-1, 1))
+    back = out.clone().clone().view(*top_k_index.shape, -1)
+    return (back * top_k_weights.unsqueeze(-1)).sum(1).to(hidden_states.dtype)
+
+
+def _run(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     rows = sort_rows(experts, top_k_index)
     split = round(len(rows.order) * getattr(experts, SHARE)) if len(experts.selected_experts) else 0
     return run_experts(experts, hidden_states, top_k_weights, rows, split, _one_for_all)

@@ -4,6 +4,7 @@ from math import prod
 from pathlib import Path
 
 import psutil
+import torch
 
 from esft_bench.harness.training.together.sharding import sharded
 from esft_bench.methods.tensor_files import tensor_files
@@ -12,15 +13,20 @@ from esft_bench.spec.errors import UserError
 GIB = 2**30
 
 
-def check_room(checkpoint: Path, precision: str, processes: int) -> None:
+def check_room(checkpoint: Path, precision: str, processes: int, apart: bool = False) -> None:
     """Raise UserError where less memory is available than loading takes: a copy, or one for each that shares nothing.
 
-    It is asked before anything is read; shapes come from the files' headers.
+    Processes that hold experts `apart` and have accelerators read one tensor at a time. It is asked before anything is
+    read; shapes come from the files' headers.
     """
     files = tensor_files(checkpoint)
     width = 2 if precision == "bf16" else 4
-    copies = 1 if sharded() else processes
-    needed = copies * width * sum(prod(files.shape(name)) for name in files.files)
+    sizes = [prod(files.shape(name)) for name in files.files]
+    if apart:
+        numbers = processes * max(sizes) if torch.cuda.is_available() else sum(sizes)
+    else:
+        numbers = (1 if sharded() else processes) * sum(sizes)
+    needed = width * numbers
     available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(

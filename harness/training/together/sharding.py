@@ -4,8 +4,8 @@ The main process reads the checkpoint into main memory; the others make a model 
 get their shards from it, one tensor at a time, while it lets go of what it has given away. So a node holds one copy of
 the model, and a device its shards and, at work, one layer.
 
-With `training.expert_parallel` nobody has the whole of it at any time: each process reads the experts that it is to hold
-from the checkpoint, and the main one the tensors of all else, one by one.
+With `training.expert_parallel` nobody has the whole of it at any time: each process reads the experts that it is to
+hold from the checkpoint, and the main one the tensors of all else, one by one.
 """
 
 import os
@@ -85,6 +85,14 @@ def share_out(
 
     _give_values(loss_module, read if files else values.pop, mesh)
     _give_buffers(loss_module, own, device, read)
+
+
+def give_room(model: nn.Module) -> None:
+    """Let what a model trains have room in main memory, where it has shapes alone; for what others have trained."""
+    for module in model.modules():
+        for name, parameter in module._parameters.items():
+            if parameter is not None and parameter.requires_grad and parameter.is_meta:
+                module._parameters[name] = nn.Parameter(torch.empty_like(parameter, device="cpu"))
 
 
 def clip(parameters: Collection[nn.Parameter], most: float) -> float:
