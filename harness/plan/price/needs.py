@@ -26,7 +26,8 @@ def gpus_of_rows(
     found = {}
     device = Accelerator(name, memory, 1.0, 1.0)
     prices = [each for each in training_prices(plan, graph, device, micro_batch) if titles[each.row] in left]
-    shared = {each.row: each.devices for each in sharings(plan, graph, device, prices, micro_batch)}
+    sharing = sharings(plan, graph, device, prices, micro_batch)
+    shared = {each.row: each.devices if each.holds else 0 for each in sharing}
     for price in prices:
         row = titles[price.row]
         if price.why_not:

@@ -34,14 +34,22 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
     """How many devices the rows take that one does not hold."""
     table = _table(
-        f"Rows that share their model among several {device.name}", "method", "devices", "memory of each", "time"
+        f"Rows that share their model among several {device.name}", "method", "how", "devices", "memory of each", "time"
     )
     for each in sharings:
+        how, memory = "experts apart" if each.apart else "FSDP2", Text(_bytes(each.bytes_each))
+        if not each.holds:
+            memory.append(f" > {device.memory / GIB:.0f} GiB", "red")
         if each.devices:
-            table.add_row(each.row, str(each.devices), _bytes(each.bytes_each), _duration(each.seconds))
+            table.add_row(each.row, how, str(each.devices), memory, _duration(each.seconds))
         else:
-            table.add_row(each.row, f"more than {COUNTS[-1]}", f"{_bytes(each.bytes_each)} of these", "–")
-    table.caption = "With --processes: FSDP2. Time is that of a cell, on all of them; sending is taken to cost none."
+            table.add_row(each.row, how, f"more than {COUNTS[-1]}", f"{_bytes(each.bytes_each)} of these", "–")
+    table.caption = (
+        "FSDP2: with --processes. Experts apart: training.expert_parallel. Time is that of a cell, on all of them; "
+        "sending is taken to cost none."
+    )
+    if not all(each.holds for each in sharings):
+        table.caption += " Red: more devices must share the experts."
     return table
 
 

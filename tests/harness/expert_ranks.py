@@ -1,0 +1,114 @@
+"""What each process runs that `accelerate launch` starts for test_expert_parallel: experts shared out, whole and not.
+
+    accelerate launch ... -m tests.harness.expert_ranks BASES FOLDER [LEFT]
+
+BASES/ARCHITECTURE are checkpoints. What came out lies in FOLDER/CASE/whole, …/resumed and …/left, as the training loop's
+checkpoint; …/moved is where it went on from what another number of processes left in LEFT/CASE. In FOLDER/CASE/held.json
+stands what each process held.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from hashlib import sha256
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import gather_object
+from torch.distributed.tensor import DTensor
+from transformers import PreTrainedModel
+
+from esft_bench.harness.backbone.model import load_shapes
+from esft_bench.harness.training.loop import Options, TrainingLog, train
+from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.methods.esft import EsftGate, EsftToken
+from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.places import read_tensor
+from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.tensor_files import tensor_files
+from tests.conftest import build
+from tests.harness.ranks import LEFT, SETTINGS, StoppedError, looks_at, sequences, stop
+from tests.methods.helpers import profiled
+
+CASES: Mapping[str, tuple[str, Method]] = {
+    "olmoe token": ("olmoe", EsftToken(p=0.5)),
+    "olmoe gate": ("olmoe", EsftGate(p=0.3)),
+    "deepseek token": ("deepseek-v2", EsftToken(p=0.2)),
+    "deepseek gate": ("deepseek-v2", EsftGate(p=0.4)),
+    "deepseek shared": ("deepseek-v2", EsftToken(p=0.5, shared_experts=True)),
+}
+"""Cases by name: an architecture and a method; the last one trains, beside selected experts, what all processes share."""
+SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
+
+
+def prepared(case: str, model: PreTrainedModel) -> list[torch.nn.Parameter]:
+    """Make a case's model ready, with or without weights, by the profile that the whole one gives."""
+    architecture, method = CASES[case]
+    return list(method.prepare(model, Context(seed=0, profile=profiled(build(architecture)))))
+
+
+def run(case: str, model: PreTrainedModel, scratch: Path, **more: Any) -> TrainingLog:
+    """Train a case's model, alone or with others."""
+    layers = moe_layers(model)
+    parameters = prepared(case, model)
+    scratch.mkdir(parents=True, exist_ok=True)
+    looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
+    return train(model, parameters, sequences(), SAVING, scratch, Options(**looks, **more))
+
+
+def digests(layer: MoeLayer) -> list[str]:
+    """A digest of all that each expert of a layer consists of, but for its bank."""
+    parts = [layer.experts.get_parameter(kind).detach() for kind in layer.kinds]
+    return [sha256(b"".join(own.numpy().tobytes() for own in expert)).hexdigest() for expert in zip(*parts, strict=True)]
+
+
+def held(model: PreTrainedModel, base: Path) -> dict[str, Any]:
+    """How many experts this process has of each layer, which, how many it trains, and their bytes.
+
+    Raises AssertionError where anything frozen is not, to the last bit, what the checkpoint has.
+    """
+    layers, files = moe_layers(model), tensor_files(base)
+    for name, parameter in model.named_parameters():
+        experts = ".experts." in name
+        assert isinstance(parameter, DTensor) != experts, name
+        if experts or parameter.requires_grad:
+            continue
+        assert isinstance(parameter, DTensor)
+        assert torch.equal(parameter.full_tensor(), read_tensor(model, name, files)), name
+    return {
+        "experts": [layer.experts.get_parameter("down_proj").shape[0] for layer in layers.values()],
+        "trained": [len(layer.experts.selected_ids) for layer in layers.values()],  # type: ignore[arg-type]
+        "rows": [digests(layer) for layer in layers.values()],
+        "bytes": sum(parameter.nbytes for layer in layers.values() for parameter in layer.experts.parameters()),
+    }
+
+
+def main() -> None:
+    """All cases in one launch, since imports take longer than training."""
+    torch.set_num_threads(1)
+    os.environ[SHARDED] = "1"
+    bases, folder, left = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None
+    for case, (architecture, _) in CASES.items():
+        base, out = bases / architecture, folder / case
+        told: dict[str, Any] = {"apart": base}
+        model = load_shapes(base)
+        run(case, model, out / "whole", **told)
+        seen = gather_object([held(model, base)])
+        if PartialState().is_main_process:
+            (out / "held.json").write_text(json.dumps(seen))
+        for scratch in (out / "resumed", out / LEFT):
+            with suppress(StoppedError):
+                run(case, load_shapes(base), scratch, checkpoint_every=2, progress=stop, **told)
+        run(case, load_shapes(base), out / "resumed", micro_batch=1, **told)
+        if left:
+            run(case, load_shapes(base), left / case, **told)
+    PartialState().destroy_process_group()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,141 @@
+"""Processes that each hold some of the experts reach the weights that one reaches, and hold no more than their share."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from esft_bench.harness.plan.price.step import Batch, Execution, simulate
+from esft_bench.harness.training.log import TrainingLog
+from esft_bench.harness.training.loop import gathered
+from esft_bench.harness.training.together.sharding import give_room
+from esft_bench.methods.method import Context
+from esft_bench.methods.moe.view import moe_layers
+from tests.conftest import build
+from tests.harness.expert_ranks import CASES, digests, prepared, run
+from tests.harness.ranks import LEFT
+from tests.harness.test_distributed import LAUNCH, ROOT
+from tests.methods.helpers import profiled
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The checkpoints that processes read their experts from."""
+    folder = tmp_path_factory.mktemp("bases")
+    for architecture, _ in CASES.values():
+        build(architecture).save_pretrained(folder / architecture)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
+    """The folders that four, and then two processes have trained all cases into; 0: where two went on from four."""
+    folders = {count: tmp_path_factory.mktemp(f"experts{count}") for count in (4, 2, 0)}
+    launched(4, bases, folders[4])
+    for case in CASES:
+        shutil.copytree(folders[4] / case / LEFT, folders[0] / case)
+    launched(2, bases, folders[2], folders[0])
+    return folders
+
+
+def launched(count: int, *folders: Path) -> None:
+    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "--num_processes", str(count), "-m"]
+    told = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
+    arguments = ["tests.harness.expert_ranks", *map(str, folders)]
+    result = subprocess.run([*command, *arguments], env=os.environ | told, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-4000:]
+
+
+@cache
+def alone(case: str) -> tuple[dict[str, Tensor], TrainingLog, dict[str, Tensor]]:
+    """What one process reaches and tells, and what it began with."""
+    before = build(CASES[case][0])
+    prepared(case, before)
+    model = build(CASES[case][0])
+    with TemporaryDirectory() as scratch:
+        log = run(case, model, Path(scratch))
+    return model.state_dict(), log, before.state_dict()
+
+
+def check_same(case: str, scratch: Path) -> None:
+    """Hold what lies in a scratch folder, gathered without any other weights, against what one process reaches."""
+    weights, log, before = alone(case)
+    with torch.device("meta"):
+        model = build(CASES[case][0])
+    prepared(case, model)
+    give_room(model)
+    found = gathered(model, scratch)
+    torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.gradient_norms, log.gradient_norms, rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(found.validation, log.validation, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.scores, log.scores, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.routing, log.routing, rtol=1e-4, atol=1e-5)
+    moved = 0.0
+    for name, parameter in model.named_parameters():
+        assert parameter.is_meta != parameter.requires_grad, name
+        if parameter.requires_grad:
+            torch.testing.assert_close(parameter.detach(), weights[name], rtol=0, atol=2e-6, msg=name)
+            moved = max(moved, float((weights[name] - before[name]).abs().max()))
+    assert moved > 1e-3
+
+
+@pytest.mark.parametrize("course", ["whole", "resumed"])
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_that_hold_some_experts_each_reach_the_weights_one_reaches(
+    trained: Mapping[int, Path], count: int, case: str, course: str
+) -> None:
+    check_same(case, trained[count] / case / course)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_go_on_from_what_four_left_whichever_experts_they_held(
+    trained: Mapping[int, Path], case: str
+) -> None:
+    check_same(case, trained[0] / case)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("count", [2, 4])
+def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
+    trained: Mapping[int, Path], count: int, case: str
+) -> None:
+    held: list[dict[str, Any]] = json.loads((trained[count] / case / "held.json").read_text())
+    model = build(CASES[case][0])
+    whole = [digests(layer) for layer in moe_layers(model).values()]
+    prepared(case, model)
+    selected = [len(layer.experts.selected_ids) for layer in moe_layers(model).values()]  # type: ignore[arg-type]
+    assert all(own["experts"] == [8 // count] * len(whole) for own in held)
+    for row, total in enumerate(selected):
+        trains = [own["trained"][row] for own in held]
+        assert sum(trains) == total
+        assert max(trains) - min(trains) <= 1
+    totals = [sum(own["trained"]) for own in held]
+    assert max(totals) - min(totals) <= 1
+    for row, experts in enumerate(whole):  # together they hold every expert once, to the last bit as it was
+        assert sorted(digest for own in held for digest in own["rows"][row]) == sorted(experts)
+
+
+@pytest.mark.parametrize("case", ["olmoe token", "deepseek gate"])
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_plan_knows_what_a_process_has_for_itself(trained: Mapping[int, Path], count: int, case: str) -> None:
+    architecture, method = CASES[case]
+    model = build(architecture)
+    how = Execution(shared=True, apart=count)
+    step = simulate(model.config, method, Context(seed=0, profile=profiled(model)), Batch(1, 12), how)
+    held = json.loads((trained[count] / case / "held.json").read_text())
+    states = 2 * step.own_trainable_bytes
+    steps = step.own_bytes - states - max(own["bytes"] for own in held)
+    assert 0 <= steps <= 4 * 2 * len(moe_layers(model))  # AdamW counts a parameter's steps, too, in four bytes
