@@ -142,7 +142,7 @@ def load_model(
     """The checkpoint's model, in evaluation mode, on `device`: by default on the accelerator if there is one.
 
     On the device `meta` it has shapes and no weights, its buffers neither. Raises UserError where the checkpoint lacks
-    some of its weights.
+    some of its weights, or has them in other shapes.
     """
     load_config(folder, trust_remote_code)
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -151,11 +151,17 @@ def load_model(
         dtype=dtype,
         trust_remote_code=trust_remote_code,
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are told of below, in a sentence
         device_map="meta" if device == "meta" else None,
     )
     if missing := sorted(found["missing_keys"]):
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise UserError(f"{folder} has no weights for `{missing[0]}`{more}: fetch or write the checkpoint again.")
+    for name, kept, wanted in sorted(found["mismatched_keys"]):
+        raise UserError(
+            f"{folder} has `{name}` as {list(kept)}, which is to be {list(wanted)} by its configuration, as where some "
+            "experts are missing: fetch or write the checkpoint again."
+        )
     model.eval()
     if device == "meta":
         return model  # type: ignore[no-any-return]

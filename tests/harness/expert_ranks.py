@@ -2,9 +2,9 @@
 
     accelerate launch ... -m tests.harness.expert_ranks BASES FOLDER [LEFT]
 
-BASES/ARCHITECTURE are checkpoints. What came out lies in FOLDER/CASE/whole, …/resumed and …/left, as the training loop's
-checkpoint; …/moved is where it went on from what another number of processes left in LEFT/CASE. In FOLDER/CASE/held.json
-stands what each process held.
+BASES/ARCHITECTURE are checkpoints. What came out lies in FOLDER/CASE/whole, …/resumed and …/left, as the training
+loop's checkpoint, and in LEFT/CASE, where it went on from what another number of processes had left. In
+FOLDER/CASE/held.json stands what each process held.
 """
 
 import json
@@ -42,7 +42,7 @@ CASES: Mapping[str, tuple[str, Method]] = {
     "deepseek gate": ("deepseek-v2", EsftGate(p=0.4)),
     "deepseek shared": ("deepseek-v2", EsftToken(p=0.5, shared_experts=True)),
 }
-"""Cases by name: an architecture and a method; the last one trains, beside selected experts, what all processes share."""
+"""Cases by name: an architecture and a method; the last one trains, beside experts, what all processes share."""
 SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
 
 
@@ -64,7 +64,9 @@ def run(case: str, model: PreTrainedModel, scratch: Path, **more: Any) -> Traini
 def digests(layer: MoeLayer) -> list[str]:
     """A digest of all that each expert of a layer consists of, but for its bank."""
     parts = [layer.experts.get_parameter(kind).detach() for kind in layer.kinds]
-    return [sha256(b"".join(own.numpy().tobytes() for own in expert)).hexdigest() for expert in zip(*parts, strict=True)]
+    return [
+        sha256(b"".join(own.numpy().tobytes() for own in expert)).hexdigest() for expert in zip(*parts, strict=True)
+    ]
 
 
 def held(model: PreTrainedModel, base: Path) -> dict[str, Any]:

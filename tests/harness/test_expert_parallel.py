@@ -1,4 +1,4 @@
-"""Processes that each hold some of the experts reach the weights that one reaches, and hold no more than their share."""
+"""Processes that each hold some of the experts reach the weights that one reaches, and hold their share alone."""
 
 import json
 import os

@@ -1,5 +1,6 @@
 """Toy steps, each of which does one thing; as a program, a parent whose one child sleeps."""
 
+import itertools
 import os
 import signal
 import sys
@@ -17,6 +18,7 @@ from esft_bench.harness.steps.step import Content, Job, Parallelism, Resources, 
 from esft_bench.harness.store.keys import Code
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.judge import JudgeSettings
+from esft_bench.spec.progress import Progress
 from esft_bench.spec.sections import Evaluation
 
 
@@ -124,6 +126,24 @@ def ends_in_its_share(told: dict[str, Any], progress: object) -> None:
     if state.process_index == 1:
         os.kill(os.getpid(), signal.SIGKILL)
     state.wait_for_everyone()
+
+
+def ends_while_it_reads(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
+    """A share of a training, in which the process `ends[0]` ends as by a killer when it has read `ends[1]` tensors."""
+    from accelerate import PartialState
+
+    from esft_bench.harness.training.cell import share_of_training
+    from esft_bench.methods.moe import places
+
+    read, count = places._read_into, itertools.count(1)
+
+    def reads(*arguments: Any) -> None:
+        read(*arguments)
+        if [PartialState().process_index, next(count)] == told["ends"]:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    places._read_into = reads
+    return share_of_training(told, progress)
 
 
 def sleeps_over_its_share(arguments: dict[str, Any], progress: object) -> None:

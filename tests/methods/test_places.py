@@ -1,7 +1,11 @@
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from esft_bench.methods.moe.places import places
+from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.places import places, read_experts, read_tensor
+from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.tensor_files import tensor_files
 from tests.conftest import ARCHITECTURES, build
 from tests.methods.helpers import load, logits, tensors
 
@@ -28,3 +32,33 @@ def test_what_is_written_to_the_places_is_the_checkpoint_that_it_came_from(archi
         for name, place in places(model).items():
             place.copy_(tensors(tmp_path / "other")[name])
     assert torch.equal(logits(model), logits(load(tmp_path / "other")))
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_some_experts_are_read_without_the_others_and_any_other_tensor_by_itself(architecture: str, tmp_path) -> None:
+    whole = build(architecture)
+    whole.save_pretrained(tmp_path / "base")
+    with torch.device("meta"):
+        model = build(architecture)
+    files, expected, ids = tensor_files(tmp_path / "base"), whole.state_dict(), [5, 2, 7]
+    own = {f"{layer.name}.{kind}" for layer in moe_layers(model).values() for kind in layer.kinds}
+    for layer in moe_layers(model).values():
+        for kind in layer.kinds:
+            room = torch.empty(len(ids), *layer.experts.get_parameter(kind).shape[1:])
+            layer.experts.register_parameter(kind, torch.nn.Parameter(room))
+        read_experts(model, layer, ids, files)
+        for kind in layer.kinds:
+            assert torch.equal(layer.experts.get_parameter(kind), expected[f"{layer.name}.{kind}"][ids])
+    for name in expected.keys() - own:
+        assert torch.equal(read_tensor(model, name, files), expected[name]), name
+
+
+def test_an_expert_that_the_checkpoint_lacks_is_named(tmp_path) -> None:
+    model = build("olmoe")
+    model.save_pretrained(tmp_path / "base")
+    stored = tensors(tmp_path / "base")
+    del stored["model.layers.1.mlp.experts.7.up_proj.weight"]
+    save_file(stored, tmp_path / "base" / "model.safetensors")
+    layer = moe_layers(model)[1]
+    with pytest.raises(MethodError, match=r"has no weights for `model\.layers\.1\.mlp\.experts\.7\.up_proj\.weight`;"):
+        read_experts(model, layer, range(8), tensor_files(tmp_path / "base"))

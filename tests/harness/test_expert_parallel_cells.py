@@ -1,0 +1,136 @@
+"""Cells whose experts two processes share out: what comes out, and what becomes of one that goes wrong."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from esft_bench.harness.serving.canary import Canary, compare
+from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
+from esft_bench.harness.training import cell as cells
+from esft_bench.harness.training.cell import train_cell
+from esft_bench.harness.training.profiling import Start, profile_task
+from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.told import CellTraining
+from esft_bench.methods.moe.profile import Profile
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import write_jsonl
+from esft_bench.spec.suite import Backbone, Profiling
+from esft_bench.spec.training import Training
+from tests.harness.conftest import BACKBONE
+
+pytestmark = pytest.mark.slow
+SHORT = Profiling(sequences=4, sequence_length=48)
+Make = Callable[..., CellTraining]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a task's conversations, and the backbone's profile on them."""
+    folder = tmp_path_factory.mktemp("data")
+    turns = [("user", "Add {} and 2."), ("assistant", "{} and 2")]
+    rows = [[{"role": role, "content": text.format(n)} for role, text in turns] for n in range(40)]
+    write_jsonl(folder / "task.jsonl", rows)
+    (folder / "profile").mkdir()
+    profile_task(Start(BACKBONE, Backbone()), folder / "task.jsonl", SHORT, folder / "profile", folder)
+    return folder
+
+
+@pytest.fixture
+def make(data: Path, tmp_path: Path) -> Make:
+    """A cell in a folder of its own name, trained by so many processes."""
+
+    def made(name: str, processes: int, **more: Any) -> CellTraining:
+        out, scratch = tmp_path / name / "out", tmp_path / name / "scratch"
+        out.mkdir(parents=True)
+        scratch.mkdir()
+        shares = processes if processes > 1 else None
+        training = Training(steps=3, batch_size=4, sequence_length=48, learning_rate=1e-3, expert_parallel=shares)
+        told = {"loading": Backbone(), "tasks": [data / "task.jsonl"], "profiles": [data / "profile"], "seed": 0}
+        told |= {"method": "esft-token", "hyperparameters": {}, "training": training, "processes": processes}
+        return CellTraining(**{"backbone": BACKBONE, "out": out, "scratch": scratch, **told, **more})
+
+    return made
+
+
+def adapter(cell: CellTraining) -> dict[str, Tensor]:
+    (weights,) = (cell.out / ADAPTER).glob("*.safetensors")
+    return load_file(weights)
+
+
+def silent(step: int, steps: int) -> None:
+    """Nobody is told."""
+
+
+def check_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
+    assert one.keys() == two.keys()
+    # AdamW's first steps are as long for a gradient that is all rounding: a few weights differ more.
+    apart = torch.cat([(one[name] - two[name]).abs().flatten() for name in one])
+    assert float(apart.max()) < 1e-4
+    assert int((apart > 1e-6).sum()) < len(apart) / 10_000
+
+
+def test_a_cell_whose_experts_two_processes_hold_is_the_cell_one_trains(make: Make) -> None:
+    profiling: dict[str, Any] = {"profiling": SHORT, "profile_after": True}
+    one, two = make("one", 1, **profiling), make("two", 2, **profiling)
+    seen = [train_cell(cell, silent) for cell in (one, two)]
+    check_same(adapter(one), adapter(two))
+    configs = [json.loads((cell.out / ADAPTER / "expert_cfg.json").read_text()) for cell in (one, two)]
+    assert configs[0] == configs[1]
+    losses = [json.loads((cell.out / LOG).read_text())["losses"] for cell in (one, two)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+    assert compare(*(Canary.load(cell.out / CANARY) for cell in (one, two))) < 1e-4
+    after = [Profile.load(cell.out / AFTER) for cell in (one, two)]
+    assert torch.equal(after[0].token_counts, after[1].token_counts)
+    torch.testing.assert_close(after[0].norm_sums, after[1].norm_sums, rtol=1e-5, atol=0)
+    assert [each["trainable_parameters"] for each in seen] == [seen[0]["trainable_parameters"]] * 2
+    assert seen[1]["processes"] == 2
+
+
+@pytest.mark.parametrize(
+    ("process", "reads"), [(1, 100), (0, 400)], ids=["while it reads its experts", "while it reads all else"]
+)
+def test_of_a_process_that_is_killed_while_it_reads_nothing_is_left_and_the_next_try_is_whole(
+    make: Make, monkeypatch: pytest.MonkeyPatch, process: int, reads: int
+) -> None:
+    cell, ends = make("killed", 2), "tests.harness.toys:ends_while_it_reads"
+    with monkeypatch.context() as patch:
+        patch.setattr(cells, "launch", lambda _, told, *more: launch(ends, told | {"ends": [process, reads]}, *more))
+        with pytest.raises(UserError, match=r"^One of the 2 processes that train together was ended from outside"):
+            train_cell(cell, silent)
+    assert not list(cell.out.iterdir())
+    assert not list(cell.scratch.glob("checkpoint*"))
+    train_cell(cell, silent)
+    one = make("one", 1)
+    train_cell(one, silent)
+    check_same(adapter(one), adapter(cell))
+
+
+def test_an_expert_that_the_checkpoint_lacks_is_one_sentence(make: Make, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(BACKBONE, broken)
+    tensors = load_file(BACKBONE / "model.safetensors")
+    name = next(name for name in tensors if ".experts.63." in name)
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, broken / "model.safetensors")
+    cell = make("broken", 2, backbone=broken)
+    with pytest.raises(UserError, match=r"has `.*` as \[63, 64, 128\], which is to be \[64, 64, 128\] by"):
+        train_cell(cell, silent)
+    assert not list(cell.out.iterdir())
+
+
+def test_a_machine_without_room_for_the_experts_is_found_out_before_anything_is_read(
+    make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    available = type("Memory", (), {"available": 10_000_000})
+    monkeypatch.setattr("esft_bench.harness.training.together.room.psutil.virtual_memory", lambda: available)
+    cell = make("small", 2)
+    with pytest.raises(UserError, match=r"^2 processes need 0\.0 GiB of main memory to load the model, and 0\.0 GiB"):
+        train_cell(cell, silent)
+    assert not list(cell.out.iterdir())
+    assert not list(cell.scratch.iterdir())
