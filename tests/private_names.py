@@ -68,6 +68,7 @@ class PrivateName:
 _STEP = "an estimate carries out a training step on shapes alone"
 _UNPACKED = "ours is held against what transformers makes of quantised weights"
 _EXPERTS = "selected experts are trained, and experts observed, by an experts implementation of our own"
+_APART = "tokens go to the processes that hold their experts by transformers' own parts"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
 _TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
@@ -97,6 +98,13 @@ NAMES = (
     PrivateName("transformers.integrations.moe", "has_gate", _EXPERTS, sign="self.has_gate ="),
     PrivateName("transformers.integrations.moe", "has_bias", _EXPERTS, sign="self.has_bias ="),
     PrivateName("transformers.integrations.moe", "is_transposed", _EXPERTS, sign="self.is_transposed ="),
+    PrivateName("transformers.distributed.tensor_parallel", "EpDispatchExpertsParallel", _APART),
+    PrivateName("transformers.distributed.tensor_parallel", "_dispatch_tokens", _APART, sign="def _dispatch_tokens("),
+    PrivateName(
+        "transformers.distributed.tensor_parallel", "_run_local_experts", _APART, sign="def _run_local_experts("
+    ),
+    PrivateName("transformers.distributed.tensor_parallel", "_combine_tokens", _APART, sign="def _combine_tokens("),
+    PrivateName("torch.distributed._functional_collectives", "all_to_all_single", _APART),
     PrivateName(
         "transformers.configuration_utils", "_experts_implementation", _EXPERTS, sign="def _experts_implementation("
     ),

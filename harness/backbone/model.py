@@ -95,8 +95,9 @@ def check_methods(
             if method.needs_profile or method.needs_general:
                 with observed(model, moe_layers(model), {}):
                     pass
-            for layer in moe_layers(model).values() if shares and method.expert_parallel else ():
-                check_divides(layer.num_experts, shares)
+            if shares and method.expert_parallel:
+                for layer in moe_layers(model).values():
+                    check_divides(layer.num_experts, shares)
         except MethodError as error:
             raise MethodError(f"methods.{row}: {error}") from error
 

@@ -176,8 +176,10 @@ def _context(form: Form, cell: CellTraining) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
-    whole = wanted and not cell.apart
-    again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted) if whole else None
+    if wanted and not cell.apart:
+        again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted)
+    else:
+        again = None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,

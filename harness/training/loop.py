@@ -108,8 +108,7 @@ def train(
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
     tracking = Tracking(options.measure, settings)
     if done == 0:
-        _at_rest(accelerator, loss_module, options.at_start)
-        tracking.after(0, accelerator, loss_module, state)
+        tracking.after(0, accelerator, _at_rest(accelerator, loss_module, options.at_start), state)
     with writer, told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
         for step in range(done + 1, settings.steps + 1):
             loss, norm = core.gradients(list(itertools.islice(sequences, settings.batch_size)))
@@ -128,16 +127,16 @@ def train(
             options.progress(step, settings.steps)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
-    _at_rest(accelerator, core.loss_module, options.at_end)
-    core.loss_module.eval()
+    _at_rest(accelerator, core.loss_module, options.at_end).eval()
     return state.log
 
 
-def _at_rest(accelerator: Accelerator, loss_module: nn.Module, do: Callable[[], None] | None) -> None:
-    """Do what is to be done with a model at rest, if anything."""
+def _at_rest(accelerator: Accelerator, loss_module: nn.Module, do: Callable[[], None] | None) -> nn.Module:
+    """Do what is to be done with a model at rest, if anything; returns it."""
     if do:
         with at_rest(accelerator, loss_module):
             do()
+    return loss_module
 
 
 def gathered(model: PreTrainedModel, scratch: Path, changes: Changes | None = None) -> TrainingLog:

@@ -127,7 +127,7 @@ def _make_bank(layer: MoeLayer, rows: Rows, dtype: torch.dtype) -> None:
         parameter.data = parameter.data.to(dtype)
         setattr(parameter, ROWS, rows)
         # It is the sum over all processes' tokens, and their losses count as many times as there are processes.
-        parameter.register_hook(partial(torch.mul, other=1 / rows.mesh.size()))
+        parameter.register_hook(partial(torch.mul, other=1 / rows.mesh.size()))  # type: ignore[no-untyped-call]
 
 
 @dataclass
@@ -163,7 +163,7 @@ class _Dispatched:
             back = torch.empty(len(order), 1, dtype=norms[0].dtype, device=order.device)
             back[order] = all_to_all_single(norms[0][: len(rows)], sent, got, self.group)
             observer(top_k_index, top_k_weights, back.view_as(top_k_weights))
-        combined = _THEIRS._combine_tokens(out, top_k_weights, order, sent, got, self.group)
+        combined: Tensor = _THEIRS._combine_tokens(out, top_k_weights, order, sent, got, self.group)
         return combined.to(hidden_states.dtype)
 
     def _run(self, rows: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

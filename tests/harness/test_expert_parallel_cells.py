@@ -61,7 +61,8 @@ def make(data: Path, tmp_path: Path) -> Make:
 
 def adapter(cell: CellTraining) -> dict[str, Tensor]:
     (weights,) = (cell.out / ADAPTER).glob("*.safetensors")
-    return load_file(weights)
+    tensors: dict[str, Tensor] = load_file(weights)
+    return tensors
 
 
 def silent(step: int, steps: int) -> None:
@@ -119,7 +120,7 @@ def test_an_expert_that_the_checkpoint_lacks_is_one_sentence(make: Make, tmp_pat
     name = next(name for name in tensors if ".experts.63." in name)
     save_file({key: tensor for key, tensor in tensors.items() if key != name}, broken / "model.safetensors")
     cell = make("broken", 2, backbone=broken)
-    with pytest.raises(UserError, match=r"has `.*` as \[63, 64, 128\], which is to be \[64, 64, 128\] by"):
+    with pytest.raises(UserError, match=r"has `.*` as \[63, .*\], which is to be \[64, .*\] by"):
         train_cell(cell, silent)
     assert not list(cell.out.iterdir())
 

@@ -121,14 +121,8 @@ def simulate(
 
     Raises MethodError where the method does not fit the backbone.
     """
-    dtype = torch.bfloat16 if how.precision == "bf16" else torch.float32
     alive = Alive()
-    with torch.device("meta"):
-        # A copy: a method may change what the model's configuration says, its experts a token for one.
-        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
-    method.prepare(model, context)
-    _run_on_shapes(model, context.profile, how.apart)
-    holders = shapes_of_own(model, how.apart) if how.apart > 1 else []
+    model, holders = _on_meta(config, method, context, how)
     _with_state([nn.Parameter(torch.zeros(4096))], how.training)  # torchao tabulates 8-bit numbers, once, as real ones
     with FakeTensorMode(allow_non_fake_inputs=True), alive, contextlib.ExitStack() as stack:
         model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
@@ -141,17 +135,16 @@ def simulate(
         optimizer = _with_state(parameters, how.training)
         held_bytes = alive.peak = alive.now
         own = {parameter for module in holders for parameter in module.parameters()}
+        own_bytes = sum(tensor.nbytes for each in own for tensor in (each, *optimizer.state.get(each, {}).values()))
         for parameter in parameters if how.shared else ():
             if parameter not in own:
                 parameter.register_post_accumulate_grad_hook(_let_go)
-        states = [tensor for parameter in own for tensor in optimizer.state.get(parameter, {}).values()]
         model.train()
         with _autocast(how.precision):
             loss = _loss(model, batch)
         forward = alive.operations
         loss.backward()  # type: ignore[no-untyped-call]
-        own_bytes = sum(tensor.nbytes for tensor in (*own, *states))
-        del optimizer, states
+        del optimizer
         layer, other = _parts(model, how.precision, own)
         return SimulatedStep(
             peak_bytes=alive.peak,
@@ -166,6 +159,19 @@ def simulate(
             own_bytes=own_bytes,
             own_trainable_bytes=sum(parameter.nbytes for parameter in own if parameter.requires_grad),
         )
+
+
+def _on_meta(
+    config: PretrainedConfig, method: Method, context: Context, how: Execution
+) -> tuple[PreTrainedModel, list[nn.Module]]:
+    """The model made ready, and its modules of experts where each process holds some."""
+    dtype = torch.bfloat16 if how.precision == "bf16" else torch.float32
+    with torch.device("meta"):
+        # A copy: a method may change what the model's configuration says, its experts a token for one.
+        model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
+    method.prepare(model, context)
+    _run_on_shapes(model, context.profile, how.apart)
+    return model, shapes_of_own(model, how.apart) if how.apart > 1 else []
 
 
 def _let_go(parameter: Tensor) -> None:

@@ -106,7 +106,7 @@ def clip(parameters: Collection[nn.Parameter], most: float) -> float:
     squares = own.double().to(PartialState().device) ** 2
     distributed.all_reduce(squares)
     rest = get_total_norm(shared)
-    norm = (float(squares) + float(rest.full_tensor() if isinstance(rest, DTensor) else rest) ** 2) ** 0.5
+    norm: float = (float(squares) + float(rest.full_tensor() if isinstance(rest, DTensor) else rest) ** 2) ** 0.5
     for gradient in gradients:
         gradient.mul_(min(1.0, most / (norm + 1e-6)))  # as torch's clip_grad_norm_
     return norm
