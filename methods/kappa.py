@@ -35,6 +35,7 @@ class Kappa(ExpertTraining):
 
     name: ClassVar[str] = "kappa"
     needs_profile: ClassVar[bool] = False
+    expert_parallel: ClassVar[bool] = False
     count: int = Field(default=6, ge=1)
 
     def check_model(self, model: PreTrainedModel) -> None:
