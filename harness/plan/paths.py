@@ -176,7 +176,8 @@ class Paths:
         suite = self.matrix.suite
         data = self.data[task].training
         assert data is not None
-        return ProfileStep(task, data, self.backbone, suite.backbone, suite.profiling)
+        apart = suite.training.expert_parallel
+        return ProfileStep(task, data, self.backbone, suite.backbone, suite.profiling, apart=apart)
 
     def _given(self, cell: Cell) -> TrainStep:
         """A cell's training with the values that its row was given."""

@@ -20,6 +20,7 @@ class ProfileStep(Step):
         backbone, loading: the checkpoint that the model comes from, and how it is loaded.
         profiling: how much of the data is looked at.
         model: the trainings that made the model from the backbone, in order; none for the backbone itself.
+        apart: among how many processes its experts are shared out, where a suite has that.
     """
 
     kind: ClassVar[str] = "profile"
@@ -29,6 +30,7 @@ class ProfileStep(Step):
     loading: Backbone
     profiling: Profiling
     model: tuple[Step, ...] = ()
+    apart: int | None = None
 
     @property
     def label(self) -> str:
@@ -57,15 +59,20 @@ class ProfileStep(Step):
 
     @property
     def resources(self) -> Resources:
-        """The model in memory."""
-        return Resources("process")
+        """The model in memory, of one process or several."""
+        return Resources("process", gpus=self.apart or 1)
 
     def run(self, job: Job) -> dict[str, Any]:
         """Profile."""
         from esft_bench.harness.training.profiling import Start, profile_task  # here: torch takes seconds to import
 
         start = Start(self.backbone.path, self.loading, list(job.inputs.values()))
-        return profile_task(start, self.data.path, self.profiling, job.out, job.scratch)
+        told = (start, self.data.path, self.profiling, job.out, job.scratch)
+        if self.apart is None:
+            return profile_task(*told)
+        from esft_bench.harness.training.profiling_apart import profile_apart
+
+        return profile_apart(*told, self.apart)
 
 
 def loading(backbone: Backbone) -> dict[str, Any]:

@@ -147,7 +147,8 @@ class TrainStep(Step):
         return found
 
     def _profile(self, task: str, data: Content) -> ProfileStep:
-        return ProfileStep(task, data, self.backbone, self.loading, self.profiling, self.begins_with)
+        told = (task, data, self.backbone, self.loading, self.profiling, self.begins_with)
+        return ProfileStep(*told, self.training.expert_parallel)
 
     @property
     def needs(self) -> Mapping[str, Step]:

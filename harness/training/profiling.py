@@ -54,17 +54,31 @@ def profile_task(start: Start, task: Path, wanted: Profiling, out: Path, scratch
 
     A second sample's profile goes into the folder `second`, where the data suffice for one.
     """
-    first, second = _samples(start.form(), task, wanted)
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
         model = start.load(checkpoint)
         if wanted.packed_attention == "within":
             check_isolation(model)
-        profile(model, profiling_batches(first)).save(out)
-        if second:
-            (out / SECOND).mkdir()
-            profile(model, profiling_batches(second)).save(out / SECOND)
+        save_profiles(model, start.form(), task, wanted, out)
     return measured
+
+
+def save_profiles(
+    model: PreTrainedModel,
+    form: Form,
+    task: Path,
+    wanted: Profiling,
+    out: Path,
+    layers: Mapping[int, MoeLayer] | None = None,
+) -> None:
+    """Profile a model in memory into `out`, on both samples; of processes that share it the main one writes."""
+    for sample, folder in zip(_samples(form, task, wanted), (out, out / SECOND), strict=True):
+        if not sample:
+            continue
+        seen = profile(model, profiling_batches(sample), layers)
+        if PartialState().is_main_process:
+            folder.mkdir(exist_ok=True)
+            seen.save(folder)
 
 
 def profile_model(

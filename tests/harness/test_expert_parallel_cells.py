@@ -12,13 +12,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from esft_bench.harness.serving.canary import Canary, compare
-from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG
+from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG, SECOND
 from esft_bench.harness.training import cell as cells
 from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.profiling import Start, profile_task
+from esft_bench.harness.training.profiling_apart import profile_apart
 from esft_bench.harness.training.together.processes import launch
 from esft_bench.harness.training.told import CellTraining
-from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.profile import STATISTICS, Profile
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.suite import Backbone, Profiling
@@ -92,6 +93,19 @@ def test_a_cell_whose_experts_two_processes_hold_is_the_cell_one_trains(make: Ma
     torch.testing.assert_close(after[0].norm_sums, after[1].norm_sums, rtol=1e-5, atol=0)
     assert [each["trainable_parameters"] for each in seen] == [seen[0]["trainable_parameters"]] * 2
     assert seen[1]["processes"] == 2
+
+
+def test_a_profile_by_two_processes_that_hold_some_experts_each_is_the_profile_of_one(
+    data: Path, tmp_path: Path
+) -> None:
+    start = Start(BACKBONE, Backbone())
+    measured = profile_apart(start, data / "task.jsonl", SHORT, tmp_path, tmp_path, 2)
+    one, two = Profile.load(data / "profile"), Profile.load(tmp_path)
+    for name in STATISTICS:
+        torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-5, atol=1e-7)
+    assert torch.equal(one.token_counts, two.token_counts)
+    assert (tmp_path / SECOND).exists() == (data / "profile" / SECOND).exists()
+    assert measured["processes"] == 2
 
 
 @pytest.mark.parametrize(
