@@ -207,6 +207,7 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
         wanted = [step for path in made.plan.paths.values() for step in path.last]
         failed = Schedule(graph, executor, watch, Parallelism(), wanted).run()
     assert not failed
+    made.store.looks.keep()
     _looked_at(found, folder, cells, items)
     return {
         "cells": len(made.plan.cells),
@@ -221,7 +222,7 @@ def _looked_at(found: Measured, folder: Path, cells: int, items: int) -> None:
     """What is asked of a finished matrix."""
     with found.phase("plan"):
         made = planned(folder, cells, items)
-        graph = made.plan.graph(made.store)
+        graph = made.plan.look(made.store)
         describe(made, graph)
     with found.phase("status"):
         list(status(made.folder))

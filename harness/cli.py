@@ -71,7 +71,7 @@ def plan(suite: SuiteOptions, options: PriceOptions) -> None:
 
     device = accelerator(options.gpu)
     prepared = prepare(suite, weights=False)
-    graph = prepared.plan.graph(prepared.store)
+    graph = prepared.plan.look(prepared.store)
     console.print(describe(prepared, graph))
     console.print()
     console.print(foreseen(prepared))

@@ -14,8 +14,9 @@ from typing import Protocol
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
-from esft_bench.harness.store.artifacts import Artifact, Input, Manifest
+from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.leases import LOOK, Lease
+from esft_bench.harness.store.manifest import Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
 
@@ -242,18 +243,16 @@ class Schedule:
 
     def _fail(self, step: Step, why: str) -> None:
         """Note a failure, and that of all steps that rest on it."""
-        if step in self.failed or step not in self._order:
-            return
-        self.failed[step] = why
-        self._watcher.failed(step, why)
-        for other in self._graph.dependents(step):
-            self._fail(other, why)
+        for each in self._graph.resting_on(step):
+            if each in self._order and each not in self.failed:
+                self.failed[each] = why
+                self._watcher.failed(each, why)
 
 
 def manifest_of(step: Step, key: str, inputs: dict[str, Artifact], measured: dict[str, object]) -> Manifest:
     """What an artifact is and came from; the store fills in the contents' digest."""
     files = {role: Input(digest=each.digest, path=str(each.path)) for role, each in step.contents.items()}
-    made = {role: Input(digest=each.digest, kind=each.manifest.kind, key=each.key) for role, each in inputs.items()}
+    made = {role: Input(digest=each.digest, kind=each.kind, key=each.key) for role, each in inputs.items()}
     return Manifest(
         kind=step.kind,
         key=key,

@@ -74,6 +74,7 @@ class _Run:
             with self.written.alone():
                 self._write()
             self._say_news()
+            self.prepared.store.looks.keep()
         return self.watch.failures
 
     def _write(self) -> None:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from esft_bench.harness.commands.prepare import STORE
-from esft_bench.harness.store.artifacts import MANIFEST, Artifact, read_artifact
+from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
 from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, SAMPLES, TUNED
 from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.errors import UserError
@@ -69,15 +69,15 @@ def _records(run: Path) -> list[Record]:
 def _back(store: Path, kind: str, key: str, depth: int, seen: set[Path]) -> Iterator[Place]:
     """An artifact and all that it was made of, each once."""
     folder = store / kind / key
-    artifact = read_artifact(folder)
-    if artifact is None:
+    manifest = read_manifest(folder)
+    if manifest is None:
         yield Place(depth, f"{kind}, which is not in the store any more", folder)
         return
     if folder in seen:
         return
     seen.add(folder)
-    yield from _contents(artifact, depth)
-    for role, each in artifact.manifest.inputs.items():
+    yield from _contents(manifest, folder, depth)
+    for role, each in manifest.inputs.items():
         if each.kind:
             yield from _back(store, each.kind, each.key, depth + 1, seen)
         elif Path(each.path) not in seen:
@@ -85,9 +85,8 @@ def _back(store: Path, kind: str, key: str, depth: int, seen: set[Path]) -> Iter
             yield Place(depth + 1, role, Path(each.path))
 
 
-def _contents(artifact: Artifact, depth: int) -> Iterator[Place]:
+def _contents(manifest: Manifest, folder: Path, depth: int) -> Iterator[Place]:
     """What is to be looked at in an artifact."""
-    manifest, folder = artifact.manifest, artifact.folder
     yield Place(depth, f"{manifest.kind}: {manifest.label}", folder / HOLDS.get(manifest.kind, ""))
     selection = folder / ADAPTER / "expert_cfg.json"
     for what, path in (("selection", selection), ("lm-eval's results", folder / LM_EVAL), ("how", folder / MANIFEST)):

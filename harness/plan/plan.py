@@ -85,6 +85,13 @@ class Plan:
         """The graph of all cells' steps, with what of it is in a store."""
         return Graph([step for path in self.paths.values() for step in path.last], store)
 
+    def look(self, store: Store) -> Graph:
+        """The same for one who only asks how far things are: what was looked at before, by any process, is not read."""
+        store.looks.recall()
+        graph = self.graph(store)
+        store.looks.keep()
+        return graph
+
     def digests(self) -> dict[str, str]:
         """Of the contents a run reads: the backbone's checkpoint, and each task's rows."""
         rows = {

@@ -188,7 +188,7 @@ def _combined(metric: str) -> Callable[[Iterable[float]], float]:
 def _copy(artifact: Artifact, name: str, target: Path) -> None:
     """Copy a file of an artifact unless the very same one is there."""
     regular = target.is_file() and not target.is_symlink()
-    if regular and digest_of_file(target) == artifact.manifest.files[name].sha256:
+    if regular and digest_of_file(target) == digest_of_file(artifact.folder / name):
         return
     made_folder(target.parent)
     remove(target)

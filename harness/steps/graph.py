@@ -75,6 +75,10 @@ class Graph:
         """The steps that need a step, directly."""
         return self._dependents[step]
 
+    def resting_on(self, step: Step) -> list[Step]:
+        """A step and all that rest on it, what is needed first."""
+        return list(with_needs([step], self.dependents))[::-1]
+
     def damaged(self, step: Step, *, again: bool = False) -> list[Step]:
         """Check what a ready or running step reads (`again`: even what was checked before); what is damaged is dropped.
 
@@ -95,11 +99,11 @@ class Graph:
 
         So is what those have asked for.
         """
-        self.finished.discard(step)
-        self.artifacts.pop(step, None)
-        for other in self.dependents(step):
-            self._needs[other] = dict(other.needs)
-            self._drop(other)
+        for each in self.resting_on(step):
+            self.finished.discard(each)
+            self.artifacts.pop(each, None)
+            if each != step:
+                self._needs[each] = dict(each.needs)
 
     def put(self, step: Step, artifact: Artifact) -> list[Step]:
         """Note what a step left; returns the steps that are ready now and were not before."""
@@ -110,17 +114,17 @@ class Graph:
         return self._found_after(step)
 
     def _found_after(self, step: Step) -> list[Step]:
-        """Look for the steps that need one that is finished now; returns those that are ready then."""
-        return [each for other in list(self.dependents(step)) for each in self._found(other)]
-
-    def _found(self, step: Step) -> list[Step]:
-        """Look for a step whose needs may be finished now, and for those that rest on it; returns the ready ones."""
-        if step in self.finished or not self.is_ready(step):
-            return []
-        asked = self._look(step)
-        if step in self.finished:
-            return self._found_after(step)
-        return [each for each in (*asked, step) if self.is_ready(each)]
+        """Look for the steps that rest on one that is finished now; returns those that are ready then."""
+        found: list[Step] = []
+        after = [step]
+        while after:
+            for other in filter(self.is_ready, list(self.dependents(after.pop()))):
+                asked = self._look(other)
+                if other in self.finished:
+                    after.append(other)
+                else:
+                    found += filter(self.is_ready, (*asked, other))
+        return found
 
     def _look(self, step: Step) -> list[Step]:
         """See whether a step whose needs are finished asks for more, or is finished too; returns what came in so."""

@@ -156,12 +156,26 @@ class Step(ABC):
 
     @cached_property
     def identity(self) -> str:
-        """A digest of all that is known of it before any step has run."""
+        """A digest of all that is known of it before any step has run. It may rest on a chain of any length."""
+        way = [(self, self.needs)]
+        while True:
+            step, needs = way[-1]
+            if unknown := [need for need in needs.values() if "identity" not in vars(need)]:
+                way += [(need, need.needs) for need in unknown]
+                continue
+            way.pop()
+            found = step._identity(needs)
+            if not way:
+                return found
+            vars(step)["identity"] = found
+
+    def _identity(self, needs: Mapping[str, "Step"]) -> str:
+        """The digest, given the steps it needs, which have theirs."""
         told = [
             self.kind,
             self.settings,
             {role: content.digest for role, content in self.contents.items()},
-            {role: need.identity for role, need in self.needs.items()},
+            {role: need.identity for role, need in needs.items()},
             self.code.modules,
         ]
         return digest_of_text(canonical(told))
@@ -176,14 +190,14 @@ class Step(ABC):
 def with_needs(steps: Iterable[Step], needs: Callable[[Step], Iterable[Step]] | None = None) -> Iterator[Step]:
     """Steps and all that they rest on, each once, what is needed first; `needs` where more is known than they say."""
     seen: set[Step] = set()
-
-    def visit(step: Step) -> Iterator[Step]:
-        if step in seen:
-            return
-        seen.add(step)
-        for need in needs(step) if needs else step.needs.values():
-            yield from visit(need)
-        yield step
-
-    for step in steps:
-        yield from visit(step)
+    way: list[tuple[Step | None, Iterator[Step]]] = [(None, iter(steps))]
+    while way:
+        step, left = way[-1]
+        need = next((each for each in left if each not in seen), None)
+        if need is not None:
+            seen.add(need)
+            way.append((need, iter(needs(need) if needs else need.needs.values())))
+            continue
+        way.pop()
+        if step is not None:
+            yield step

@@ -19,15 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-
 from esft_bench.harness.store.leases import LAPSE, Lease, Leases
+from esft_bench.harness.store.looks import Look, Looks
+from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
 from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.store.soundness import File, Stamp, described, fault, files_in, stamp
+from esft_bench.harness.store.soundness import Found, described, fault, files_in, stamp
 from esft_bench.spec.files import (
-    canonical,
     digest_of_digests,
-    digest_of_text,
     full_disk_is_a_sentence,
     made_folder,
     remove,
@@ -35,92 +33,45 @@ from esft_bench.spec.files import (
     write_json,
 )
 
-MANIFEST = "manifest.json"
 WORK, NEW, LEASES, DAMAGED = ".work", ".new", ".leases", ".damaged"
-
-
-class Input(BaseModel):
-    """What a step read: another artifact by its kind and key, or files by their path; with the contents' digest."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    digest: str
-    kind: str = ""
-    key: str = ""
-    path: str = ""
-
-
-class Manifest(BaseModel):
-    """What an artifact is and what it came from.
-
-    Attributes:
-        kind, key: where it lies.
-        label: the cell, and the benchmark if there is one, that it was made for first.
-        digest: of the files' names and contents, without this manifest and without what was measured.
-        files: each of them as it was written.
-        inputs: what was read, by its role.
-        settings: what the step was told.
-        sources, versions: digests of the source it ran, by module, and versions of the libraries that computed.
-        measured: seconds, bytes and the like.
-        made: when, UTC.
-        seal: digest of all the others, by which a manifest that some other hand changed is known.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-    kind: str
-    key: str
-    label: str = ""
-    digest: str
-    files: dict[str, File] = {}
-    inputs: dict[str, Input] = {}
-    settings: dict[str, Any] = {}
-    sources: dict[str, str] = {}
-    versions: dict[str, str] = {}
-    measured: dict[str, Any] = {}
-    made: str = ""
-    seal: str = ""
-
-    @property
-    def sealed(self) -> "Manifest":
-        """The same with its seal."""
-        return self.model_copy(update={"seal": self._seal})
-
-    @property
-    def is_sound(self) -> bool:
-        """Whether it is what was written."""
-        files = {name: file.sha256 for name, file in self.files.items()}
-        return self.seal == self._seal and self.digest == digest_of_digests(files)
-
-    @property
-    def _seal(self) -> str:
-        return digest_of_text(canonical(self.model_dump(mode="json", exclude={"seal"})))
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A finished step's output. Two trainings that end at the same weights have one digest and are one input."""
+    """A finished step's output. Two trainings that end at the same weights have one digest and are one input.
+
+    Attributes:
+        folder: where it lies.
+        digest, measured, seal: as its manifest has them; all the rest of that, which is much, is read when asked for.
+    """
 
     folder: Path
-    manifest: Manifest
+    digest: str
+    measured: dict[str, Any]
+    seal: str
+
+    @property
+    def kind(self) -> str:
+        """The kind of step that made it."""
+        return self.folder.parent.name
 
     @property
     def key(self) -> str:
         """The key it lies under."""
-        return self.manifest.key
-
-    @property
-    def digest(self) -> str:
-        """Of its contents."""
-        return self.manifest.digest
-
-    @property
-    def measured(self) -> dict[str, Any]:
-        """What making it took."""
-        return self.manifest.measured
+        return self.folder.name
 
     @property
     def name(self) -> str:
         """Kind and key, as records name their source."""
-        return f"{self.manifest.kind}/{self.key}"
+        return f"{self.kind}/{self.key}"
+
+    @property
+    def manifest(self) -> Manifest:
+        """What it came from. Raises DamagedError where that cannot be read any more."""
+        found = read_manifest(self.folder)
+        if found is None:
+            raise DamagedError(f"{MANIFEST} is not what was written")
+        return found
 
 
 class DamagedError(Exception):
@@ -133,6 +84,7 @@ class Store:
     Attributes:
         news: a sentence for each thing that was found damaged, in the order it was found.
         leases: who is at work on what; an artifact's has the name `KIND-KEY`.
+        looks: what looks at artifacts have found.
     """
 
     def __init__(self, root: Path, lapse: float = LAPSE) -> None:
@@ -140,7 +92,7 @@ class Store:
         self.news: list[str] = []
         self.leases = Leases(root / LEASES, lapse)
         self._damaged: dict[Path, int] = {}  # with their inodes
-        self._sound: dict[tuple[Path, bool], Stamp] = {}
+        self.looks = Looks(root)
         with full_disk_is_a_sentence(root / "x"):
             made_folder(root / WORK)
 
@@ -150,7 +102,7 @@ class Store:
         if not os.path.lexists(folder):
             return None
         try:
-            return self._checked(folder, whole=False)
+            return self._checked(kind, key, whole=False)
         except DamagedError:
             return None
 
@@ -174,8 +126,8 @@ class Store:
         With `again` in any case. Raises DamagedError where it is not what was written; it then counts as not there.
         """
         if again:
-            self._sound.pop((artifact.folder, True), None)
-        if self._checked(artifact.folder, whole=True) != artifact:
+            self.looks.forget(artifact.kind, artifact.key)
+        if self._checked(artifact.kind, artifact.key, whole=True) != artifact:
             self._note(artifact.folder, f"{MANIFEST} is not what was written")
             raise DamagedError(artifact.name)
 
@@ -183,27 +135,35 @@ class Store:
         """The notes of a kind."""
         return Notes(self.root / folder, self.news)
 
-    def _checked(self, folder: Path, *, whole: bool) -> Artifact:
+    def _checked(self, kind: str, key: str, *, whole: bool) -> Artifact:
+        """An artifact, read as far as it was not read before. Raises DamagedError."""
+        folder = self.root / kind / key
         if self._is_damaged(folder):
             raise DamagedError(folder)
         try:
             there = files_in(folder)
             now = stamp(there)
-            artifact = read_artifact(folder)
-            if artifact is None:
-                raise DamagedError(f"{MANIFEST} is not what was written")
-            if (artifact.manifest.kind, artifact.key) != (folder.parent.name, folder.name):
-                raise DamagedError(f"it is {artifact.name}")
-            if self._sound.get((folder, whole)) != now:
-                del there[MANIFEST]
-                found = fault(folder, there, artifact.manifest.files, whole=whole)
-                if found:
-                    raise DamagedError(found)
-            self._sound[folder, whole] = now
+            look = self.looks.at(kind, key, now, whole=whole)
+            if look is None:
+                manifest = self._sound(folder, there, whole=whole)
+                look = Look(now, whole, manifest.digest, manifest.seal, manifest.measured)
+                self.looks.add(kind, key, look)
         except (DamagedError, OSError) as error:
             self._note(folder, str(error))
             raise DamagedError(str(error)) from error
-        return artifact
+        return Artifact(folder, look.digest, look.measured, look.seal)
+
+    def _sound(self, folder: Path, there: Found, *, whole: bool) -> Manifest:
+        """The manifest of an artifact that is as it was written. Raises DamagedError."""
+        manifest = read_manifest(folder)
+        if manifest is None:
+            raise DamagedError(f"{MANIFEST} is not what was written")
+        if (manifest.kind, manifest.key) != (folder.parent.name, folder.name):
+            raise DamagedError(f"it is {manifest.kind}/{manifest.key}")
+        files = {name: stat for name, stat in there.items() if name != MANIFEST}
+        if found := fault(folder, files, manifest.files, whole=whole):
+            raise DamagedError(found)
+        return manifest
 
     def _is_damaged(self, folder: Path) -> bool:
         """Whether what lies there was found damaged: another process may have made it again since."""
@@ -212,8 +172,8 @@ class Store:
     def _note(self, folder: Path, what: str) -> None:
         """Say that an artifact is damaged."""
         self._damaged[folder] = _inode(folder)
-        found = read_artifact(folder)
-        label = f" ({found.manifest.label})" if found and found.manifest.label else ""
+        found = read_manifest(folder)
+        label = f" ({found.label})" if found and found.label else ""
         name = f"{folder.parent.name}/{folder.name}"
         self.news.append(f"Damaged: {name}{label}, {what}; it is made again, and kept in {self.root / DAMAGED}.")
 
@@ -261,17 +221,9 @@ class Store:
             sync(target.parent)
         remove(built.parent)
         remove(self.root / WORK / manifest.key)
-        self._sound[target, True] = self._sound[target, False] = stamp(files_in(target))
-        return Artifact(target, manifest)
-
-
-def read_artifact(folder: Path) -> Artifact | None:
-    """The artifact in a folder; None without a sound manifest."""
-    try:
-        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
-    except (OSError, ValidationError):
-        return None
-    return Artifact(folder, manifest) if manifest.is_sound else None
+        look = Look(stamp(files_in(target)), True, manifest.digest, manifest.seal, manifest.measured)
+        self.looks.add(manifest.kind, manifest.key, look)
+        return Artifact(target, look.digest, look.measured, look.seal)
 
 
 def _inode(folder: Path) -> int:

@@ -21,7 +21,6 @@ SMALL = 32 * 2**20
 
 Found = Mapping[str, os.stat_result]
 """All that lies in a folder, in all its depths, and is no folder, by its name from there."""
-Stamp = tuple[tuple[str, int, int, int], ...]
 
 
 class File(BaseModel):
@@ -78,6 +77,14 @@ def _same(path: str, stat: os.stat_result, file: File, whole: bool) -> bool:
         return hashlib.sha256(small.read()).hexdigest() == file.sha256
 
 
-def stamp(found: Found) -> Stamp:
-    """What changes where somebody touches a folder's files: names, sizes, times and inodes."""
-    return tuple((name, stat.st_size, stat.st_mtime_ns, stat.st_ino) for name, stat in found.items())
+def stamp(found: Found) -> str:
+    """What changes where somebody touches a folder's files: a digest of names, sizes, inodes and times.
+
+    Of what a look reads that is, too, when it was last changed in any way, a time that no program can set; not of large
+    files, which a further name (a hard link) would have read again.
+    """
+    told = [
+        (name, stat.st_size, stat.st_ino, stat.st_mtime_ns, stat.st_ctime_ns if stat.st_size <= SMALL else 0)
+        for name, stat in found.items()
+    ]
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()

@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from esft_bench.harness.store import soundness
-from esft_bench.harness.store.artifacts import Manifest
+from esft_bench.harness.store.manifest import Manifest
 
 
 def flipped(path: Path) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from esft_bench.harness.store import soundness
-from esft_bench.harness.store.artifacts import DamagedError, Manifest, Store
+from esft_bench.harness.store import artifacts, soundness
+from esft_bench.harness.store.artifacts import DamagedError, Store
+from esft_bench.harness.store.manifest import Manifest
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.training.checkpoint import CHECKPOINT, fault
 from esft_bench.harness.training.validation import drop_damaged
@@ -108,14 +109,11 @@ def test_what_was_read_once_is_read_again_where_somebody_touched_it(tmp_path):
         store.check(artifact)
 
 
-def test_damage_that_leaves_no_trace_in_times_is_seen_by_checking_again(tmp_path):
+def test_damage_that_leaves_no_trace_in_times_is_seen_by_checking_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(artifacts, "stamp", lambda found: "as ever")  # what a disk loses by itself
     store = Store(tmp_path)
     artifact = made(store)
-    file = artifact.folder / "adapter" / "a.bin"
-    times = file.stat()
-    with file.open("r+b") as open_file:
-        open_file.write(b"W")
-    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    damages.flipped(artifact.folder / "adapter" / "a.bin")
     store.check(artifact)
     with pytest.raises(DamagedError):
         store.check(artifact, again=True)

@@ -1,6 +1,7 @@
 """The artifact store: whole or not there, and keyed by contents."""
 
-from esft_bench.harness.store.artifacts import Manifest, Store
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.manifest import Manifest
 
 
 def finished(store, text="weights", measured=None):

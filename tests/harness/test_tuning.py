@@ -15,7 +15,8 @@ from esft_bench.harness.commands.plan import describe
 from esft_bench.harness.plan.price.estimate import TrainingPrice, tuning_prices
 from esft_bench.harness.steps.rehearse import rehearsed
 from esft_bench.harness.steps.step import Job, with_needs
-from esft_bench.harness.store.artifacts import Artifact, Manifest
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.manifest import Manifest
 from esft_bench.harness.store.names import LOG, TUNED
 from esft_bench.harness.training.cell import _data
 from esft_bench.harness.training.data import encode_file
@@ -254,11 +255,12 @@ def test_what_makes_a_first_stage_is_not_searched(made):
         made(SUITE.replace("first_share: 0.34", "first_share: 0.34, tune: {first_share: [0.3, 0.5]}"))
 
 
-def test_a_card_says_what_a_training_was_tuned_to():
+def test_a_card_says_what_a_training_was_tuned_to(tmp_path):
     told = {"method": "fft", "hyperparameters": {"p": 1}, "training": {"steps": 6, "learning_rate": {"factor": 1.0}}}
     values = {"learning_rate": 0.02, "hyperparameters": {"p": 0.5}}
     manifest = Manifest(kind="train", key="k", digest="d", settings=told, measured={"tuned": values})
-    found = Chosen(None, [], [Artifact(BACKBONE, manifest)], "").settings
+    store = Store(tmp_path)
+    found = Chosen(None, [], [store.finish(store.begin("train", "k"), manifest)], "").settings
     assert found == {"method": "fft", "hyperparameters": {"p": 0.5}, "training": {"steps": 6, "learning_rate": 0.02}}
 
 
