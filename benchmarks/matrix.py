@@ -14,8 +14,7 @@ import pstats
 import random
 import resource
 import tempfile
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,14 +28,14 @@ from esft_bench.harness.commands.plan import describe
 from esft_bench.harness.commands.prepare import Prepared, prepare
 from esft_bench.harness.commands.status import status
 from esft_bench.harness.commands.watch import Watch
-from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.judge import JudgeStep
 from esft_bench.harness.steps.profile import ProfileStep
-from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
+from esft_bench.harness.steps.step import Job, Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.names import ADAPTER, AFTER, ITEMS, LM_EVAL, LOG
 from esft_bench.harness.terminal import Terminal
@@ -45,6 +44,7 @@ from esft_bench.methods.moe.layout import CONFIG, AdapterConfig
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.record import ItemScore
+from tests.harness.executors import Beside
 
 ROWS = {
     **{f"fft-{number}": f"{{method: fft, learning_rate: {number + 1}.0e-4}}" for number in range(2)},
@@ -95,47 +95,22 @@ def planned(folder: Path, cells: int, items: int) -> Prepared:
     return prepare(SuiteOptions(str(path), run_dir=folder / "runs"))
 
 
-@dataclass
+@dataclass(frozen=True)
 class Nothing:
-    """An executor whose steps write what such a step leaves, made up, and compute nothing."""
+    """In place of a step: write what such a step leaves, made up, and compute nothing."""
 
-    plan: Prepared
-    count: int = 0
-    _started: deque[tuple[Step, Job]] = field(default_factory=deque)
+    plan: Plan
 
-    def asks(self, step: Step) -> Resources:
-        """What a step asks for."""
-        return step.resources
-
-    def fit(self, asked: Resources) -> int | None:
-        """Whether there is room."""
-        return 0 if len(self._started) < AT_ONCE else None
-
-    def start(self, step: Step, job: Job) -> None:
-        """Begin a step."""
-        self._started.append((step, job))
-
-    def wait(self) -> Sequence[Progressed | Ended]:
-        """The step that was begun first has ended."""
-        if not self._started:
-            return []
-        step, job = self._started.popleft()
-        self.count += 1
-        return [Ended(step, self._filled(step, job.out))]
-
-    def close(self) -> None:
-        """Nothing to end."""
-
-    def _filled(self, step: Step, out: Path) -> dict[str, Any]:
-        """What a step leaves, and what it measured."""
-        draw = random.Random(step.identity)
+    def __call__(self, step: Step, job: Job) -> dict[str, Any]:
+        """What the step measured."""
+        draw, out = random.Random(step.identity), job.out
         if isinstance(step, TrainStep):
             return _trained(out, draw, step.training.steps)
         if isinstance(step, ProfileStep):
             _profile(draw).save(out)
         elif isinstance(step, AnswerStep | JudgeStep):
             answers = step.answers if isinstance(step, JudgeStep) else step
-            count = self.plan.plan.data[answers.benchmark.name].count
+            count = self.plan.data[answers.benchmark.name].count
             scores = [ItemScore(id=str(item), score=float(draw.random() < 0.6)) for item in range(count)]
             write_jsonl(out / ITEMS, [score.model_dump() for score in scores])
             write_json(out / LM_EVAL, {"results": {}})
@@ -198,7 +173,7 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
         made = planned(folder, cells, items)
     with found.phase("graph"):
         graph = made.plan.graph(made.store)
-    executor = Nothing(made)
+    executor = Beside(Nothing(made.plan), AT_ONCE)
     written = Written(made.plan, graph, made.folder)
     made.folder.mkdir(parents=True, exist_ok=True)
     console = Terminal(file=(folder / "said").open("w"))
@@ -211,9 +186,9 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
     _looked_at(found, folder, cells, items)
     return {
         "cells": len(made.plan.cells),
-        "steps": executor.count,
+        "steps": executor.done,
         **{f"{name}, s": round(seconds, 2) for name, seconds in found.seconds.items()},
-        "run, ms a step": round(1000 * found.seconds["run"] / executor.count, 2),
+        "run, ms a step": round(1000 * found.seconds["run"] / executor.done, 2),
         **{f"MB after {name}": round(size) for name, size in found.memory.items() if name in ("graph", "run")},
     }
 

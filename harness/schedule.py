@@ -8,20 +8,17 @@ import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from heapq import heappop, heappush
 from typing import Protocol
 
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
+from esft_bench.harness.ready import Place, Ready
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
+from esft_bench.harness.steps.step import Job, Parallelism, Step
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.leases import LOOK, Lease
 from esft_bench.harness.store.manifest import Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
-
-Place = tuple[float, int]
-"""Where a step stands in order: how long a way begins with it, negative, and its number."""
 
 
 class Watcher(Protocol):
@@ -62,7 +59,7 @@ class Schedule:
         self._wanted = list(wanted)
         self._order: dict[Step, Place] = {}
         self._enlist()
-        self._ready: dict[Resources, list[tuple[Place, Step]]] = {}
+        self._ready = Ready(executor)
         self._add(step for step in self._order if graph.is_ready(step))
         self._running: dict[Step, _Started] = {}
         self._elsewhere: set[Step] = set()
@@ -94,12 +91,12 @@ class Schedule:
         return self.failed
 
     def _add(self, steps: Iterable[Step]) -> None:
-        """Steps are ready: kept by what they ask for, in their order."""
+        """Steps are ready."""
         for step in steps:
-            heappush(self._ready.setdefault(self._executor.asks(step), []), (self._order[step], step))
+            self._ready.add(self._order[step], step)
 
     def _start_what_fits(self) -> None:
-        while (step := self._next()) is not None:
+        while (step := self._ready.take()) is not None:
             if step in self._running or step in self.failed or not self._graph.is_ready(step) or self._mends(step):
                 continue  # where it waits for what is made again, it is ready again then
             if (started := self._claimed(step)) is not None:
@@ -162,18 +159,6 @@ class Schedule:
         news = self._graph.store.news
         while news:
             self._watcher.noted(news.pop(0))
-
-    def _next(self) -> Step | None:
-        """The ready step that fits best what the executor holds; of several, the first in order."""
-        fits = ((self._executor.fit(asked), steps[0][0], asked) for asked, steps in self._ready.items())
-        possible = [(fit, place, asked) for fit, place, asked in fits if fit is not None]
-        if not possible:
-            return None
-        asked = min(possible, key=lambda each: each[:2])[2]
-        _, step = heappop(self._ready[asked])
-        if not self._ready[asked]:
-            del self._ready[asked]
-        return step
 
     def _job(self, step: Step, key: str) -> Job:
         store = self._graph.store

@@ -1,6 +1,6 @@
 """What an executor is to the scheduler."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -40,6 +40,11 @@ class Executor(Protocol):
 
     def asks(self, step: Step) -> Resources:
         """What a step asks for on the machines at hand."""
+        ...
+
+    @property
+    def states(self) -> Collection[str]:
+        """The states that its engines hold; steps that ask for others, and else for the same, fit alike."""
         ...
 
     def fit(self, asked: Resources) -> int | None:

@@ -6,7 +6,7 @@ so that what is measured is the step's own.
 
 import threading
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing import connection, forkserver, get_context
 from pathlib import Path
@@ -60,6 +60,11 @@ class LocalExecutor:
     def asks(self, step: Step) -> Resources:
         """What the step says: no room here is counted in accelerators."""
         return step.resources
+
+    @property
+    def states(self) -> Collection[str]:
+        """What the engine serves."""
+        return () if self._engine is None else (self._engine.state,)
 
     def fit(self, asked: Resources) -> int | None:
         """0 where a step can start as things are, 1 where the engine has to change or go, None where it must wait."""
@@ -156,7 +161,7 @@ class _Engine:
     def __init__(self, context: Any, host: Host) -> None:
         self.pipe, theirs = context.Pipe()
         self._settings = host.engine
-        self._state = ""
+        self.state = ""
         self._collected: list[tuple[Step, Job]] = []
         self.process = context.Process(target=host_engine, args=(host, theirs), daemon=True)
         self.process.start()
@@ -168,11 +173,11 @@ class _Engine:
 
     def serves(self, asked: Resources) -> bool:
         """Whether it is, and serves the model that is asked for."""
-        return self._settings == asked.engine and self._state == asked.state
+        return self._settings == asked.engine and self.state == asked.state
 
     def add(self, step: Step, job: Job) -> int:
         """Collect a step, whose model is the one that is served then; returns its place among those given together."""
-        self._state = step.resources.state
+        self.state = step.resources.state
         self._collected.append((step, job))
         return len(self._collected) - 1
 

@@ -9,21 +9,18 @@ import subprocess
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
-from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
+from esft_bench.harness.steps.step import Job, Parallelism, Step
 from esft_bench.harness.store import leases
 from esft_bench.harness.store.artifacts import Artifact, Store
+from tests.harness.executors import Beside
 from tests.harness.toys import Toy
 
 SECONDS = 0.02
 """What a step takes."""
-AT_ONCE = 3
-"""Steps that a driver has at work."""
 
 
 class Counted(Toy):
@@ -43,35 +40,6 @@ def matrix(folder: Path, chains: int) -> list[Step]:
         middle = Counted("counts", (first,), str(folder / f"{number} middle"))
         ends.append(Counted("counts", (middle,), str(folder / f"{number} end")))
     return ends
-
-
-@dataclass
-class Beside:
-    """An executor that has a few steps at work, and runs the one that was started first whenever it is waited for."""
-
-    def __post_init__(self) -> None:
-        self._started: list[tuple[Step, Job]] = []
-
-    def asks(self, step: Step) -> Resources:
-        return step.resources
-
-    def fit(self, asked: Resources) -> int | None:
-        return 0 if len(self._started) < AT_ONCE else None
-
-    def start(self, step: Step, job: Job) -> None:
-        self._started.append((step, job))
-
-    def wait(self) -> list[Progressed | Ended]:
-        if not self._started:
-            time.sleep(0.02)
-            return []
-        step, job = self._started.pop(0)
-        try:
-            return [Ended(step, step.run(job))]
-        except OSError as error:  # its folder is gone, where somebody else has taken it over
-            return [Ended(step, {}, str(error))]
-
-    def close(self) -> None: ...
 
 
 class Silent:

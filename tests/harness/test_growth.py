@@ -8,6 +8,7 @@ import pytest
 
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import Paths
+from esft_bench.harness.ready import Ready
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
@@ -17,7 +18,8 @@ from esft_bench.harness.store.keys import Code
 from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.manifest import Manifest, stored_suite
 from esft_bench.spec.record import Record
-from tests.harness.drivers import Beside, Silent
+from tests.harness.drivers import Silent
+from tests.harness.executors import Beside
 from tests.harness.plans import prepared
 from tests.harness.toys import Toy
 
@@ -65,7 +67,7 @@ WATCHED = (
     (Graph, "is_ready"),
     (Graph, "_look"),
     (Code, "sources"),
-    (Schedule, "_next"),
+    (Ready, "take"),
 )
 
 

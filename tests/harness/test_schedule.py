@@ -24,6 +24,8 @@ class InOrder:
     def asks(self, step):
         return step.resources
 
+    states = ()
+
     def fit(self, asked):
         return None if self.ended else 0 if asked.holds == "process" else 1
 

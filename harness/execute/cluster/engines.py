@@ -49,6 +49,11 @@ class Engines:
     def __iter__(self) -> Iterator[Engine]:
         return iter(self._all)
 
+    @property
+    def states(self) -> set[str]:
+        """What is served where further steps are taken now."""
+        return {state for _, state in self._ready}
+
     def serving(self, asked: Resources) -> Engine | None:
         """The engine that serves what is asked for, or will next, and takes further steps now."""
         return self._ready.get((asked.engine, asked.state))  # type: ignore[arg-type]

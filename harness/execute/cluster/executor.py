@@ -8,7 +8,7 @@ import itertools
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
@@ -88,6 +88,11 @@ class RayExecutor:
         """What a step says, with the accelerators that it takes of these."""
         asked, gpus = step.resources, self._ways.gpus(step)
         return asked if gpus == asked.gpus else replace(asked, gpus=gpus)
+
+    @property
+    def states(self) -> Collection[str]:
+        """See `Executor.states`."""
+        return self._engines.states
 
     def fit(self, asked: Resources) -> int | None:
         """0 where a step can start as things are, 1 where an engine has to change, start or go, None for no room."""
