@@ -187,7 +187,7 @@ class Schedule:
             return
         astray = self._mends(step, again=bool(event.error)) or not self._reads(step, started.key)
         if not (astray or event.error):
-            self._finish(step, started.key, job, event.measured)
+            self._finish(event, started)
             return
         remove(job.out)
         if astray:  # what it read is damaged, or was made again, and so what it would go on from is wrong, too
@@ -202,10 +202,11 @@ class Schedule:
         """Whether what a step was started on is still what it would be started on."""
         return self._graph.is_ready(step) and self._graph.key(step) == key
 
-    def _finish(self, step: Step, key: str, job: Job, measured: dict[str, object]) -> None:
+    def _finish(self, event: Ended, started: _Started) -> None:
         """Put what a step made into the store."""
-        manifest = manifest_of(step, key, self._graph.inputs(step), measured)
-        self._put(step, self._graph.store.finish(job.out, manifest))
+        step, files = event.step, dict(event.files)
+        manifest = manifest_of(step, started.key, self._graph.inputs(step), event.measured)
+        self._put(step, self._graph.store.finish(started.job.out, manifest.model_copy(update={"files": files})))
 
     def _put(self, step: Step, artifact: Artifact) -> None:
         """Note what a step left: what rests on it may be ready now."""

@@ -10,13 +10,15 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
+from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.steps.step import Job, Step
+from esft_bench.harness.store.soundness import File, settled
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.spec.progress import Progress
@@ -38,6 +40,13 @@ class Message:
     error: str = ""
     fatal: bool = False
     no_space: bool = False
+    files: Mapping[str, File] = field(default_factory=dict)
+
+    def of(self, step: Step) -> Progressed | Ended:
+        """The same as the scheduler hears it."""
+        if not self.ended:
+            return Progressed(step, self.done, self.total)
+        return Ended(step, self.measured or {}, self.error, self.fatal, self.no_space, self.files)
 
 
 Fatal = Callable[[], bool]
@@ -54,7 +63,8 @@ def run(step: Step, job: Job, send: Send, fatal: Fatal = never, place: int = 0) 
     try:
         with full_disk_is_a_sentence(job.out / "x"):
             measured = step.run(_telling(job, send, place))
-        send(Message(place, ended=True, measured=measured))
+            files = settled(job.out)
+        send(Message(place, ended=True, measured=measured, files=files))
     except NoSpaceError as error:
         send(Message(place, ended=True, error=str(error), fatal=True, no_space=True))
     except UserError as error:
@@ -86,11 +96,12 @@ def _ran_together(work: Placed, send: Send) -> bool:
     first = work[0][1][0]
     try:
         measured = type(first).run_together([(step, _telling(job, send, place)) for place, (step, job) in work])
+        files = [settled(job.out) for _, (_, job) in work]
     except Exception:
         print(f"--- {first.label} and others\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         return False
-    for (place, _), each in zip(work, measured, strict=True):
-        send(Message(place, ended=True, measured=each))
+    for (place, _), each, left in zip(work, measured, files, strict=True):
+        send(Message(place, ended=True, measured=each, files=left))
     return True
 
 

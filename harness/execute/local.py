@@ -124,7 +124,7 @@ class LocalExecutor:
             pipe = cast("connection.Connection", ready)
             work = self._running[pipe]
             for said in _hear(pipe, work):
-                events.append(_event(work, said))
+                events.append(said.of(work.steps[said.place]))
                 if said.ended:
                     self._ended(pipe, work, said.place)
         return events
@@ -209,10 +209,3 @@ def _hear(pipe: connection.Connection, work: _Work) -> list[Message]:
         work.runner.join()
         why = f"its process ended with code {work.runner.exitcode}"
         return [Message(place, ended=True, error=why) for place in work.steps]
-
-
-def _event(work: _Work, said: Message) -> Progressed | Ended:
-    step = work.steps[said.place]
-    if not said.ended:
-        return Progressed(step, said.done, said.total)
-    return Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)

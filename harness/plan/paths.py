@@ -72,6 +72,7 @@ class Paths:
     sources: Mapping[tuple[str, str], Content]
     _trainings: dict[Cell, TrainStep] = field(default_factory=dict, compare=False, repr=False)
     _searches: dict[tuple[str, str], TuneStep] = field(default_factory=dict, compare=False, repr=False)
+    _asked: dict[str, QuestionStep] = field(default_factory=dict, compare=False, repr=False)
 
     def of(self, cell: Cell) -> CellPath:
         """A cell's path."""
@@ -234,12 +235,15 @@ class Paths:
         return Looks(tuple(scored), self.engine.max_length)
 
     def _answers(self, cell: Cell, training: TrainStep, benchmark: str) -> AnswerStep:
-        items = self.data[benchmark].items
-        assert items is not None
-        questions = QuestionStep(
-            benchmark_of(self.matrix.tasks[benchmark]), items, self.backbone, self.matrix.suite.backbone
-        )
-        return AnswerStep(cell.label, training, questions, self.engine)
+        return AnswerStep(cell.label, training, self._questions(benchmark), self.engine)
+
+    def _questions(self, benchmark: str) -> QuestionStep:
+        """A benchmark's questions, made once for all cells."""
+        if benchmark not in self._asked:
+            items, asked = self.data[benchmark].items, benchmark_of(self.matrix.tasks[benchmark])
+            assert items is not None
+            self._asked[benchmark] = QuestionStep(asked, items, self.backbone, self.matrix.suite.backbone)
+        return self._asked[benchmark]
 
     def _divergence(self, cell: Cell, training: TrainStep, measure: str) -> DivergeStep:
         suite, items = self.matrix.suite, self.data[measure].items

@@ -12,7 +12,7 @@ from esft_bench.harness.steps.benchmark import Benchmark
 from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
-from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ITEMS, LM_EVAL
 from esft_bench.spec.files import read_jsonl, write_json, write_jsonl
 from esft_bench.spec.progress import Progress
@@ -74,7 +74,7 @@ class AnswerStep(Step):
     def code(self) -> Code:
         """How answers are asked for and scored, how the model is merged, and the libraries that do it."""
         how = ("esft_bench.harness.serving.questions", "esft_bench.harness.serving.lm", "esft_bench.harness.merging")
-        merging = [name for step in self.training.ends_with for name in modules_of(step.method)]
+        merging = [name for step in self.training.ends_with for name in step.modules]
         libraries = ("lm_eval", self.engine.name.split()[0], "transformers", "tokenizers", "torch")
         return Code((*how, *self.benchmark.modules, *dict.fromkeys(merging)), libraries)
 

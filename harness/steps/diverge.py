@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
-from esft_bench.harness.store.keys import Code, modules_of
+from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ITEMS, SAMPLES
 from esft_bench.spec.files import read_jsonl, write_jsonl
 
@@ -36,7 +36,7 @@ class _Asked(Step):
     @property
     def code(self) -> Code:
         """How the model is merged and asked, and the libraries that do it."""
-        merging = [name for step in self.training.ends_with for name in modules_of(step.method)]
+        merging = [name for step in self.training.ends_with for name in step.modules]
         libraries = ("lm_eval", self.engine.name.split()[0], "transformers", "tokenizers", "torch")
         return Code((*HOW, *dict.fromkeys(merging)), libraries)
 

@@ -107,11 +107,8 @@ class Graph:
 
     def put(self, step: Step, artifact: Artifact) -> list[Step]:
         """Note what a step left; returns the steps that are ready now and were not before."""
-        self.artifacts[step] = artifact
-        if not step.is_complete(artifact):
-            return []
-        self.finished.add(step)
-        return self._found_after(step)
+        self._note(step, artifact)
+        return self._found_after(step) if step in self.finished else []
 
     def _found_after(self, step: Step) -> list[Step]:
         """Look for the steps that rest on one that is finished now; returns those that are ready then."""
@@ -129,18 +126,19 @@ class Graph:
     def _look(self, step: Step) -> list[Step]:
         """See whether a step whose needs are finished asks for more, or is finished too; returns what came in so."""
         new: list[Step] = []
-        while self.is_ready(step) and (asked := self._asked_anew(step)):
+        while self.is_ready(step):
+            inputs, known = self.inputs(step), self._needs[step]
+            asked = {role: need for role, need in step.asks(inputs).items() if role not in known}
+            if not asked:
+                self._note(step, self.store.find(step.kind, step.key(inputs)))
+                break
             self._require(step, asked)
             new += self._include(asked.values())
-        artifact = self.store.find(step.kind, self.key(step)) if self.is_ready(step) else None
-        if artifact is None:
-            return new
-        self.artifacts[step] = artifact
-        if step.is_complete(artifact):
-            self.finished.add(step)
         return new
 
-    def _asked_anew(self, step: Step) -> dict[str, Step]:
-        """What a step whose needs are finished asks for and has not asked for before."""
-        known = self._needs[step]
-        return {role: asked for role, asked in step.asks(self.inputs(step)).items() if role not in known}
+    def _note(self, step: Step, artifact: Artifact | None) -> None:
+        """Note what there is of a step whose needs are finished."""
+        if artifact is not None:
+            self.artifacts[step] = artifact
+            if step.is_complete(artifact):
+                self.finished.add(step)

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 from esft_bench.harness.steps.benchmark import UNSCORED, Looks
@@ -185,12 +186,17 @@ class TrainStep(Step):
             **loading(self.loading),
         }
 
+    @cached_property
+    def modules(self) -> tuple[str, ...]:
+        """Those of the method's class; all that ask the model have them in their keys."""
+        return modules_of(self.method)
+
     @property
     def code(self) -> Code:
         """The training core, the method's class with all it builds on, and the libraries that compute."""
         looking = ("lm_eval",) if self.looks.benchmarks else ()
         return Code(
-            ("esft_bench.harness.training.cell", *modules_of(self.method), *self.looks.modules),
+            ("esft_bench.harness.training.cell", *self.modules, *self.looks.modules),
             (*LIBRARIES, *OPTIMIZERS[self.training.optimizer], *looking),
         )
 

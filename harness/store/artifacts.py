@@ -12,6 +12,7 @@ not as it was written counts as not there, and is set aside when it is made agai
 that several drivers, on several machines, share a store and none builds what another one is building.
 """
 
+import json
 import os
 import tempfile
 from contextlib import suppress
@@ -23,14 +24,13 @@ from esft_bench.harness.store.leases import LAPSE, Lease, Leases
 from esft_bench.harness.store.looks import Look, Looks
 from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
 from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.store.soundness import Found, described, fault, files_in, stamp
+from esft_bench.harness.store.soundness import Found, fault, files_in, fits, settled, stamp
 from esft_bench.spec.files import (
     digest_of_digests,
     full_disk_is_a_sentence,
     made_folder,
     remove,
     sync,
-    write_json,
 )
 
 WORK, NEW, LEASES, DAMAGED = ".work", ".new", ".leases", ".damaged"
@@ -98,8 +98,7 @@ class Store:
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact under a key; None where it is not finished, or a look shows damage (see soundness)."""
-        folder = self.root / kind / key
-        if not os.path.lexists(folder):
+        if not os.path.lexists(f"{self.root}/{kind}/{key}"):
             return None
         try:
             return self._checked(kind, key, whole=False)
@@ -137,7 +136,7 @@ class Store:
 
     def _checked(self, kind: str, key: str, *, whole: bool) -> Artifact:
         """An artifact, read as far as it was not read before. Raises DamagedError."""
-        folder = self.root / kind / key
+        folder = Path(self.root, kind, key)
         if self._is_damaged(folder):
             raise DamagedError(folder)
         try:
@@ -201,18 +200,18 @@ class Store:
         return Path(tempfile.mkdtemp(dir=made_folder(beside)))
 
     def finish(self, built: Path, manifest: Manifest) -> Artifact:
-        """Sync what was built, write its manifest (files and digest are filled in) last and rename it to its place.
+        """Sync what was built, write its manifest (its digest is filled in) last and rename it to its place.
 
+        Who has built it may have synced and described its files already, where they were made: that is taken then.
         The step's scratch is dropped.
         """
         with full_disk_is_a_sentence(built / MANIFEST):
-            there = files_in(built)
-            for name in there:
-                sync(built / name)
-            files = described(built, there)
-            digest = digest_of_digests({name: file.sha256 for name, file in files.items()})
+            files = manifest.files if fits(files_in(built), manifest.files) else settled(built)
+            digest = digest_of_digests({name: file.sha256 for name, file in sorted(files.items())})
             manifest = manifest.model_copy(update={"files": files, "digest": digest}).sealed
-            write_json(built / MANIFEST, manifest.model_dump(mode="json"))
+            text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
+            (built / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
+            sync(built / MANIFEST)
             built.chmod(0o755)
             sync(built)
             target = self.root / manifest.kind / manifest.key

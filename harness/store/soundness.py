@@ -14,7 +14,7 @@ from stat import S_ISREG
 
 from pydantic import BaseModel, ConfigDict
 
-from esft_bench.spec.files import digest_of_file
+from esft_bench.spec.files import digest_of_file, sync
 
 SMALL = 32 * 2**20
 """Bytes of a file that a look still reads (45 ms). Records are made of no larger ones."""
@@ -51,6 +51,19 @@ def _below(folder: str, prefix: str) -> Iterator[tuple[str, os.stat_result]]:
 def described(folder: Path, found: Found) -> dict[str, File]:
     """Files as they are."""
     return {name: File(size=stat.st_size, sha256=digest_of_file(folder / name)) for name, stat in found.items()}
+
+
+def settled(folder: Path) -> dict[str, File]:
+    """Force what lies in a folder to the disk, and describe it."""
+    found = files_in(folder)
+    for name in found:
+        sync(folder / name)
+    return described(folder, found)
+
+
+def fits(found: Found, written: Mapping[str, File]) -> bool:
+    """Whether files may be those that were written: they have the names and the sizes."""
+    return {name: stat.st_size for name, stat in found.items()} == {name: file.size for name, file in written.items()}
 
 
 def fault(folder: Path, found: Found, written: Mapping[str, File], *, whole: bool) -> str:

@@ -186,13 +186,10 @@ class RayExecutor:
 
     def _over(self) -> Sequence[Any]:
         """The orders that are over, as they were given; waits for one, but not long where threads may have to say."""
-        refs = list(self._running)
-        if not refs or not ray.wait(refs, num_returns=1, timeout=PAUSE / 4 if self._threads.any else PAUSE)[0]:
-            return ()
-        ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
-        return sorted(ready, key=lambda ref: self._running[ref].token)
+        over = self._post.over(list(self._running), PAUSE / 4 if self._threads.any else PAUSE)
+        return sorted(over, key=lambda ref: self._running[ref].token)
 
-    def _ended(self, attempt: Attempt, ref: Any) -> Iterator[Ended]:
+    def _ended(self, attempt: Attempt, ref: Any) -> Iterator[Progressed | Ended]:
         """An order is over, one way or the other."""
         try:
             outcome: Outcome = ray.get(ref)
@@ -217,7 +214,7 @@ class RayExecutor:
         if attempt.engine is not None:
             self._engines.ended(attempt.engine)
 
-    def _settled(self, attempt: Attempt, said: Message) -> Iterator[Ended]:
+    def _settled(self, attempt: Attempt, said: Message) -> Iterator[Progressed | Ended]:
         """A step ended: what it built is put where the run expects it."""
         step, job = attempt.work[said.place]
         built = place_of(job, attempt.token)
@@ -233,7 +230,7 @@ class RayExecutor:
         self._tries.forget(step)
         self._served = self._served or (attempt.engine is not None and not said.error)
         # An engine that never served ends the run, unless others serve: then it is its node that cannot.
-        yield Ended(step, said.measured or {}, said.error, said.fatal and not self._served, said.no_space)
+        yield replace(said, fatal=said.fatal and not self._served).of(step)
 
     def _lost(self, attempt: Attempt, why: str) -> Iterator[Ended]:
         """A node, a worker or an engine is gone, and with it what it was doing, which is begun again elsewhere."""
@@ -261,7 +258,7 @@ class RayExecutor:
         self._write(f"--- {step.label}: {why}; it goes on elsewhere\n")
         self._again.append((step, job, attempt.node))
 
-    def _heard(self, token: int, said: Any) -> Iterator[Progressed]:
+    def _heard(self, token: int, said: Any) -> Iterator[Progressed | Ended]:
         """An order that is at work said something."""
         attempt = self._by_token.get(token)
         if attempt is None:
@@ -269,7 +266,7 @@ class RayExecutor:
         attempt.heard = time.monotonic()
         if isinstance(said, Message):
             attempt.done[said.place] = max(attempt.done[said.place], said.done)
-            yield Progressed(attempt.work[said.place][0], said.done, said.total)
+            yield said.of(attempt.work[said.place][0])
         else:
             attempt.node = said.node
 

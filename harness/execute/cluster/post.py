@@ -1,10 +1,11 @@
 """Orders on their way to nodes, and what these say before they are over."""
 
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from esft_bench.harness.execute.child import PAUSE
@@ -26,6 +27,7 @@ class Post:
         self._here = ray.get_runtime_context().get_node_id()
         self._mailbox = self._open()
         self._emptied = 0.0
+        self._asked: Any = None
 
     def _open(self) -> Any:
         here = NodeAffinitySchedulingStrategy(self._here, soft=True)
@@ -52,18 +54,31 @@ class Post:
             return "DEFAULT"
         return NodeAffinitySchedulingStrategy(able[0], soft=True, _spill_on_unavailable=True)
 
+    def over(self, orders: list[Any], seconds: float) -> Sequence[Any]:
+        """Those of the orders that are over; waits for one so long."""
+        if not orders or not ray.wait(orders, num_returns=1, timeout=seconds)[0]:
+            return ()
+        ready: Sequence[Any] = ray.wait(orders, num_returns=len(orders), timeout=0)[0]
+        return ready
+
     def letters(self) -> list[tuple[int, Any]]:
-        """What was said, every fifth of a second."""
+        """What was said, asked for every fifth of a second; the answer is not waited for: nodes wait for the driver."""
         now = time.monotonic()
-        if now - self._emptied < PAUSE:
+        if self._asked is None and now - self._emptied >= PAUSE:
+            self._asked, self._emptied = self._mailbox.take.remote(), now
+        if self._asked is None:
             return []
-        self._emptied = now
+        letters: list[tuple[int, Any]] = []
         try:
-            letters: list[tuple[int, Any]] = ray.get(self._mailbox.take.remote(), timeout=ANSWERS_WITHIN)
-            return letters
+            if not ray.wait([self._asked], timeout=0)[0]:
+                if now - self._emptied < ANSWERS_WITHIN:
+                    return []
+                raise GetTimeoutError
+            letters = ray.get(self._asked)
         except RayError:
             self._mailbox = self._open()
-            return []
+        self._asked = None
+        return letters
 
     def end(self, order: Any, engine: Any = None) -> None:
         """End an order's process at once, or the engine that has it."""

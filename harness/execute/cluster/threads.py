@@ -51,11 +51,8 @@ class Threads:
             while True:
                 step, said = self._words.get(waits, PAUSE)
                 waits = False
-                if not said.ended:
-                    yield Progressed(step, said.done, said.total)
-                    continue
-                self._held[step.resources.holds] -= 1
-                yield Ended(step, said.measured or {}, said.error, said.fatal, said.no_space)
+                self._held[step.resources.holds] -= said.ended
+                yield said.of(step)
 
     def close(self) -> None:
         """Ask nobody any more."""
