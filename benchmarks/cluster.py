@@ -1,82 +1,141 @@
-"""What scheduling costs on a Ray cluster, and what is lost where its nodes and its driver are killed.
+"""What a matrix costs on a Ray cluster besides its models, and what is lost where nodes and driver are killed.
 
-    python -m benchmarks.cluster                                        # 1000 cells × 20 tests of 50 ms on 8 nodes
+    python -m benchmarks.cluster                                        # 1000 cells × 20 benchmarks on 8 nodes
     python -m benchmarks.cluster --cells 20 --node-kills 2 --driver-kills 1
 
-Nodes of one core each are made of this machine, and the steps sleep. First an undisturbed walk: the cost of a step is
-what a core spends on it beyond its 50 ms, once a tenth of the steps is over (Ray has started its processes then); the
-bound is that of list scheduling, all work divided by the cores, and the longest step. Then the same with nodes (raylet
-and all its children) and the driver killed at random moments, each followed by another one.
+Nodes of one core each are made of this machine. The plan is a real one, its steps take 50 ms each and leave what is
+made up (made_up.py), the answers of one model as one order, as in a run. First an undisturbed walk: the bound is that
+of list scheduling, all work divided by the cores, and the longest step; the cost of a step is what a core spends on it
+beyond its 50 ms, once a tenth of the steps is over (Ray has started its processes then). Then the same with nodes
+(raylet and all its children) and the driver killed at random moments, each followed by another one. Both write records
+and report, which must be the same.
 """
 
 import argparse
 import json
+import os
 import random
-import resource
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import psutil
 import ray
 
-from tests.harness.nodes import add_node, cluster, kill, naps, walk
+from benchmarks.made_up import Nap, Nothing, nap
+from esft_bench.harness.execute.cluster.executor import RayExecutor
+from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.schedule import Schedule
+from esft_bench.harness.steps.step import Job, Parallelism, Step
+from esft_bench.harness.store.artifacts import Artifact
+from tests.harness.drivers import Silent
+from tests.harness.nodes import add_node, cluster, executor, kill
 
 NAP = 0.05
+ITEMS = 20
 LIMIT = 6 * 3600.0
+RUN, STORE = "runs/matrix", "runs/.store"
+KINDS = ("profile", "questions", "train", "answers", "verdicts")
+WRITTEN = ("report.md", "results.jsonl", "routing.json", "curves.jsonl")
 
 
-def drive(address: str, folder: Path, cells: int, tests: int) -> None:
-    """The driver: walk what is left, and print how that went."""
-    wanted = naps(cells * tests, cells)
+class Naps(RayExecutor):
+    """Runs a nap in place of each step."""
+
+    does: Nothing
+
+    def start(self, step: Step, job: Job) -> None:
+        """Begin one."""
+        super().start(nap(step, self.does, NAP), job)
+
+    def wait(self) -> list[Progressed | Ended]:
+        """What happened, as if it were to the steps themselves."""
+        return [replace(each, step=each.step.of) for each in super().wait() if isinstance(each.step, Nap)]
+
+
+@dataclass
+class Seen(Silent):
+    """When steps ended, by a clock, and the driver's memory in MiB at every hundredth."""
+
+    times: list[float] = field(default_factory=lambda: [time.monotonic()])
+    memory: list[int] = field(default_factory=list)
+
+    def finished(self, step: Step, artifact: Artifact) -> None:
+        """A step ended."""
+        if len(self.times) % 100 == 0:
+            self.memory.append(psutil.Process().memory_info().rss >> 20)
+        self.times.append(time.monotonic())
+
+
+def drive(address: str, folder: Path, cells: int) -> None:
+    """The driver: walk what is left, write the report, and print how that went."""
+    from benchmarks.matrix import nothing, planned  # here: nodes import this module, and need none of these
+    from esft_bench.harness.records.written import Written
+
+    made = planned(folder, cells, ITEMS)
+    made.folder.mkdir(parents=True, exist_ok=True)
+    graph, does = made.plan.graph(made.store), nothing(made.plan)
     ray.init(address, logging_level="ERROR", log_to_driver=False)
-    ends, memory = [time.monotonic()], []
-
-    def noted(ended: int) -> None:
-        ends.append(time.monotonic())
-        if ended % 100 == 0:
-            memory.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)
-
-    _, failed = walk(folder, wanted, noted, tries=20)
-    tenth = len(ends) // 10
-    told = {"steps": len(ends) - 1, "failed": len(failed), "seconds": ends[-1] - ends[0]}
-    print(json.dumps(told | {"steady": (ends[-1] - ends[tenth]) / max(1, len(ends) - 1 - tenth), "mib": memory}))
+    runs, seen = executor(made.folder, Naps, tries=20), Seen()
+    runs.does = does
+    wanted = [step for path in made.plan.paths.values() for step in path.last]
+    failed = Schedule(graph, runs, seen, Parallelism(), wanted).run()
+    told = {"steps": len(seen.times) - 1, "failed": len(failed), "seconds": seen.times[-1] - seen.times[0]}
+    tenth = len(seen.times) // 10
+    told["steady"] = (seen.times[-1] - seen.times[tenth]) / max(1, len(seen.times) - 1 - tenth)
+    told |= {"mib": seen.memory, "processor": sum(psutil.Process().cpu_times()[:2])}
+    Written(made.plan, graph, made.folder).refresh({})
+    print(json.dumps(told))
 
 
 def driver(made: Any, folder: Path, arguments: argparse.Namespace) -> subprocess.Popen[str]:
+    """A driver in a process of its own."""
     folder.mkdir(exist_ok=True)
-    told = ["--drive", made.address, "--folder", str(folder)]
-    told += ["--cells", str(arguments.cells), "--tests", str(arguments.tests)]
-    return subprocess.Popen([sys.executable, "-m", "benchmarks.cluster", *told], stdout=subprocess.PIPE, text=True)
+    told = ["--drive", made.address, "--folder", str(folder), "--cells", str(arguments.cells)]
+    command = [sys.executable, "-m", "benchmarks.cluster", *told]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def undisturbed(made: Any, folder: Path, arguments: argparse.Namespace) -> None:
+def undisturbed(made: Any, folder: Path, arguments: argparse.Namespace) -> int:
+    """Returns how many steps there are."""
     out, _ = driver(made, folder, arguments).communicate(timeout=LIMIT)
     told = json.loads(out.splitlines()[-1])
-    bound, steady = told["steps"] * NAP / arguments.nodes + NAP, told["steady"] * arguments.nodes
-    print(f"undisturbed: {told['steps']} steps, {told['failed']} failed, {told['seconds']:.1f} s, bound {bound:.1f} s")
+    steps, bound = told["steps"], told["steps"] * NAP / arguments.nodes + NAP
+    steady = told["steady"] * arguments.nodes
+    print(f"undisturbed: {steps} steps, {told['failed']} failed, {told['seconds']:.1f} s, bound {bound:.1f} s")
     print(f"  makespan / bound: {told['seconds'] / bound:.2f}; from a tenth on {steady / NAP:.2f}")
     print(f"  cost of a step on its core: {1000 * (steady - NAP):.1f} ms")
-    print(f"  largest memory of the driver, every 100 steps: {told['mib'][:1]} … {told['mib'][-1:]} MiB")
+    print(f"  processor time of the driver: {1000 * told['processor'] / steps:.1f} ms a step")
+    print(f"  memory of the driver, every 100 steps: {told['mib'][:1]} … {told['mib'][-1:]} MiB", flush=True)
+    return int(steps)
+
+
+def count(folder: Path) -> int:
+    """How many steps are finished."""
+    return sum(len(list(os.scandir(kind))) for kind in (folder / STORE).glob("[!.]*") if kind.name in KINDS)
 
 
 def finished(folder: Path) -> dict[str, int]:
     """When what is there was finished."""
-    return {path.parent.name: path.stat().st_mtime_ns for path in folder.glob("store/frail/*/manifest.json")}
+    there = (path for kind in KINDS for path in folder.glob(f"{STORE}/{kind}/*/manifest.json"))
+    return {path.parent.name: path.stat().st_mtime_ns for path in there}
 
 
-def disturbed(made: Any, nodes: list[Any], folder: Path, arguments: argparse.Namespace) -> None:
-    draw, total = random.Random(arguments.seed), arguments.cells * (arguments.tests + 1)
+def disturbed(made: Any, nodes: list[Any], folder: Path, total: int, arguments: argparse.Namespace) -> bool:
+    """Whether nothing was lost, and none of what was finished done again."""
+    draw = random.Random(arguments.seed)
     strikes = ["node"] * arguments.node_kills + ["driver"] * arguments.driver_kills
     draw.shuffle(strikes)
     moments = sorted(draw.randrange(1, max(2, total - 1)) for _ in strikes)
     begun, process = time.monotonic(), driver(made, folder, arguments)
     before: dict[str, int] = {}
     for moment, strike in zip(moments, strikes, strict=True):
-        while len(finished(folder)) < moment and process.poll() is None:
-            time.sleep(0.05)
+        while count(folder) < moment and process.poll() is None:
+            time.sleep(0.1)
         if strike == "node":
             kill(nodes.pop(draw.randrange(len(nodes))))
             nodes.append(add_node(made))
@@ -90,28 +149,38 @@ def disturbed(made: Any, nodes: list[Any], folder: Path, arguments: argparse.Nam
     again = sum(there.get(name) != when for name, when in before.items())
     print(f"{arguments.node_kills} nodes and {arguments.driver_kills} drivers killed: {time.monotonic() - begun:.1f} s")
     print(f"  {len(there)} of {total} steps are there, {told['failed']} failed, {again} finished ones done again")
-    if len(there) != total or told["failed"] or again:
-        sys.exit(1)
+    return len(there) == total and not told["failed"] and not again
+
+
+def same(one: Path, other: Path) -> bool:
+    """Whether two runs wrote the same, but for the folders they lie in."""
+    texts = [{name: (folder / RUN / name).read_text() for name in WRITTEN} for folder in (one, other)]
+    for name in WRITTEN:
+        alike = texts[0][name].replace(str(one), "") == texts[1][name].replace(str(other), "")
+        print(f"  {name}, {len(texts[0][name])} bytes: {'the same' if alike else 'NOT the same'}")
+    return all(texts[0][name].replace(str(one), "") == texts[1][name].replace(str(other), "") for name in WRITTEN)
 
 
 def main() -> None:
+    """Print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in (("cells", 1000), ("tests", 20), ("nodes", 8), ("node-kills", 20), ("driver-kills", 10)):
+    for name, default in (("cells", 1000), ("nodes", 8), ("node-kills", 20), ("driver-kills", 10), ("seed", 0)):
         parser.add_argument(f"--{name}", type=int, default=default)
-    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--drive", default="", help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.drive:
-        drive(arguments.drive, arguments.folder, arguments.cells, arguments.tests)
+        drive(arguments.drive, arguments.folder, arguments.cells)
         return
     made = cluster(0)
-    nodes = [add_node(made) for _ in range(arguments.nodes)]
+    nodes, well = [add_node(made) for _ in range(arguments.nodes)], True
     with tempfile.TemporaryDirectory() as folder:
-        undisturbed(made, Path(folder) / "undisturbed", arguments)
+        one, other = Path(folder) / "undisturbed", Path(folder) / "disturbed"
+        steps = undisturbed(made, one, arguments)
         if arguments.node_kills or arguments.driver_kills:
-            disturbed(made, nodes, Path(folder) / "disturbed", arguments)
+            well = disturbed(made, nodes, other, steps, arguments) and same(one, other)
     made.shutdown()
+    sys.exit(0 if well else 1)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import cProfile
 import json
 import os
 import pstats
-import random
 import resource
 import tempfile
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.made_up import EXPERTS, LAYERS, PROFILE, Nothing
 from benchmarks.step_time import machine
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.plan import describe
@@ -32,18 +32,10 @@ from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.progress.display import Display
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.schedule import Schedule
-from esft_bench.harness.steps.answer import AnswerStep
-from esft_bench.harness.steps.judge import JudgeStep
-from esft_bench.harness.steps.profile import ProfileStep
-from esft_bench.harness.steps.step import Job, Parallelism, Step
-from esft_bench.harness.steps.train import TrainStep
-from esft_bench.harness.store.names import ADAPTER, AFTER, ITEMS, LM_EVAL, LOG
+from esft_bench.harness.steps.step import Parallelism
 from esft_bench.harness.terminal import Terminal
-from esft_bench.methods.atomic import write_json
-from esft_bench.methods.moe.layout import CONFIG, AdapterConfig
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.spec.files import write_jsonl
-from esft_bench.spec.record import ItemScore
 from tests.harness.executors import Beside
 
 ROWS = {
@@ -58,7 +50,6 @@ GENERAL = 19
 """Benchmarks that every cell is tested on besides its own."""
 AT_ONCE = 8
 """Steps at work at a time."""
-LAYERS, EXPERTS, CHOSEN = (1, 2, 3, 4), 64, 5
 
 
 def suite_text(folder: Path, cells: int, items: int) -> str:
@@ -95,47 +86,15 @@ def planned(folder: Path, cells: int, items: int) -> Prepared:
     return prepare(SuiteOptions(str(path), run_dir=folder / "runs"))
 
 
-@dataclass(frozen=True)
-class Nothing:
-    """In place of a step: write what such a step leaves, made up, and compute nothing."""
-
-    plan: Plan
-
-    def __call__(self, step: Step, job: Job) -> dict[str, Any]:
-        """What the step measured."""
-        draw, out = random.Random(step.identity), job.out
-        if isinstance(step, TrainStep):
-            return _trained(out, draw, step.training.steps)
-        if isinstance(step, ProfileStep):
-            _profile(draw).save(out)
-        elif isinstance(step, AnswerStep | JudgeStep):
-            answers = step.answers if isinstance(step, JudgeStep) else step
-            count = self.plan.data[answers.benchmark.name].count
-            scores = [ItemScore(id=str(item), score=float(draw.random() < 0.6)) for item in range(count)]
-            write_jsonl(out / ITEMS, [score.model_dump() for score in scores])
-            write_json(out / LM_EVAL, {"results": {}})
-            return {"seconds": 1.0, "loaded": "swapped", "load_seconds": 0.1, "canary": 0.0, "decoding": "greedy"}
-        else:
-            (out / "content").write_text(step.identity)
-        return {"seconds": 1.0}
-
-
-def _trained(out: Path, draw: random.Random, steps: int) -> dict[str, Any]:
-    (out / ADAPTER).mkdir()
-    chosen = {layer: sorted(draw.sample(range(EXPERTS), CHOSEN)) for layer in LAYERS}
-    write_json(out / ADAPTER / CONFIG, AdapterConfig(experts=chosen).model_dump())
-    (out / AFTER).mkdir()
-    _profile(draw).save(out / AFTER)
-    write_json(out / LOG, {"losses": [draw.random() for _ in range(steps)]})
-    names = ("seconds", "cpu_seconds", "steps", "peak_memory_bytes", "stored_bytes", "trainable_parameters")
-    return {name: 1000.0 * (1 + draw.random()) for name in names}
-
-
-def _profile(draw: random.Random) -> Profile:
+def nothing(plan: Plan) -> Nothing:
+    """What stands in for a plan's steps."""
     import torch
 
-    share = torch.tensor([[draw.random() for _ in range(EXPERTS)] for _ in LAYERS], dtype=torch.float64)
-    return Profile(LAYERS, 6, 1000, 4, share * 6000, share * 400, share, share)
+    share = torch.rand(len(LAYERS), EXPERTS, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    with tempfile.TemporaryDirectory() as folder:
+        Profile(LAYERS, 6, 1000, 4, share * 6000, share * 400, share, share).save(Path(folder))
+        profile = (Path(folder) / PROFILE).read_bytes()
+    return Nothing({name: data.count for name, data in plan.data.items()}, profile)
 
 
 @dataclass
@@ -173,7 +132,7 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
         made = planned(folder, cells, items)
     with found.phase("graph"):
         graph = made.plan.graph(made.store)
-    executor = Beside(Nothing(made.plan), AT_ONCE)
+    executor = Beside(nothing(made.plan), AT_ONCE)
     written = Written(made.plan, graph, made.folder)
     made.folder.mkdir(parents=True, exist_ok=True)
     console = Terminal(file=(folder / "said").open("w"))

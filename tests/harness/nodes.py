@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import psutil
 import ray
@@ -102,10 +102,13 @@ def kill(node: Any) -> None:
             continue
 
 
-def executor(folder: Path, **ways: Any) -> RayExecutor:
+E = TypeVar("E", bound=RayExecutor)
+
+
+def executor(folder: Path, kind: type[E] = RayExecutor, **ways: Any) -> E:  # type: ignore[assignment]
     folder.mkdir(exist_ok=True)
     told = Told(folder, Panel([make_judge(JudgeSettings())]), batches=False)
-    return RayExecutor(nodes, told, Ways(**{"lend": lend} | ways))
+    return kind(nodes, told, Ways(**{"lend": lend} | ways))
 
 
 class Watcher:

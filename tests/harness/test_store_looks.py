@@ -32,7 +32,12 @@ def seen(tmp_path):
 def reads(monkeypatch):
     """The artifacts whose manifests were read."""
     found = []
-    monkeypatch.setattr(artifacts, "read_manifest", lambda folder: [found.append(folder), read_manifest(folder)][1])
+
+    def read(folder):
+        found.append(folder)
+        return read_manifest(folder)
+
+    monkeypatch.setattr(artifacts, "read_manifest", read)
     return found
 
 
