@@ -2,6 +2,7 @@
 
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.manifest import Manifest
+from esft_bench.harness.store.soundness import settled
 
 
 def finished(store, text="weights", measured=None):
@@ -48,3 +49,18 @@ def test_a_manifest_that_another_hand_changed_means_the_step_is_not_done(tmp_pat
     manifest = finished(store, measured={"seconds": 1.0}).folder / "manifest.json"
     manifest.write_text(manifest.read_text().replace("1.0", "2.0"))
     assert store.find("train", "k") is None
+
+
+def test_files_that_were_described_where_they_were_made_are_taken_at_their_word_unless_they_are_others(tmp_path):
+    described = {}
+    for key, told in (("right", "weights"), ("wrong", "other weights")):
+        store = Store(tmp_path / key)
+        built = store.begin("train", "k")
+        (built / "a.txt").write_text("weights")
+        files = settled(built)
+        (built / "a.txt").write_text(told)
+        described[key] = files
+        made = store.finish(built, Manifest(kind="train", key="k", digest="", files=files))
+        assert (made.manifest.files == files) == (key == "right")
+        assert Store(tmp_path / key).find("train", "k") == made
+    assert described["right"] == described["wrong"]
