@@ -3,6 +3,7 @@
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -40,14 +41,14 @@ class Elsewhere(SimpleNamespace):
 
 
 def test_what_the_end_of_a_chain_rests_on_is_known_each_once_and_in_order(chain):
-    assert [step.told for step in with_needs([chain[-1], chain[7]])] == [step.told for step in chain]
+    assert list(with_needs([chain[-1], chain[7]])) == chain
     again = Toy("works", (chain[-2],), chain[-1].told)
     assert again == chain[-1]
     assert Toy("works", (chain[-3],), chain[-1].told) != chain[-1]
 
 
 def test_a_chain_that_another_driver_has_finished_is_found_and_one_that_is_damaged_falls(chain):
-    store = Elsewhere()
+    store: Any = Elsewhere()
     graph = Graph([chain[-1]], store)
     assert graph.finished == set()
     store.all = True

@@ -1,6 +1,7 @@
 """Which ready step comes next: held against looking at all of them."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -46,8 +47,9 @@ MOVES = st.lists(
 
 @given(MOVES)
 def test_the_step_that_fits_best_is_taken_and_of_several_the_first(moves):
-    executor = Holds()
-    ready, left = Ready(executor), []
+    executor: Any = Holds()
+    ready: Any = Ready(executor)
+    left: list[Asking] = []
     for number, (move, *told) in enumerate(moves):
         if move == "add":
             size, state = told
@@ -65,8 +67,9 @@ def test_the_step_that_fits_best_is_taken_and_of_several_the_first(moves):
 
 
 def test_one_step_stands_for_all_whose_states_nothing_holds():
-    executor = Holds(others=None)
-    ready, asked = Ready(executor), []
+    executor: Any = Holds(others=None)
+    ready: Any = Ready(executor)
+    asked: list[Resources] = []
     executor.fit = lambda resources: asked.append(resources)
     for number in range(1000):
         ready.add((0.0, number), Asking(Resources("engine", state=str(number)), (0.0, number)))
