@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
-from esft_bench.harness.ready import Place, Ready
+from esft_bench.harness.execute.ready import Place, Ready
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Parallelism, Step
 from esft_bench.harness.store.artifacts import Artifact

@@ -164,12 +164,12 @@ class Step(ABC):
                 way += [(need, need.needs) for need in unknown]
                 continue
             way.pop()
-            found = step._identity(needs)
+            found = step.identity_given(needs)
             if not way:
                 return found
             vars(step)["identity"] = found
 
-    def _identity(self, needs: Mapping[str, "Step"]) -> str:
+    def identity_given(self, needs: Mapping[str, "Step"]) -> str:
         """The digest, given the steps it needs, which have theirs."""
         told = [
             self.kind,

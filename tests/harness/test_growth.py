@@ -6,9 +6,9 @@ from collections import Counter
 
 import pytest
 
+from esft_bench.harness.execute.ready import Ready
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import Paths
-from esft_bench.harness.ready import Ready
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step

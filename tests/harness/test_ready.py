@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from esft_bench.harness.ready import Ready
+from esft_bench.harness.execute.ready import Ready
 from esft_bench.harness.steps.step import Resources
 
 
