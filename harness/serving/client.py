@@ -36,7 +36,8 @@ class Client:
     def swap(self, base: Path, changed: Sequence[Path], names: Iterable[str], mark: str = "") -> dict[str, Any]:
         """Make the served tensors `names` those of `base` with the changes in folders, and forget every cached prefix.
 
-        `mark` is kept, for this client to see that no other one came after it. Returns what `swap.WeightSwap.swap_weights` says. Raises UserError where a layer does not serve them then.
+        `mark` is kept, for this client to see that no other one came after it. Returns what
+        `swap.WeightSwap.swap_weights` says. Raises UserError where a layer does not serve them then.
         """
         folders = [str(folder.resolve()) for folder in changed]
         arguments = {"base": str(base.resolve()), "changed": folders, "names": sorted(names), "mark": mark}

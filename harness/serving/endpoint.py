@@ -110,8 +110,10 @@ class Endpoint(Client):
         Raises UserError where it does not answer, wants another key, or is no vLLM server.
         """
         version, listed = self.version(), self._get("/v1/models")
-        if listed.is_error:
-            raise UserError(self._failed("/v1/models", httpx.HTTPStatusError("", request=listed.request, response=listed)))
+        try:
+            listed.raise_for_status()
+        except httpx.HTTPStatusError as error:
+            raise UserError(self._failed("/v1/models", error)) from error
         try:
             card = next(each for each in listed.json()["data"] if not each.get("parent"))
             told = {"model": str(card["id"]), "root": str(card["root"]), "max_length": int(card["max_model_len"])}
@@ -180,7 +182,9 @@ def check_settings(seen: Sequence[Seen], dtype: str, length: int) -> None:
     """Refuse servers that compute in another type than a suite, take shorter sequences, decode their own way, or mix."""
     for each in seen:
         if each.dtype and each.dtype != dtype:
-            raise UserError(f"{each.url} computes in {each.dtype} and the suite in {dtype}: start it with --dtype {dtype}")
+            raise UserError(
+                f"{each.url} computes in {each.dtype} and the suite in {dtype}: start it with --dtype {dtype}"
+            )
         if each.max_length < length:
             raise UserError(
                 f"{each.url} takes {each.max_length} tokens and the suite asks with {length}: start it with "
