@@ -116,7 +116,11 @@ class Endpoint(Client):
             raise UserError(self._failed("/v1/models", error)) from error
         try:
             card = next(each for each in listed.json()["data"] if not each.get("parent"))
-            told = {"model": str(card["id"]), "root": str(card["root"]), "max_length": int(card["max_model_len"])}
+            told: dict[str, Any] = {
+                "model": str(card["id"]),
+                "root": str(card["root"]),
+                "max_length": int(card["max_model_len"]),
+            }
         except (ValueError, KeyError, TypeError, AttributeError, StopIteration) as error:
             raise UserError(f"{self.url} is no vLLM server: it says at /v1/models what vLLM does not") from error
         self.model = told["model"]
@@ -179,7 +183,7 @@ def endpoints_of(evaluation: Evaluation, timeout: float = ANSWERS_WITHIN) -> lis
 
 
 def check_settings(seen: Sequence[Seen], dtype: str, length: int) -> None:
-    """Refuse servers that compute in another type than a suite, take shorter sequences, decode their own way, or mix."""
+    """Refuse servers of another type of numbers, with less room, that decode in a way of their own, or differ."""
     for each in seen:
         if each.dtype and each.dtype != dtype:
             raise UserError(
@@ -199,7 +203,7 @@ def check_settings(seen: Sequence[Seen], dtype: str, length: int) -> None:
     kinds = {(each.version, each.swaps): each.url for each in seen}
     if len(kinds) > 1:
         raise UserError(
-            f"{' and '.join(sorted(kinds.values()))} differ in vLLM's version or in the worker extension: start all alike"
+            f"{' and '.join(sorted(kinds.values()))} differ in vLLM's version or in the extension: start all alike"
         )
 
 

@@ -192,6 +192,7 @@ class SwappingEngine(ABC):
 
     def confirm(self) -> None:
         """See `Engine.confirm`: what this process alone reaches stays as it is."""
+        return
 
     def close(self) -> None:
         """See `Engine.close`."""

@@ -103,8 +103,8 @@ class SwappedEndpoint(SwappingEngine):
         if self._endpoint.look().mark != self._mark:
             self.close()
             raise UserError(
-                f"another client swapped weights into {self.name}, or it was started anew, while it was asked: it serves "
-                "one run at a time"
+                f"another client swapped weights into {self.name}, or it was started anew, while it was asked: it "
+                "serves one run at a time"
             )
 
 

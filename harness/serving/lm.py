@@ -94,14 +94,8 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
 
     def sample(self, prompts: Sequence[list[int]], longest: int, seed: int) -> list[list[int]]:
         """See `divergence.Sampler`. A request for each prompt: in one they would share their random numbers."""
-        ours = {**SAMPLING, "temperature": 1.0, "stop_token_ids": [self.tokenizer.eos_token_id]}
-        told = ours | {
-            "model": self.model,
-            "top_k": 0,
-            "max_tokens": longest,
-            "logprobs": 0,
-            "return_tokens_as_token_ids": True,
-        }
+        ours = {**SAMPLING, "temperature": 1.0, "top_k": 0, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        told = ours | {"model": self.model, "max_tokens": longest, "logprobs": 0, "return_tokens_as_token_ids": True}
         with self._client() as client, ThreadPoolExecutor(SAMPLERS) as pool:
 
             def ask(place: int) -> list[int]:

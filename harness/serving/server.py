@@ -55,6 +55,7 @@ class Settings:
         trust_remote_code: let code that comes with the checkpoint run.
         cpu_threads: threads to compute with on such a machine; None takes one for a small model, which more only slow
             down, and all cores for others.
+        tensor_parallel: accelerators that share the model, each with a slice of every layer.
     """
 
     dtype: str = "float32"
@@ -65,6 +66,7 @@ class Settings:
     cpu_cache_gib: int = 1
     cpu_threads: int | None = None
     trust_remote_code: bool = False
+    tensor_parallel: int = 1
 
 
 def served_length(config: dict[str, Any], settings: Settings) -> int:
@@ -90,9 +92,12 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
     if settings.trust_remote_code:
         flags.append("--trust-remote-code")
+    if settings.tensor_parallel > 1:
+        # Its own processes, also within a node of a Ray cluster, where vLLM would ask Ray for accelerators of its own.
+        options |= {"--tensor-parallel-size": str(settings.tensor_parallel), "--distributed-executor-backend": "mp"}
     if on_cpu:
         flags.append("--enforce-eager")
-        options["--distributed-executor-backend"] = ONE_PROCESS
+        options.setdefault("--distributed-executor-backend", ONE_PROCESS)
         options |= needed.on_cpu
     return ["serve", str(checkpoint), *(part for option in options.items() for part in option), *flags]
 

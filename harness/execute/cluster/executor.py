@@ -18,12 +18,13 @@ from ray.exceptions import RayError, RayTaskError
 
 from esft_bench.harness.execute.child import PAUSE, Message, first_line
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
-from esft_bench.harness.execute.cluster.engines import Engines, Work
+from esft_bench.harness.execute.cluster.engines import Engines
 from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
 from esft_bench.harness.execute.cluster.post import Post
 from esft_bench.harness.execute.cluster.room import Node, Room
 from esft_bench.harness.execute.cluster.threads import Threads
 from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.execute.sharing import Work
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.steps.step import Job, Resources, Step
 from esft_bench.spec.errors import UserError
