@@ -25,9 +25,9 @@ from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.serving.local_lm import LocalLM
-from esft_bench.harness.serving.needs import model_config
+from esft_bench.harness.serving.needs import model_config, served_length
 from esft_bench.harness.serving.requests import check_ids, generation_config
-from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, served_length
+from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names
 from esft_bench.methods.moe.places import places
 from esft_bench.methods.overlay import MODEL_CONFIG, Overlaid, overlaid
 from esft_bench.spec.errors import UserError
@@ -221,7 +221,7 @@ class VllmEngine(SwappingEngine):
         self.close()
         log = next(self._logs)
         self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
-        length = served_length(model_config(checkpoint), self._settings)
+        length = served_length(model_config(checkpoint), self._settings.max_length)
         with quiet():
             trusted = self._settings.trust_remote_code
             self._lm = ServerLM.connect(self._server, checkpoint, length, trusted)
@@ -271,7 +271,7 @@ class TransformersEngine(SwappingEngine):
             model = load_model(checkpoint, PRECISION[self._settings.dtype], trusted)
             tokenizer = load_tokenizer(checkpoint, trusted)
             model.generation_config = generation_config(tokenizer)
-            length = served_length(model_config(checkpoint), self._settings)
+            length = served_length(model_config(checkpoint), self._settings.max_length)
             self._lm = LocalLM.of(model, tokenizer, length, self._batch_size)
         self._model, self._places = model, places(model)
 

@@ -16,9 +16,9 @@ from esft_bench.harness.serving.canary import Canary, compare
 from esft_bench.harness.serving.endpoint import Endpoint, Seen, check_settings, endpoints_of
 from esft_bench.harness.serving.engines import Engine, Loaded, SwappingEngine, changes_more, unlike
 from esft_bench.harness.serving.lm import ServerLM
-from esft_bench.harness.serving.needs import model_config
+from esft_bench.harness.serving.needs import model_config, served_length
 from esft_bench.harness.serving.requests import check_ids
-from esft_bench.harness.serving.server import Settings, served_length
+from esft_bench.harness.serving.server import Settings
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.store.names import ADAPTER
 from esft_bench.methods.overlay import MODEL_CONFIG, overlaid
@@ -42,8 +42,13 @@ def external_engine(wanted: EngineSettings, settings: Settings, tolerance: float
     return FixedEndpoints(endpoints, settings, tolerance)
 
 
+def _check(seen: Seen, backbone: Path, settings: Settings) -> None:
+    """Refuse a server that was started anew as one that cannot be asked."""
+    check_settings([seen], settings.dtype, served_length(model_config(backbone), settings.max_length))
+
+
 def _connected(endpoint: Endpoint, backbone: Path, settings: Settings) -> ServerLM:
-    length = served_length(model_config(backbone), settings)
+    length = served_length(model_config(backbone), settings.max_length)
     with quiet():
         return ServerLM.connect(endpoint, backbone, length, settings.trust_remote_code)
 
@@ -68,7 +73,7 @@ class SwappedEndpoint(SwappingEngine):
         """Make it serve the backbone again, whatever was swapped in before, by whomever."""
         self.close()
         seen = self._endpoint.wait()
-        check_settings([seen], self._settings.dtype, served_length(model_config(checkpoint), self._settings))
+        _check(seen, checkpoint, self._settings)
         known = seen.stands_on(checkpoint) and seen.differs is not None
         self._mark = seen.mark
         if names := set(seen.differs or ()) if known else set(tensor_files(checkpoint).files):
@@ -150,7 +155,7 @@ class FixedEndpoints:
         Raises UserError where it does not hold it.
         """
         seen = endpoint.wait() if endpoint is self._endpoints[0] else endpoint.look()
-        check_settings([seen], self._settings.dtype, served_length(model_config(model.backbone), self._settings))
+        _check(seen, model.backbone, self._settings)
         try:
             if not holds(seen, model):
                 self._hand_over(endpoint, seen, model)

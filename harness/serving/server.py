@@ -10,14 +10,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 import torch
 
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.client import MODEL, Client
-from esft_bench.harness.serving.needs import model_config, needs
+from esft_bench.harness.serving.needs import model_config, needs, served_length
 from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
@@ -69,11 +69,6 @@ class Settings:
     tensor_parallel: int = 1
 
 
-def served_length(config: dict[str, Any], settings: Settings) -> int:
-    """Tokens a sequence may have."""
-    return min(settings.max_length, int(config.get("max_position_embeddings") or settings.max_length))
-
-
 def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> list[str]:
     """The command line of `vllm serve` for this checkpoint and machine."""
     config = model_config(checkpoint)
@@ -82,7 +77,7 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         "--host": HOST,
         "--port": str(port),
         "--dtype": settings.dtype,
-        "--max-model-len": str(served_length(config, settings)),
+        "--max-model-len": str(served_length(config, settings.max_length)),
         "--max-num-seqs": str(settings.max_sequences),
         "--generation-config": "vllm",
         "--worker-extension-cls": "esft_bench.harness.serving.swap.WeightSwap",
