@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed import get_tensor_model_parallel_world_size
+from vllm.distributed.parallel_state import get_tensor_model_parallel_world_size, model_parallel_is_initialized
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
@@ -103,10 +103,10 @@ def proven(layer: nn.Module, loads: Sequence[Load]) -> bool:
     """Whether a layer serves the numbers that were loaded into it, no others and none of those before.
 
     Packing moves numbers about and pads with zeros, so their sum and sum of squares stay. Of a linear layer whose
-    packed weights cannot be seen, what it makes of random inputs tells. Where several processes share the model, what was
-    loaded is this one's slice, as vLLM's own loaders cut it.
+    packed weights cannot be seen, what it makes of random inputs tells. Where several processes share the model,
+    what was loaded is this one's slice, as vLLM's own loaders cut it.
     """
-    whole = get_tensor_model_parallel_world_size() == 1
+    whole = not model_parallel_is_initialized() or get_tensor_model_parallel_world_size() == 1
     for kind in {load.parameter for load in loads}:
         into = [load for load in loads if load.parameter == kind]
         weight = served(layer)[kind]

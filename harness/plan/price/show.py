@@ -15,6 +15,8 @@ from esft_bench.harness.plan.price.estimate import (
 )
 from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
 from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
+from esft_bench.harness.plan.price.serving import COUNTS as SHARE
+from esft_bench.harness.plan.price.serving import serving
 from esft_bench.harness.plan.price.sharded import COUNTS, Sharing, sharings
 from esft_bench.harness.steps.graph import Graph
 
@@ -28,7 +30,27 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
     together = sharings(plan, graph, device, trainings, micro_batch)
     shared = [sharing_table(together, device)] if together else []
     several = [fleet_table(fleet, trainings, tunings, together)] if fleet.count > 1 else []
-    return [*tuned, training_table(trainings, device), *shared, *several, evaluation_table(evaluation_prices(plan))]
+    testing = evaluation_table(evaluation_prices(plan))
+    testing.caption = " ".join(filter(None, [testing.caption and str(testing.caption), served(plan, device)]))
+    return [*tuned, training_table(trainings, device), *shared, *several, testing]
+
+
+def served(plan: Plan, device: Accelerator) -> str:
+    """What serves the models, in a sentence; empty where no server does."""
+    if plan.engine.external:
+        return f"Served by {', '.join(plan.suite.evaluation.endpoints)}, which others run."
+    if plan.suite.evaluation.engine != "vllm":
+        return ""
+    found = serving(plan, device)
+    each = _bytes(found.bytes_each)
+    if not found.devices:
+        return f"Serving takes more than {SHARE[-1]} {device.name}, which would hold {each} each."
+    how = ", as the suite has it" if found.chosen else ""
+    shared = (
+        f"{found.devices} {device.name} that share a model (tensor parallelism)" if found.devices > 1 else device.name
+    )
+    over = f", and it has {device.memory / GIB:.0f} GiB" if found.bytes_each > MARGIN * device.memory else ""
+    return f"Served by {shared}{how}: {each} or more{' each' if found.devices > 1 else ''}{over}."
 
 
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
