@@ -31,7 +31,7 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
     shared = [sharing_table(together, device)] if together else []
     several = [fleet_table(fleet, trainings, tunings, together)] if fleet.count > 1 else []
     testing = evaluation_table(evaluation_prices(plan))
-    testing.caption = " ".join(filter(None, [testing.caption and str(testing.caption), served(plan, device)]))
+    testing.caption = f"{testing.caption or ''} {served(plan, device)}".strip() or None
     return [*tuned, training_table(trainings, device), *shared, *several, testing]
 
 
@@ -46,11 +46,10 @@ def served(plan: Plan, device: Accelerator) -> str:
     if not found.devices:
         return f"Serving takes more than {SHARE[-1]} {device.name}, which would hold {each} each."
     how = ", as the suite has it" if found.chosen else ""
-    shared = (
-        f"{found.devices} {device.name} that share a model (tensor parallelism)" if found.devices > 1 else device.name
-    )
-    over = f", and it has {device.memory / GIB:.0f} GiB" if found.bytes_each > MARGIN * device.memory else ""
-    return f"Served by {shared}{how}: {each} or more{' each' if found.devices > 1 else ''}{over}."
+    over = f", more than {MARGIN:.0%} of its memory" if found.bytes_each > MARGIN * device.memory else ""
+    if found.devices == 1:
+        return f"Served by one {device.name}{how}: {each} or more{over}."
+    return f"Served by {found.devices} {device.name} that share a model (tensor parallelism){how}: {each} each{over}."
 
 
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
