@@ -72,10 +72,8 @@ def _endpoints(suite: Suite) -> Iterator[Finding]:
         except UserError as error:
             yield Finding("endpoint", str(error), False, "a run would be refused")
         else:
-            way = (
-                "swapped in" if seen.swaps else "taken as LoRA adapters" if seen.adapters else "what it was started on"
-            )
-            yield Finding("endpoint", f"{seen.url}: vLLM {seen.version} on {seen.root}; models: {way}", True)
+            way = "swaps models in" if seen.swaps else "takes LoRA adapters" if seen.adapters else "serves that alone"
+            yield Finding("endpoint", f"{seen.url}: vLLM {seen.version} on {seen.root}, {way}", True)
 
 
 def as_table(findings: Iterable[Finding]) -> Table:

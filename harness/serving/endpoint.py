@@ -29,6 +29,7 @@ ANSWERS_WITHIN = 1800.0
 COMES_BACK_WITHIN = 120.0
 """Seconds that one which does not answer is waited for while a run goes on: it may be starting anew."""
 SHOWN = 200
+REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 EXTENSION = "--worker-extension-cls esft_bench.harness.serving.swap.WeightSwap"
 
 
@@ -83,7 +84,7 @@ class Endpoint(Client):
     def _failed(self, path: str, error: httpx.HTTPError) -> str:
         if not isinstance(error, httpx.HTTPStatusError):
             return f"{self.url} does not answer ({type(error).__name__})"
-        if error.response.status_code in (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN):
+        if error.response.status_code in REFUSED:
             has = "another than it wants" if self._key else "none"
             return f"{self.url} wants a key, and {self._key_env} in the environment is {has}"
         return f"{self.url} failed at {path} ({error.response.status_code}): {self._masked(_message(error.response))}"
@@ -93,9 +94,14 @@ class Endpoint(Client):
 
     def _get(self, path: str) -> httpx.Response:
         try:
-            return self._client.get(path, timeout=LOOKS_WITHIN)
+            response = self._client.get(path, timeout=LOOKS_WITHIN)
+            if response.status_code in REFUSED or response.is_server_error:
+                response.raise_for_status()
+            return response
+        except httpx.HTTPStatusError as error:
+            raise UserError(self._failed(path, error)) from error
         except httpx.HTTPError as error:
-            raise SilentError(f"{self.url} does not answer ({type(error).__name__})") from error
+            raise SilentError(self._failed(path, error)) from error
 
     def version(self) -> str:
         """The public version of its vLLM. Raises UserError where it does not answer, or is no vLLM server."""
@@ -109,13 +115,9 @@ class Endpoint(Client):
 
         Raises UserError where it does not answer, wants another key, or is no vLLM server.
         """
-        version, listed = self.version(), self._get("/v1/models")
+        version, listed = self.version(), _json(self._get("/v1/models"))
         try:
-            listed.raise_for_status()
-        except httpx.HTTPStatusError as error:
-            raise UserError(self._failed("/v1/models", error)) from error
-        try:
-            card = next(each for each in listed.json()["data"] if not each.get("parent"))
+            card = next(each for each in listed["data"] if not each.get("parent"))
             told: dict[str, Any] = {
                 "model": str(card["id"]),
                 "root": str(card["root"]),
