@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from packaging.version import Version
+
 from esft_bench.harness.commands.endpoints import version_of
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.execute.local import warm_up
@@ -202,4 +204,5 @@ def engine_of(suite: Suite, store: Store) -> EngineSettings:
     if version is None:
         raise UserError("vLLM is not installed here: run `make env`, or choose --engine transformers.")
     trusted = suite.backbone.trust_remote_code
-    return EngineSettings(f"{evaluation.engine} {version}", dtype, evaluation.max_length, evaluation, trusted)
+    public = Version(version).public  # as servers say it; a build's suffix changes no result
+    return EngineSettings(f"{evaluation.engine} {public}", dtype, evaluation.max_length, evaluation, trusted)

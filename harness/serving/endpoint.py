@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from packaging.version import InvalidVersion, Version
 
 from esft_bench.harness.serving.client import Client
 from esft_bench.harness.serving.needs import model_config
@@ -105,10 +106,10 @@ class Endpoint(Client):
 
     def version(self) -> str:
         """The public version of its vLLM. Raises UserError where it does not answer, or is no vLLM server."""
-        told = _json(self._get("/version"))
-        if not isinstance(told, dict) or not isinstance(told.get("version"), str):
-            raise UserError(f"{self.url} is no vLLM server: it says no version at /version")
-        return str(told["version"]).partition("+")[0]
+        try:
+            return Version(_json(self._get("/version"))["version"]).public
+        except (KeyError, TypeError, InvalidVersion) as error:
+            raise UserError(f"{self.url} is no vLLM server: it says no version at /version") from error
 
     def look(self, token: Path | None = None) -> Seen:
         """What it says of itself; `token` is a file that it must see to be handed models.

@@ -61,6 +61,8 @@ def test_what_a_server_says_of_itself_is_read(start: Start, tmp_path: Path) -> N
     [
         ({"/version": (200, "<html>welcome</html>")}, "is no vLLM server: it says no version at /version"),
         ({"/version": (404, "")}, "is no vLLM server"),
+        ({"/version": (200, '{"version": "mine"}')}, "is no vLLM server"),
+        ({"/version": (200, '{"version": null}')}, "is no vLLM server"),
         ({"/v1/models": (200, '{"data": []}')}, "is no vLLM server: it says at /v1/models what vLLM does not"),
         ({"/v1/models": (200, '{"data": [{"id": "gpt"}]}')}, "is no vLLM server"),
         ({"/v1/models": (200, "[]")}, "is no vLLM server"),
