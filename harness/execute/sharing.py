@@ -9,10 +9,10 @@ Work = list[tuple[Step, Job]]
 
 
 def shares(work: Sequence[tuple[Step, Job]], count: int) -> list[Work]:
-    """Work in at most `count` parts, none empty: the longest first, each to the part that has least to do."""
+    """Work in `count` parts, or as many as there are steps: the longest first, each to the part with least to do."""
     weighed = sorted(((step.weight(job), (step, job)) for step, job in work), key=lambda each: -each[0])
     parts: list[tuple[float, Work]] = [(0.0, []) for _ in range(min(count, len(weighed)))]
     for weight, each in weighed:
-        place = min(range(len(parts)), key=lambda number: parts[number][0])
+        place = min(range(len(parts)), key=lambda number: (parts[number][0], len(parts[number][1])))
         parts[place] = parts[place][0] + weight, [*parts[place][1], each]
-    return [part for _, part in parts if part]
+    return [part for _, part in parts]
