@@ -149,36 +149,11 @@ def test_a_driver_that_is_killed_and_started_again_goes_on(two_nodes, tmp_path):
     assert len(watcher.begun) == len(watcher.ended) == 44 - before
 
 
-def test_steps_take_the_accelerators_they_need_and_an_idle_engine_makes_room(two_nodes, tmp_path):
-    node = add_node(two_nodes, num_cpus=2, num_gpus=2)
-    light = Frail("sees", told="light", holds="network")
-    small = Frail("sees", (light,), "small")
-    asked = Frail("sees", (small,), "asked", "engine", "small")
-    wide = Frail("sees", (asked,), "wide")
-    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 2 if step == wide else step.resources.gpus)
-    assert failed == {}
-    seen = {step: artifact.measured for step, artifact in watcher.ended.items()}
-    assert seen[small]["processes"] == 1
-    assert (len(seen[small]["devices"].split(",")), len(seen[asked]["devices"].split(","))) == (1, 1)
-    assert (sorted(seen[wide]["devices"].split(",")), seen[wide]["processes"]) == (["0", "1"], 2)
-    kill(node)
-
-
 def test_one_model_is_asked_on_several_engines_where_these_have_nothing_else_to_do(two_nodes, tmp_path):
     asked = [Frail("sees", told=f"{number}", holds="engine", model="a") for number in range(4)]
     watcher, failed = walk(tmp_path, asked)
     pids = [artifact.measured["pid"] for artifact in watcher.ended.values()]
     assert (failed, sorted(pids.count(pid) for pid in set(pids))) == ({}, [2, 2])
-
-
-def test_a_served_model_takes_as_many_accelerators_as_share_it(two_nodes, tmp_path):
-    node = add_node(two_nodes, num_cpus=2, num_gpus=2)
-    asked = Frail("sees", told="shared", holds="engine", model="a")
-    watcher, failed = walk(tmp_path, [asked], gpus=lambda step: 2)
-    assert failed == {}
-    assert sorted(watcher.ended[asked].measured["devices"].split(",")) == ["0", "1"]
-    assert watcher.ended[asked].measured["tensor_parallel"] == 2
-    kill(node)
 
 
 def test_servers_of_others_are_asked_by_one_engine_each_with_a_key_that_ray_does_not_log(
@@ -194,3 +169,19 @@ def test_servers_of_others_are_asked_by_one_engine_each_with_a_key_that_ray_does
     assert {each["devices"] for each in seen} == {""}
     logs = Path(two_nodes.head_node.get_logs_dir_path())
     assert not [path for path in logs.rglob("*") if path.is_file() and b"sk-known" in path.read_bytes()]
+
+
+def test_steps_take_the_accelerators_they_need_and_an_idle_engine_makes_room(two_nodes, tmp_path):
+    node = add_node(two_nodes, num_cpus=2, num_gpus=2)
+    light = Frail("sees", told="light", holds="network")
+    small = Frail("sees", (light,), "small")
+    asked = Frail("sees", (small,), "asked", "engine", "small")
+    wide = Frail("sees", (asked,), "wide")
+    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 2 if step in (asked, wide) else step.resources.gpus)
+    assert failed == {}
+    seen = {step: artifact.measured for step, artifact in watcher.ended.items()}
+    assert seen[small]["processes"] == 1
+    assert (len(seen[small]["devices"].split(",")), len(seen[asked]["devices"].split(","))) == (1, 2)
+    assert seen[asked]["tensor_parallel"] == 2
+    assert (sorted(seen[wide]["devices"].split(",")), seen[wide]["processes"]) == (["0", "1"], 2)
+    kill(node)
