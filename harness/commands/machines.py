@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -48,7 +48,7 @@ def machines(prepared: Prepared, graph: Graph, options: RunOptions) -> Iterator[
     if where == LOCAL:
         parallelism = _on_this_machine(options, prepared)
         cards = _cards()
-        sharing = gpus_to_serve(prepared.plan, cards, len(cards) or _cores())
+        sharing = _sharing(prepared, graph, cards, len(cards) or _cores())
 
         def local(judges: Panel, batches: bool) -> Executor:
             return LocalExecutor(parallelism, prepared.folder, judges, batches, sharing)
@@ -117,7 +117,7 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
         raise UserError(f"{why} {wanted}: no node of the cluster has more than {widest} {unit}.")
     cards = [card for each in seen.values() for card in each.cards]
     sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
-    sharing = gpus_to_serve(prepared.plan, cards if most else [], widest)
+    sharing = _sharing(prepared, graph, cards if most else [], widest)
     methods = _by_method(prepared, sizes)
 
     def gpus(step: Step) -> int:
@@ -131,6 +131,13 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
         return RayExecutor(nodes, Told(prepared.folder, judges, batches), Ways(gpus=gpus))
 
     return parallelism, ray
+
+
+def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:
+    """How many of these cards share a served model, where there is one left to serve; `most` is what one node has."""
+    left = (step for step in graph.steps if step not in graph.finished)
+    serves = any(step.resources.holds == "engine" for step in left)
+    return gpus_to_serve(prepared.plan, cards, most) if serves else 1
 
 
 def _libraries(prepared: Prepared) -> list[str]:

@@ -10,6 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from esft_bench.harness.commands import machines
+from esft_bench.harness.commands.options import RunOptions
+from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.price import serving as priced
 from esft_bench.harness.plan.price.hardware import ACCELERATORS, GIB, Accelerator
 from esft_bench.harness.plan.price.serving import BESIDES, cache_parts, gpus_to_serve, served_bytes, serving
@@ -17,6 +20,8 @@ from esft_bench.harness.plan.price.show import served
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.sections import Evaluation
 from esft_bench.tasks.mini import BACKBONE
+from tests.harness.plans import graph_of, prepared
+from tests.harness.runs import SUITE
 from tests.harness.swaps import backbone
 
 
@@ -97,3 +102,14 @@ def test_a_larger_card_never_needs_more_of_its_kind(weights: float, cache: float
         small, large = (serving(plan(), Accelerator("x", size * GIB, 1.0, 1.0)) for size in sorted((one, two)))
     assert not small.devices or 1 <= large.devices <= small.devices
     assert small.bytes_each > BESIDES
+
+
+def test_the_executor_of_one_machine_gives_its_engine_what_the_estimate_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = prepared(tmp_path, SUITE.replace("engine: ENGINE", "engine: transformers"))
+    monkeypatch.setattr(machines, "_cards", lambda: [("card", 1.0)] * 4)
+    monkeypatch.setattr(machines, "gpus_to_serve", lambda _plan, cards, most: len(cards) * most // 8)
+    with machines.machines(made, graph_of(made), RunOptions(on="local")) as found:
+        local: Any = found.executor(Panel([]), False)
+    assert local._engines._making.tensor_parallel == 2
