@@ -30,6 +30,7 @@ ANSWERS_WITHIN = 1800.0
 COMES_BACK_WITHIN = 120.0
 """Seconds that one which does not answer is waited for while a run goes on: it may be starting anew."""
 SHOWN = 200
+ALL = "*"
 REFUSED = (httpx.codes.UNAUTHORIZED, httpx.codes.FORBIDDEN)
 EXTENSION = "--worker-extension-cls esft_bench.harness.serving.swap.WeightSwap"
 
@@ -47,6 +48,8 @@ class Seen:
         max_length: tokens a sequence may have.
         swaps, adapters: whether it has our worker extension, and whether it takes LoRA adapters.
         dtype, generation_config: empty where it does not say (it does with VLLM_SERVER_DEV_MODE=1).
+        layers: those that adapters may have, by the last part of their names, or ALL; None where it does not say. vLLM
+            leaves out of an adapter, without a word, what others have.
         differs: names of the tensors that were swapped in, None where that is not known; `mark`: whose
             swap was the last.
         sees: whether it sees the folder in which models will lie; None where it cannot be asked.
@@ -61,6 +64,7 @@ class Seen:
     adapters: bool = False
     dtype: str = ""
     generation_config: str = ""
+    layers: tuple[str, ...] | None = None
     differs: tuple[str, ...] | None = ()
     mark: str = ""
     sees: bool | None = None
@@ -147,10 +151,12 @@ class Endpoint(Client):
         except (httpx.HTTPError, ValueError, KeyError, TypeError, IndexError, AttributeError):
             pass  # no worker extension
         try:
-            config = _json(self._get("/server_info?config_format=json"))["vllm_config"]["model_config"]
+            told = _json(self._get("/server_info?config_format=json"))["vllm_config"]
+            config, adapters = told["model_config"], told.get("lora_config") or {}
             return {
                 "dtype": str(config["dtype"]).removeprefix("torch."),
                 "generation_config": str(config["generation_config"]),
+                "layers": tuple(adapters.get("target_modules") or [ALL]),
             }
         except (ValueError, KeyError, TypeError):
             return {}

@@ -13,7 +13,7 @@ from lm_eval.api.model import LM
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import Canary, compare
-from esft_bench.harness.serving.endpoint import Endpoint, Seen, check_settings, endpoints_of
+from esft_bench.harness.serving.endpoint import ALL, Endpoint, Seen, check_settings, endpoints_of
 from esft_bench.harness.serving.engines import Engine, Loaded, SwappingEngine, changes_more, unlike
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.serving.needs import model_config, served_length
@@ -172,11 +172,18 @@ class FixedEndpoints:
         """Have a server take a model's adapter. Raises UserError where it cannot, or would not serve all of it."""
         folder = plain_adapter(model)
         on_backbone = seen.stands_on(model.backbone) or seen.is_named(model.backbone)
-        if folder is None or not seen.adapters or not on_backbone:
+        if folder is None or not seen.adapters or not on_backbone or not self._takes_all(seen, folder):
             raise UserError(f"{endpoint.url} serves {seen.root} and cannot be made to serve {model.place}")
         name = f"esft-bench-{secrets.token_hex(8)}"
         endpoint.load_adapter(name, folder)
         endpoint.model, self._adapter = name, (endpoint, name)
+
+    def _takes_all(self, seen: Seen, adapter: Path) -> bool:
+        """Whether a server leaves nothing out of an adapter: it says so, or it is float32, where the canary would tell."""
+        if seen.layers is None:
+            return self._settings.dtype == "float32"
+        names = {name.rpartition(".")[2] for name in _targets(adapter)}
+        return seen.layers == (ALL,) or names <= set(seen.layers)
 
     def lm(self) -> LM:
         """See `Engine.lm`."""
@@ -229,6 +236,11 @@ def plain_adapter(model: Model) -> Path | None:
     if len(model.trained) != 1 or not (folder := model.trained[0] / ADAPTER).joinpath(PEFT_CONFIG).is_file():
         return None
     config: dict[str, Any] = json.loads((folder / PEFT_CONFIG).read_text("utf-8"))
-    targets = config.get("target_modules") or []
     whole = config.get("target_parameters") or config.get("modules_to_save")
-    return None if whole or any(ABSORBED in name for name in targets) else folder
+    return None if whole or any(ABSORBED in name for name in _targets(folder)) else folder
+
+
+def _targets(adapter: Path) -> list[str]:
+    """The layers that an adapter changes, as its configuration names them; a pattern stands for any."""
+    targets = json.loads((adapter / PEFT_CONFIG).read_text("utf-8")).get("target_modules") or []
+    return [ABSORBED] if isinstance(targets, str) else list(targets)

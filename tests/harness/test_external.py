@@ -167,6 +167,31 @@ def test_an_adapter_is_handed_over_by_its_path_and_taken_back(
 
 
 @pytest.mark.parametrize(
+    ("layers", "taken"),
+    [(None, True), (["q_proj", "v_proj"], True), (["q_proj"], False), ("none said", False)],
+)
+def test_where_the_canary_is_too_coarse_a_server_must_say_that_it_leaves_no_layer_out(
+    olmoe: dict[str, Cell], start: Start, tmp_path: Path, layers: Any, taken: bool
+) -> None:
+    base = olmoe["base"]
+    server = start(extension=False, takes_adapters=True)
+    if layers != "none said":
+        config = {"dtype": "torch.bfloat16", "generation_config": "vllm"}
+        told = {"vllm_config": {"model_config": config, "lora_config": {"target_modules": layers}}}
+        server.says["/server_info"] = 200, json.dumps(told)
+    ours = engine(server, dtype="bfloat16")
+    name = {"target_modules": ["model.layers.0.self_attn.q_proj", "model.layers.0.self_attn.v_proj"]}
+    seen = ours._endpoints[0].look()
+    model = adapter(tmp_path / "lora", base.model.backbone, **name)
+    if taken:
+        ours._hand_over(ours._endpoints[0], seen, model)
+    else:
+        with pytest.raises(UserError, match="cannot be made to serve"):
+            ours._hand_over(ours._endpoints[0], seen, model)
+    assert len(server.adapters) == taken
+
+
+@pytest.mark.parametrize(
     "more",
     [{"target_parameters": ["experts.down_proj"]}, {"modules_to_save": ["gate"]}, {"target_modules": ["kv_b_proj"]}],
 )

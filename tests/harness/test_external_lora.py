@@ -22,6 +22,9 @@ from esft_bench.methods.method import Context
 from esft_bench.spec.sections import Evaluation
 from tests.harness.swaps import Cell, backbone
 
+ATTENTION = ("--lora-target-modules", "q_proj", "k_proj", "v_proj", "o_proj")
+"""Without it vLLM's CPU build dies of the adapters that experts may have, whatever it is handed."""
+
 
 @pytest.mark.slow
 def test_vllm_serves_a_lora_adapter_that_it_is_handed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,7 +38,7 @@ def test_vllm_serves_a_lora_adapter_that_it_is_handed(tmp_path: Path, monkeypatc
     def with_adapters(*given: Any) -> list[str]:
         command = told(*given)
         place = command.index("--worker-extension-cls")
-        return [*command[:place], *command[place + 2 :], "--enable-lora", "--max-lora-rank", "8"]
+        return [*command[:place], *command[place + 2 :], "--enable-lora", "--max-lora-rank", "8", *ATTENTION]
 
     monkeypatch.setattr(server, "arguments", with_adapters)
     with server.VllmServer(base, tmp_path / "log", Settings(max_length=128), server.choose_port(None)) as theirs:
