@@ -179,7 +179,7 @@ class FixedEndpoints:
         endpoint.model, self._adapter = name, (endpoint, name)
 
     def _takes_all(self, seen: Seen, adapter: Path) -> bool:
-        """Whether a server leaves nothing out of an adapter: it says so, or it is float32, where the canary would tell."""
+        """Whether a server leaves nothing out of an adapter: it says so, or the canary would, as in float32."""
         if seen.layers is None:
             return self._settings.dtype == "float32"
         names = {name.rpartition(".")[2] for name in _targets(adapter)}
