@@ -15,7 +15,7 @@ from esft_bench.harness.execute.executor import Ended
 from esft_bench.harness.execute.sharing import shares
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.answer import _tokens
-from esft_bench.harness.steps.step import Job, Resources
+from esft_bench.harness.steps.step import Job, Resources, Step
 from esft_bench.spec.sections import Evaluation
 from tests.harness.toys import Toy, executor, job
 
@@ -47,11 +47,15 @@ def works(weights: list[float]) -> list[tuple[Asked, Job]]:
     return [(Asked("waits", told=f"{weight} {n}"), nowhere) for n, weight in enumerate(weights)]
 
 
+def told(work: tuple[Step, Job]) -> str:
+    return str(work[0].settings["told"])
+
+
 @given(st.lists(st.floats(0, 1000), min_size=1, max_size=20), st.integers(1, 6))
 def test_all_work_is_shared_out_once_and_no_part_is_longer_than_it_must(weights: list[float], count: int) -> None:
     work = works(weights)
     parts = shares(work, count)
-    assert sorted((step.told for part in parts for step, _ in part)) == sorted(step.told for step, _ in work)
+    assert sorted(map(told, (each for part in parts for each in part))) == sorted(map(told, work))
     assert len(parts) == min(count, len(work))
     longest = max(sum(step.weight(each) for step, each in part) for part in parts)
     # Graham 1969: no list schedule takes longer than the mean load and the rest of the longest piece.
@@ -60,7 +64,7 @@ def test_all_work_is_shared_out_once_and_no_part_is_longer_than_it_must(weights:
 
 def test_the_longest_is_asked_first() -> None:
     (part,) = shares(works([1.0, 3.0, 2.0]), 1)
-    assert [step.told.split()[0] for step, _ in part] == ["3.0", "2.0", "1.0"]
+    assert [told(each).split()[0] for each in part] == ["3.0", "2.0", "1.0"]
 
 
 def test_a_benchmark_weighs_what_its_answers_may_be_long(tmp_path: Path) -> None:
@@ -79,7 +83,7 @@ def finish(local: Any, steps: list[Asked], folder: Path) -> dict[str, int]:
         for event in local.wait():
             if isinstance(event, Ended):
                 assert event.error == ""
-                found[event.step.told] = event.measured["pid"]
+                found[str(event.step.settings["told"])] = event.measured["pid"]
     return found
 
 
