@@ -11,6 +11,7 @@ from rich.text import Text
 
 from esft_bench.harness.manifest import hardware, versions
 from esft_bench.harness.serving.settings import vllm_version
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
 
 
@@ -36,7 +37,9 @@ def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
         if name in ("python", "torch", "transformers", "lm_eval", "accelerate", "peft"):
             yield Finding(name, version)
     vllm = vllm_version()
-    if vllm or suite.evaluation.engine == "transformers":
+    if suite.evaluation.endpoints:
+        yield from _endpoints(suite)
+    elif vllm or suite.evaluation.engine == "transformers":
         yield Finding("vllm", vllm or "not installed, not needed: the suite's engine is transformers", True)
     else:
         yield Finding("vllm", "not installed", False, "run `make env`, or choose --engine transformers")
@@ -55,6 +58,22 @@ def diagnose(suite: Suite, run_dir: Path) -> Iterator[Finding]:
         there = bool(os.environ.get(name))
         advice = f"set {name}, or answers are judged by reference (chrF)"
         yield Finding("judge key", f"{name} is {'set' if there else 'not set'}", there, "" if there else advice)
+
+
+def _endpoints(suite: Suite) -> Iterator[Finding]:
+    """The servers that the suite asks in place of our own, as far as they can be told without its backbone."""
+    from esft_bench.harness.serving.endpoint import LOOKS_WITHIN, check_settings, endpoints_of
+
+    dtype = "float32" if suite.backbone.precision == "float32" else "bfloat16"
+    for endpoint in endpoints_of(suite.evaluation, LOOKS_WITHIN):
+        try:
+            seen = endpoint.look()
+            check_settings([seen], dtype, min(suite.evaluation.max_length, seen.max_length))
+        except UserError as error:
+            yield Finding("endpoint", str(error), False, "a run would be refused")
+        else:
+            way = "swaps models in" if seen.swaps else "takes LoRA adapters" if seen.adapters else "serves that alone"
+            yield Finding("endpoint", f"{seen.url}: vLLM {seen.version} on {seen.root}, {way}", True)
 
 
 def as_table(findings: Iterable[Finding]) -> Table:

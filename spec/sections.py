@@ -1,8 +1,9 @@
 """Sections of a suite that stand by themselves: its slice, its testing, further tables, addresses of data."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import AfterValidator, Field, model_validator
 
 from esft_bench.spec.names import Count, Names, Title
 from esft_bench.spec.strict import Strict
@@ -25,11 +26,27 @@ class Repeats(Strict):
     times: Annotated[int, Field(ge=2, le=100)] = 3
 
 
+def _address(value: str) -> str:
+    """An address of a server without what follows it, and without a key."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
+        raise ValueError("a server's address is http://HOST:PORT")
+    if parts.username or parts.password:
+        raise ValueError("leave out the key: it is read from the variable that key_env names")
+    return value.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""Where a server is, as http://HOST:PORT."""
+
+
 class Evaluation(Strict):
     """How answers are generated: by a vLLM server, or in-process by transformers where vLLM cannot run.
 
     `batch_size` and `port` are transport: they do not change results. `limit` keeps the first items of each benchmark.
-    With `repeats` some cells are asked again, to see how much decoding alone changes.
+    With `repeats` some cells are asked again, to see how much decoding alone changes. `endpoints` are vLLM servers that
+    others run, asked in place of our own, with the key that the environment has under the name `key_env`, if any.
+    `tensor_parallel` is how many GPUs share a served model, in place of as many as the estimate says it needs.
     """
 
     engine: Literal["vllm", "transformers"] = "vllm"
@@ -38,6 +55,19 @@ class Evaluation(Strict):
     port: int | None = Field(None, ge=1, le=65535)
     batch_size: Count = 64
     repeats: Repeats | None = None
+    endpoints: tuple[Address, ...] = ()
+    key_env: str = "VLLM_API_KEY"
+    tensor_parallel: Count | None = None
+
+    @model_validator(mode="after")
+    def _fits_the_engine(self) -> Self:
+        if self.engine != "vllm" and (self.endpoints or self.tensor_parallel):
+            raise ValueError("endpoints and tensor_parallel are for the engine vllm")
+        if self.endpoints and (self.tensor_parallel or self.port):
+            raise ValueError("endpoints are started by others: leave out tensor_parallel and port")
+        if len(set(self.endpoints)) < len(self.endpoints):
+            raise ValueError("endpoints: an address stands there twice")
+        return self
 
 
 class TableOf(Strict):

@@ -69,6 +69,7 @@ _STEP = "an estimate carries out a training step on shapes alone"
 _UNPACKED = "ours is held against what transformers makes of quantised weights"
 _EXPERTS = "selected experts are trained, and experts observed, by an experts implementation of our own"
 _APART = "tokens go to the processes that hold their experts by transformers' own parts"
+_OTHERS = "a server that others run is looked at, and handed an adapter"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
 _TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
@@ -186,11 +187,23 @@ NAMES = (
     PrivateName(
         "vllm.entrypoints.serve.dev.cache.api_router", "reset_prefix_cache", _SWAP, sign='"/reset_prefix_cache"'
     ),
+    PrivateName("vllm.entrypoints.serve.lora.api_router", "load_lora_adapter", _OTHERS, sign='"/v1/load_lora_adapter"'),
+    PrivateName(
+        "vllm.entrypoints.serve.lora.api_router", "unload_lora_adapter", _OTHERS, sign='"/v1/unload_lora_adapter"'
+    ),
+    PrivateName("vllm.entrypoints.serve.dev.server_info.api_router", "server_info", _OTHERS, sign='"/server_info"'),
+    PrivateName("vllm.envs", "VLLM_ALLOW_RUNTIME_LORA_UPDATING", _OTHERS, sign="VLLM_ALLOW_RUNTIME_LORA_UPDATING"),
     PrivateName("vllm.envs", "VLLM_SERVER_DEV_MODE", _SWAP, sign='"VLLM_SERVER_DEV_MODE": lambda'),
     *(
         PrivateName(f"vllm.{module}", name, _SWAP, sign=sign)
         for module, name, sign in (
             ("config", "set_current_vllm_config", "set_current_vllm_config"),
+            (
+                "distributed.parallel_state",
+                "get_tensor_model_parallel_world_size",
+                "def get_tensor_model_parallel_world_size()",
+            ),
+            ("distributed.parallel_state", "model_parallel_is_initialized", "def model_parallel_is_initialized()"),
             ("model_executor.model_loader.reload", "initialize_layerwise_reload", "initialize_layerwise_reload"),
             ("model_executor.model_loader.reload", "finalize_layerwise_reload", "finalize_layerwise_reload"),
             ("model_executor.model_loader.reload.layerwise", "get_layerwise_info", "def get_layerwise_info("),

@@ -2,7 +2,7 @@
 
 import importlib.util
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -12,6 +12,7 @@ from esft_bench.harness.execute.executor import Executor
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.price.needs import gpus_of_rows
+from esft_bench.harness.plan.price.serving import gpus_to_serve
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
@@ -46,9 +47,11 @@ def machines(prepared: Prepared, graph: Graph, options: RunOptions) -> Iterator[
     where, notes = _chosen(options)
     if where == LOCAL:
         parallelism = _on_this_machine(options, prepared)
+        cards = _cards()
+        sharing = _sharing(prepared, graph, cards, len(cards) or _cores())
 
         def local(judges: Panel, batches: bool) -> Executor:
-            return LocalExecutor(parallelism, prepared.folder, judges, batches)
+            return LocalExecutor(parallelism, prepared.folder, judges, batches, sharing)
 
         with alone_on_accelerators(prepared.store.leases):
             yield Machines(parallelism, local, notes)
@@ -114,17 +117,27 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
         raise UserError(f"{why} {wanted}: no node of the cluster has more than {widest} {unit}.")
     cards = [card for each in seen.values() for card in each.cards]
     sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
+    sharing = _sharing(prepared, graph, cards if most else [], widest)
     methods = _by_method(prepared, sizes)
 
     def gpus(step: Step) -> int:
         if isinstance(step, TrainStep) and step.kind != "rehearsal":
             return step.how.expert_parallel or max(processes, methods.get(step.method_name, 1))
+        if step.resources.holds == "engine" and step.resources.gpus:
+            return sharing
         return step.resources.gpus
 
     def ray(judges: Panel, batches: bool) -> Executor:
         return RayExecutor(nodes, Told(prepared.folder, judges, batches), Ways(gpus=gpus))
 
     return parallelism, ray
+
+
+def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:
+    """How many of these cards share a served model, where there is one left to serve; `most` is what one node has."""
+    left = (step for step in graph.steps if step not in graph.finished)
+    serves = any(step.resources.holds == "engine" for step in left)
+    return gpus_to_serve(prepared.plan, cards, most) if serves else 1
 
 
 def _libraries(prepared: Prepared) -> list[str]:
@@ -141,6 +154,14 @@ def _by_method(prepared: Prepared, sizes: Mapping[str, int]) -> dict[str, int]:
         for stage in path.training.whole:
             found[stage.method_name] = max(found.get(stage.method_name, 1), sizes.get(cell.method, 1))
     return found
+
+
+def _cards() -> list[tuple[str, float]]:
+    """Name and memory in bytes of each accelerator that this process sees."""
+    import torch
+
+    found = [torch.cuda.get_device_properties(number) for number in range(_gpus())]
+    return [(each.name, float(each.total_memory)) for each in found]
 
 
 def _gpus() -> int:

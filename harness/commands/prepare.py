@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from packaging.version import Version
+
+from esft_bench.harness.commands.endpoints import version_of
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.execute.local import warm_up
 from esft_bench.harness.judge.panel import Panel, seat
@@ -61,7 +64,7 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
         notes += missing
     judges, unseated = seat(suite.judge, account=str((options.run_dir / suite.name).resolve()))
     store = Store(options.run_dir / STORE)
-    engine = engine_of(suite)
+    engine = engine_of(suite, store)
     if weights and not (store.root / TrainStep.kind).exists():  # there is something to do, for sure
         warm_up()
     planned = partial(make_plan, store=store, source=source, engine=engine, judges=judges.named)
@@ -190,12 +193,16 @@ def _tuned(suite: Suite) -> list[str]:
     ]
 
 
-def engine_of(suite: Suite) -> EngineSettings:
-    """The engine as the report names it; refuses vLLM where it is not installed."""
+def engine_of(suite: Suite, store: Store) -> EngineSettings:
+    """The engine as the report names it; refuses vLLM where it is neither installed nor run by others."""
     evaluation = suite.evaluation
     dtype = "float32" if suite.backbone.precision == "float32" else "bfloat16"
-    version = vllm_version() if evaluation.engine == "vllm" else importlib.metadata.version("transformers")
+    if evaluation.endpoints:
+        version: str | None = version_of(suite, store)
+    else:
+        version = vllm_version() if evaluation.engine == "vllm" else importlib.metadata.version("transformers")
     if version is None:
         raise UserError("vLLM is not installed here: run `make env`, or choose --engine transformers.")
     trusted = suite.backbone.trust_remote_code
-    return EngineSettings(f"{evaluation.engine} {version}", dtype, evaluation.max_length, evaluation, trusted)
+    public = Version(version).public  # as servers say it; a build's suffix changes no result
+    return EngineSettings(f"{evaluation.engine} {public}", dtype, evaluation.max_length, evaluation, trusted)

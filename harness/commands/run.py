@@ -4,10 +4,13 @@ import logging
 import os
 import shlex
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from esft_bench.harness import manifest
+from esft_bench.harness.commands.endpoints import check_endpoints, remarks
 from esft_bench.harness.commands.machines import machines
 from esft_bench.harness.commands.options import RunOptions
 from esft_bench.harness.commands.prepare import Prepared
@@ -26,6 +29,9 @@ from esft_bench.harness.terminal import Terminal
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.files import full_disk_is_a_sentence
 from esft_bench.tasks.sandbox import UNSAFE, require
+
+if TYPE_CHECKING:
+    from esft_bench.harness.serving.endpoint import Seen
 
 
 def execute(prepared: Prepared, options: RunOptions, console: Terminal, command: str) -> dict[Cell, str]:
@@ -94,11 +100,13 @@ class _Run:
     def _compute(self, wanted: list[Step]) -> None:
         tracked = trackers(self.options.track, self.folder)
         self._check()
+        said = remarks(self._endpoints(wanted))
         _log_to_file(self.folder / "esft-bench.log")
         with machines(self.prepared, self.graph, self.options) as found:
-            for note in found.notes:
+            for note in (*said, *found.notes):
                 self.display.say(note)
-            rehearse(self.prepared, self.graph, found, self.display)
+            if not said:
+                rehearse(self.prepared, self.graph, found, self.display)
             self._write_manifest(finished=False)
             self.display.begin(self.graph.to_come(wanted))
             executor = found.executor(self.prepared.judges, self.plan.suite.judge.batch)
@@ -121,6 +129,12 @@ class _Run:
             choose_port(evaluation.port)
         if any(self.plan.tasks[name].runs_code for name in missing | self._scored_on_the_way()):
             require()
+
+    def _endpoints(self, wanted: list[Step]) -> "Sequence[Seen]":
+        """Others' servers, where they will be asked, each looked at and found good."""
+        left = [step for step in self.graph.with_needs(wanted) if step not in self.graph.finished]
+        asked = self.plan.engine.external and any(step.resources.holds == "engine" for step in left)
+        return check_endpoints(self.plan, self.prepared.store) if asked else []
 
     def _scored_on_the_way(self) -> set[str]:
         """What trainings that are still to be done are scored on while they go on."""

@@ -29,7 +29,7 @@ def host_engine(host: Host, pipe: connection.Connection) -> None:
     try:
         while True:
             work = [(step, replace(job, borrowed=served)) for step, job in _next(pipe)]
-            run_together(work, pipe.send, fatal=lambda: not served.has_served)
+            run_together(work, pipe.send, fatal=lambda: not (served.has_served or host.engine.external))
     except EOFError:
         pass
     finally:

@@ -25,9 +25,9 @@ from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import Canary, compare, measure
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.serving.local_lm import LocalLM
-from esft_bench.harness.serving.needs import model_config
+from esft_bench.harness.serving.needs import model_config, served_length
 from esft_bench.harness.serving.requests import check_ids, generation_config
-from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names, served_length
+from esft_bench.harness.serving.server import Settings, VllmServer, choose_port, log_names
 from esft_bench.methods.moe.places import places
 from esft_bench.methods.overlay import MODEL_CONFIG, Overlaid, overlaid
 from esft_bench.spec.errors import UserError
@@ -77,9 +77,24 @@ class Engine(Protocol):
         """The loaded model as lm-eval's."""
         ...
 
+    def confirm(self) -> None:
+        """Raise UserError where it has not served the loaded model alone since `load`, by another's doing."""
+        ...
+
     def close(self) -> None:
         """Give back memory and processes. The next `load` starts afresh."""
         ...
+
+
+def changes_more(tensors: Overlaid, changed: Sequence[Path]) -> bool:
+    """Whether folders change more of a base than weights that it has."""
+    return bool(tensors.added) or any((folder / MODEL_CONFIG).is_file() for folder in changed)
+
+
+def unlike(name: str, model: Model, difference: float, tolerance: float) -> str:
+    """The sentence about an engine that does not give the log-probabilities of a canary."""
+    what = f"{name} does not compute what {model.place} computed when it was trained"
+    return f"{what}: log-probabilities differ by {difference:.2g}, {tolerance:.2g} allowed"
 
 
 class SwappingEngine(ABC):
@@ -92,6 +107,7 @@ class SwappingEngine(ABC):
         self._differs: set[str] | None = None
         """Names of the tensors in which the model served differs from `_base`; None where more does."""
         self._lm: LM | None = None
+        self._why = ""  # the last swap was not proven
 
     @property
     @abstractmethod
@@ -125,26 +141,27 @@ class SwappingEngine(ABC):
         how: Literal["start", "swap", "restart"] = "swap" if held else "start"
         with model.changed() as changed:
             tensors = overlaid(model.backbone, changed)
-            swaps = not tensors.added and not any((folder / MODEL_CONFIG).is_file() for folder in changed)
+            swaps = not changes_more(tensors, changed)
             if swaps and not held:
                 self._open(model.backbone)
                 self._base, self._differs = model.backbone, set()
             difference = self._swapped(model.backbone, changed, tensors, canary) if swaps else UNPROVEN
         if difference > self._tolerance:
             how = "restart" if self._alive or swaps else "start"
-            with model.whole() as checkpoint:
-                self._open(checkpoint)
-                difference = compare(canary, self._measure(canary.prompts))
+            difference = self._started_on(model, canary)
             self._base, self._differs = model.backbone, tensors.names if swaps else None
         if difference > self._tolerance:
             self.close()
             advice = "; choose the engine transformers" if isinstance(self, VllmEngine) else ""
-            raise UserError(
-                f"{self.name} does not compute what {model.place} computed when it was trained: log-probabilities "
-                f"differ by {difference:.2g}, {self._tolerance:.2g} allowed{advice}"
-            )
+            raise UserError(unlike(self.name, model, difference, self._tolerance) + advice)
         check_ids(self.lm(), canary)
         return Loaded(how, time.perf_counter() - begin, difference)
+
+    def _started_on(self, model: Model, canary: Canary) -> float:
+        """Serve a model's merged checkpoint, in place of whatever is served; returns the canary's difference."""
+        with model.whole() as checkpoint:
+            self._open(checkpoint)
+            return compare(canary, self._measure(canary.prompts))
 
     def _holds(self, base: Path) -> bool:
         """Whether what is served differs from `base` in known tensors, and in nothing else."""
@@ -161,7 +178,8 @@ class SwappingEngine(ABC):
             if names:
                 self.replace(base, changed, names)
             difference = compare(canary, self._measure(canary.prompts))
-        except UserError:  # the server died or refused: a restart is the answer to that, too
+        except UserError as error:  # the server died or refused: a restart is the answer to that, too
+            self._why = str(error)
             return UNPROVEN
         self._differs = tensors.names
         return difference
@@ -171,6 +189,10 @@ class SwappingEngine(ABC):
         if self._lm is None:
             raise RuntimeError("load a model first")
         return self._lm
+
+    def confirm(self) -> None:
+        """See `Engine.confirm`: what this process alone reaches stays as it is."""
+        return
 
     def close(self) -> None:
         """See `Engine.close`."""
@@ -199,10 +221,10 @@ class VllmEngine(SwappingEngine):
         self.close()
         log = next(self._logs)
         self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
-        length = served_length(model_config(checkpoint), self._settings)
+        length = served_length(model_config(checkpoint), self._settings.max_length)
         with quiet():
             trusted = self._settings.trust_remote_code
-            self._lm = ServerLM.connect(self._server.url, checkpoint, length, trusted)
+            self._lm = ServerLM.connect(self._server, checkpoint, length, trusted)
 
     def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
         """See `SwappingEngine.replace`."""
@@ -249,7 +271,7 @@ class TransformersEngine(SwappingEngine):
             model = load_model(checkpoint, PRECISION[self._settings.dtype], trusted)
             tokenizer = load_tokenizer(checkpoint, trusted)
             model.generation_config = generation_config(tokenizer)
-            length = served_length(model_config(checkpoint), self._settings)
+            length = served_length(model_config(checkpoint), self._settings.max_length)
             self._lm = LocalLM.of(model, tokenizer, length, self._batch_size)
         self._model, self._places = model, places(model)
 

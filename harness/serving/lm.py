@@ -20,8 +20,8 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from esft_bench.harness.backbone.model import load_tokenizer
 from esft_bench.harness.backbone.prompts import ends
+from esft_bench.harness.serving.client import Client
 from esft_bench.harness.serving.requests import SAMPLING, TrainingIds
-from esft_bench.harness.serving.server import MODEL
 
 PROMPTS_A_REQUEST = 64
 CONNECTIONS = 2
@@ -53,11 +53,11 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
     ends: list[int]
 
     @classmethod
-    def connect(cls, url: str, checkpoint: Path, max_length: int, trust_remote_code: bool = False) -> Self:
-        """A model that asks the server at `url`, with the checkpoint's tokenizer used as in training."""
+    def connect(cls, server: Client, checkpoint: Path, max_length: int, trust_remote_code: bool = False) -> Self:
+        """A model that asks `server`, with the checkpoint's tokenizer used as in training."""
         lm = cls(
-            base_url=f"{url}/v1/completions",
-            model=MODEL,
+            base_url=f"{server.url}/v1/completions",
+            model=server.model,
             tokenizer_backend="huggingface",
             tokenizer=str(checkpoint),
             max_length=max_length,
@@ -67,12 +67,15 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
             timeout=1800,
             trust_remote_code=trust_remote_code,
             # Without a header of our own lm-eval would send the user's OPENAI_API_KEY.
-            header={"Accept": "application/json"},
+            header={"Accept": "application/json", **server.headers},
         )
         lm.tokenizer = load_tokenizer(checkpoint, trust_remote_code)
         lm.add_bos_token = True  # where there is one
         lm.ends = ends(lm.tokenizer)
         return lm
+
+    def _client(self) -> httpx.Client:
+        return httpx.Client(trust_env=False, timeout=self.timeout, headers=self.header)
 
     def _create_payload(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """As inherited, decoded our way, with no more stops than the server takes; the others cut answers here."""
@@ -91,9 +94,9 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
 
     def sample(self, prompts: Sequence[list[int]], longest: int, seed: int) -> list[list[int]]:
         """See `divergence.Sampler`. A request for each prompt: in one they would share their random numbers."""
-        ours = {**SAMPLING, "temperature": 1.0, "stop_token_ids": [self.tokenizer.eos_token_id]}
-        told = ours | {"model": MODEL, "max_tokens": longest, "logprobs": 0, "return_tokens_as_token_ids": True}
-        with httpx.Client(trust_env=False, timeout=self.timeout) as client, ThreadPoolExecutor(SAMPLERS) as pool:
+        ours = {**SAMPLING, "temperature": 1.0, "top_k": 0, "stop_token_ids": [self.tokenizer.eos_token_id]}
+        told = ours | {"model": self.model, "max_tokens": longest, "logprobs": 0, "return_tokens_as_token_ids": True}
+        with self._client() as client, ThreadPoolExecutor(SAMPLERS) as pool:
 
             def ask(place: int) -> list[int]:
                 body = told | {"prompt": prompts[place], "seed": seed + place}
@@ -138,11 +141,11 @@ class ServerLM(TrainingIds, LocalCompletionsAPI):  # type: ignore[misc]
     def _next_tokens(self, following: dict[Tokens, set[int]], answered: int) -> dict[Tokens, Distribution]:
         """Ask the server for what follows each beginning; `answered` requests of lm-eval hang on it."""
         known: dict[Tokens, Distribution] = {}
-        with httpx.Client(trust_env=False, timeout=self.timeout) as client, ThreadPoolExecutor(CONNECTIONS) as pool:
+        with self._client() as client, ThreadPoolExecutor(CONNECTIONS) as pool:
 
             def ask(batch: list[Tokens]) -> dict[Tokens, Distribution]:
                 tokens = sorted(set().union(*(following[beginning] for beginning in batch)))
-                response = client.post(str(self.base_url), json=_query(batch, tokens))
+                response = client.post(str(self.base_url), json=_query(self.model, batch, tokens))
                 response.raise_for_status()
                 return _read(batch, response.json()["choices"])
 
@@ -194,9 +197,9 @@ def _batches(following: dict[Tokens, set[int]]) -> Iterable[list[Tokens]]:
         yield batch
 
 
-def _query(batch: Sequence[Tokens], tokens: Sequence[int]) -> dict[str, Any]:
+def _query(model: str, batch: Sequence[Tokens], tokens: Sequence[int]) -> dict[str, Any]:
     return {
-        "model": MODEL,
+        "model": model,
         "prompt": [list(beginning) for beginning in batch],
         "max_tokens": 1,
         "temperature": 0,

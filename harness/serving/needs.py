@@ -33,6 +33,11 @@ def model_config(checkpoint: Path) -> dict[str, Any]:
     return config | text
 
 
+def served_length(config: dict[str, Any], most: int) -> int:
+    """Tokens a sequence may have: `most`, or as many as the model reads."""
+    return min(most, int(config.get("max_position_embeddings") or most))
+
+
 def needs(config: dict[str, Any]) -> Needs:
     """What a model of this configuration needs."""
     options, environment, on_cpu = {}, {}, {}

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.distributed.parallel_state import get_tensor_model_parallel_world_size, model_parallel_is_initialized
 from vllm.model_executor.layers.fused_moe.unquantized_fused_moe_method import UnquantizedFusedMoEMethod
 from vllm.model_executor.layers.linear import LinearMethodBase
 from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
@@ -70,6 +71,14 @@ def _zeros(layer: nn.Module, kind: str, rows: int | None = None) -> Tensor:
     return zeros
 
 
+def _filled(layer: nn.Module, kind: str, loads: Iterable[Load]) -> Tensor:
+    """One of a layer's parameters as it is before packing, with what was loaded in it."""
+    weight = _zeros(layer, kind)
+    for load in loads:
+        load.into(weight)
+    return weight
+
+
 def served(layer: nn.Module) -> dict[str, Tensor]:
     """A layer's parameters as they are served, within a reload too."""
     kernel = get_layerwise_info(layer).kernel_tensors
@@ -94,15 +103,17 @@ def proven(layer: nn.Module, loads: Sequence[Load]) -> bool:
     """Whether a layer serves the numbers that were loaded into it, no others and none of those before.
 
     Packing moves numbers about and pads with zeros, so their sum and sum of squares stay. Of a linear layer whose
-    packed weights cannot be seen, what it makes of random inputs tells.
+    packed weights cannot be seen, what it makes of random inputs tells. Where several processes share the model,
+    what was loaded is this one's slice, as vLLM's own loaders cut it.
     """
+    whole = not model_parallel_is_initialized() or get_tensor_model_parallel_world_size() == 1
     for kind in {load.parameter for load in loads}:
         into = [load for load in loads if load.parameter == kind]
         weight = served(layer)[kind]
         if not weight.numel():
             if not _computes(layer, kind, into):
                 return False
-        elif not _same_numbers(weight, [load.tensor for load in into]):
+        elif not _same_numbers(weight, [load.tensor for load in into] if whole else [_filled(layer, kind, into)]):
             return False
     return True
 
@@ -128,9 +139,7 @@ def _computes(layer: nn.Module, kind: str, loads: Sequence[Load]) -> bool:
     method: Any = getattr(layer, "quant_method", None)
     if not isinstance(method, LinearMethodBase):
         return False
-    weight = _zeros(layer, kind)
-    for load in loads:
-        load.into(weight)
+    weight = _filled(layer, kind, loads)
     inputs = torch.randn(4, weight.shape[1], dtype=weight.dtype, device=weight.device)
     expected = nn.functional.linear(inputs, weight)
     difference = (method.apply(layer, inputs) - expected).abs().max()

@@ -9,6 +9,7 @@ from esft_bench.harness.backbone.model import load_config
 from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import BFLOAT16_TOLERANCE, Canary
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.external import external_engine
 from esft_bench.harness.serving.server import Settings
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.store.names import CANARY
@@ -58,6 +59,15 @@ class Served:
             raise RuntimeError("serve a model first")
         return self._engine.lm()
 
+    def confirm(self) -> None:
+        """Raise UserError where answers may have come from another model than the one that was to be served."""
+        try:
+            if self._engine is not None:
+                self._engine.confirm()
+        except UserError:
+            self.state = ()
+            raise
+
     def close(self) -> None:
         """Give back memory and processes."""
         if self._engine is not None:
@@ -72,8 +82,11 @@ def make_engine(wanted: EngineSettings, logs: Path) -> Engine:
         dtype=wanted.dtype,
         max_length=wanted.max_length,
         port=wanted.evaluation.port,
+        tensor_parallel=wanted.tensor_parallel,
         trust_remote_code=wanted.trust_remote_code,
     )
+    if wanted.external:
+        return external_engine(wanted, settings, tolerance)
     if wanted.evaluation.engine == "vllm":
         return VllmEngine(logs, settings, tolerance)
     return TransformersEngine(settings, wanted.evaluation.batch_size, tolerance)

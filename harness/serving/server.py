@@ -7,24 +7,21 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 import httpx
 import torch
 
 from esft_bench.harness.serving import shared_memory
-from esft_bench.harness.serving.canary import Canary
-from esft_bench.harness.serving.needs import model_config, needs
+from esft_bench.harness.serving.client import MODEL, Client
+from esft_bench.harness.serving.needs import model_config, needs, served_length
 from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
 """vLLM's development endpoints let a caller run worker methods: they are never offered beyond this machine."""
-
-MODEL = "model"
-"""The name the server answers to, whatever weights it holds."""
 
 LAUNCHER = "esft_bench.harness.serving.launch"
 SMALL_HIDDEN_SIZE = 512
@@ -58,6 +55,7 @@ class Settings:
         trust_remote_code: let code that comes with the checkpoint run.
         cpu_threads: threads to compute with on such a machine; None takes one for a small model, which more only slow
             down, and all cores for others.
+        tensor_parallel: accelerators that share the model, each with a slice of every layer.
     """
 
     dtype: str = "float32"
@@ -68,11 +66,7 @@ class Settings:
     cpu_cache_gib: int = 1
     cpu_threads: int | None = None
     trust_remote_code: bool = False
-
-
-def served_length(config: dict[str, Any], settings: Settings) -> int:
-    """Tokens a sequence may have."""
-    return min(settings.max_length, int(config.get("max_position_embeddings") or settings.max_length))
+    tensor_parallel: int = 1
 
 
 def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> list[str]:
@@ -83,7 +77,7 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
         "--host": HOST,
         "--port": str(port),
         "--dtype": settings.dtype,
-        "--max-model-len": str(served_length(config, settings)),
+        "--max-model-len": str(served_length(config, settings.max_length)),
         "--max-num-seqs": str(settings.max_sequences),
         "--generation-config": "vllm",
         "--worker-extension-cls": "esft_bench.harness.serving.swap.WeightSwap",
@@ -93,9 +87,12 @@ def arguments(checkpoint: Path, port: int, settings: Settings, on_cpu: bool) -> 
     flags = ["--disable-uvicorn-access-log", "--disable-log-stats"]
     if settings.trust_remote_code:
         flags.append("--trust-remote-code")
+    if settings.tensor_parallel > 1:
+        # Its own processes, also within a node of a Ray cluster, where vLLM would ask Ray for accelerators of its own.
+        options |= {"--tensor-parallel-size": str(settings.tensor_parallel), "--distributed-executor-backend": "mp"}
     if on_cpu:
         flags.append("--enforce-eager")
-        options["--distributed-executor-backend"] = ONE_PROCESS
+        options.setdefault("--distributed-executor-backend", ONE_PROCESS)
         options |= needed.on_cpu
     return ["serve", str(checkpoint), *(part for option in options.items() for part in option), *flags]
 
@@ -155,7 +152,7 @@ def _undecorated(line: str) -> str:
     return re.sub(r"^(\(.*?pid=\d+\) )?(ERROR [\d:. -]+ \[.*?\] )?", "", line).strip()
 
 
-class VllmServer:
+class VllmServer(Client):
     """A running server. Construct it to start it; it ends with `close`, or with this process."""
 
     def __init__(self, checkpoint: Path, log: Path, settings: Settings, port: int) -> None:
@@ -166,10 +163,8 @@ class VllmServer:
         on_cpu = not torch.cuda.is_available()
         self.port = port
         self.log = log
-        self.url = f"http://{HOST}:{port}"
+        super().__init__(f"http://{HOST}:{port}", settings.start_seconds)
         self._memory: set[Path] = set()
-        # Requests to ourselves must not go through a proxy that the environment names.
-        self._client = httpx.Client(base_url=self.url, trust_env=False, timeout=settings.start_seconds)
         log.parent.mkdir(parents=True, exist_ok=True)
         with log.open("wb") as output:
             self._process = subprocess.Popen(
@@ -213,38 +208,8 @@ class VllmServer:
             time.sleep(0.1)
         raise UserError(f"the vLLM server did not answer within {seconds:.0f} seconds (log: {self.log})")
 
-    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """POST JSON and return the JSON answer. Raises UserError if the server has died or refuses."""
-        try:
-            response = self._client.post(path, json=body)
-            response.raise_for_status()
-        except httpx.HTTPError as error:
-            raise UserError(f"the vLLM server failed at {path}: {first_error(self.log)} (log: {self.log})") from error
-        return response.json()
-
-    def swap(self, base: Path, changed: Sequence[Path], names: Iterable[str]) -> dict[str, Any]:
-        """Make the served tensors `names` those of `base` with the changes in folders, and forget every cached prefix.
-
-        Returns what `swap.WeightSwap.swap_weights` says. Raises UserError where a layer does not serve them then.
-        """
-        folders = [str(folder.resolve()) for folder in changed]
-        arguments = {"base": str(base.resolve()), "changed": folders, "names": sorted(names)}
-        answer = self.post("/collective_rpc", {"method": "swap_weights", "kwargs": arguments})
-        left = [name for worker in answer["results"] for name in worker["left"]]
-        if left:
-            raise UserError(f"the vLLM server does not serve what was to replace the weights of `{left[0]}`")
-        if not self.post("/reset_prefix_cache")["success"]:
-            raise UserError("the vLLM server could not reset its prefix cache: a request is still running")
-        first: dict[str, Any] = answer["results"][0]
-        return first
-
-    def canary(self, prompts: list[list[int]]) -> Canary:
-        """The log-probabilities the served weights give `prompts` (token ids)."""
-        body = {"model": MODEL, "prompt": prompts, "max_tokens": 1, "temperature": 0, "logprobs": 1, "echo": True}
-        choices = sorted(self.post("/v1/completions", body)["choices"], key=lambda choice: int(choice["index"]))
-        pairs = zip(prompts, choices, strict=True)
-        rows = [choice["logprobs"]["token_logprobs"][1 : len(prompt)] for prompt, choice in pairs]
-        return Canary(prompts=prompts, logprobs=rows)
+    def _failed(self, path: str, error: httpx.HTTPError) -> str:
+        return f"the vLLM server failed at {path}: {first_error(self.log)} (log: {self.log})"
 
     def close(self) -> None:
         """End the server and all its children, and remove what they leave behind. Closing twice is fine."""
@@ -262,7 +227,7 @@ class VllmServer:
         stdin: IO[bytes] | None = self._process.stdin
         if stdin:
             stdin.close()
-        self._client.close()
+        super().close()
 
     def __enter__(self) -> "VllmServer":
         return self

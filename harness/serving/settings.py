@@ -10,8 +10,9 @@ from esft_bench.spec.sections import Evaluation
 class EngineSettings:
     """The engine a step borrows: its name and version (`vllm 0.32.0`), its type of numbers, and the longest sequence.
 
-    Of `evaluation` only port and batch size are read, which change no result; `trust_remote_code` lets a checkpoint's
-    own code run.
+    Of `evaluation` only what changes no result is read; `trust_remote_code` lets a checkpoint's own code run. An
+    executor says the rest: `tensor_parallel`, how many accelerators share the model, and, where others run the servers,
+    the `endpoint` that this engine asks.
     """
 
     name: str
@@ -19,6 +20,18 @@ class EngineSettings:
     max_length: int
     evaluation: Evaluation
     trust_remote_code: bool = False
+    tensor_parallel: int = 1
+    endpoint: str = ""
+
+    @property
+    def external(self) -> bool:
+        """Whether others run the servers."""
+        return bool(self.evaluation.endpoints)
+
+    @property
+    def gpus(self) -> int:
+        """How many accelerators it takes, before the cards are known: none where others run the servers."""
+        return 0 if self.external else self.evaluation.tensor_parallel or 1
 
 
 def vllm_version() -> str | None:

@@ -33,23 +33,49 @@ EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 class WeightSwap:
-    """Methods that a vLLM worker gains. `model_runner` and `vllm_config` are the worker's own."""
+    """Methods that a vLLM worker gains. `model_runner` and `vllm_config` are the worker's own.
+
+    `esft_differs` are the tensors in which the model served differs from the checkpoint it was started on, None where
+    that is not known; `esft_mark` is what the client said that made the last swap, by which it sees that no other came
+    after it.
+    """
 
     model_runner: Any
     vllm_config: Any
+    esft_differs: frozenset[str] | None = frozenset()
+    esft_mark: str = ""
 
-    def swap_weights(self, base: str, changed: list[str], names: list[str]) -> dict[str, Any]:
+    def swap_weights(self, base: str, changed: list[str], names: list[str], mark: str = "") -> dict[str, Any]:
         """Make the tensors `names` of what is served those of `base` with the changes in the folders `changed`.
 
         Returns the seconds it took, in `left` the layers that do not serve what they were to, and in `packed_alone`
-        how many experts were packed without the others of their layers.
+        how many experts were packed without the others of their layers; `before` is the mark of the swap before.
         """
-        begin = time.perf_counter()
+        begin, held = time.perf_counter(), self.esft_differs
         tensors = overlaid(Path(base), [Path(folder) for folder in changed])
         swap = Swap(self.model_runner.get_model(), tensors, set(names))
+        before, self.esft_mark, self.esft_differs = self.esft_mark, mark, None
         with set_current_vllm_config(self.vllm_config), torch.no_grad(), _quiet_reload():
             left = swap.run(self.vllm_config.model_config)
-        return {"seconds": time.perf_counter() - begin, "left": left, "packed_alone": swap.packed_alone}
+        if not left and (held is not None or swap.names >= tensors.base.files.keys()):
+            self.esft_differs = ((held or frozenset()) - swap.names) | (swap.names & tensors.names)
+        seconds = time.perf_counter() - begin
+        return {"seconds": seconds, "left": left, "packed_alone": swap.packed_alone, "before": before}
+
+    def esft_served(self, token: str = "") -> dict[str, Any]:
+        """What is served, and by what: for a client that did not start the server.
+
+        `token` is a file that the client has written where models will lie: what is in it, as far as it is seen here.
+        """
+        config, file = self.vllm_config.model_config, Path(token)
+        return {
+            "base": config.model,
+            "dtype": str(config.dtype).removeprefix("torch."),
+            "generation_config": config.generation_config,
+            "differs": None if self.esft_differs is None else sorted(self.esft_differs),
+            "mark": self.esft_mark,
+            "sees": file.read_text("utf-8") if token and file.is_file() else "",
+        }
 
 
 @contextmanager

@@ -13,12 +13,15 @@ from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.keys import Code
-from esft_bench.harness.store.names import ITEMS, LM_EVAL
+from esft_bench.harness.store.names import ITEMS, LM_EVAL, REQUESTS
 from esft_bench.spec.files import read_jsonl, write_json, write_jsonl
 from esft_bench.spec.progress import Progress
 
 if TYPE_CHECKING:
     from esft_bench.harness.evaluate import Asked
+
+LONGEST = 256
+"""lm-eval's own bound on an answer's tokens, where a benchmark names none."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -81,7 +84,11 @@ class AnswerStep(Step):
     @property
     def resources(self) -> Resources:
         """An engine, at best one that serves this model already."""
-        return Resources("engine", self.engine, state=self.training.identity)
+        return Resources("engine", self.engine, state=self.training.identity, gpus=self.engine.gpus)
+
+    def weight(self, job: Job) -> float:
+        """Tokens that the answers may have; one for each request that compares choices."""
+        return _tokens(job.inputs["questions"])
 
     def run(self, job: Job) -> dict[str, Any]:
         """Serve the model, if it is not served, and ask. `job.borrowed` is a `serving.served.Served`."""
@@ -116,6 +123,7 @@ def _asked_together(work: Sequence[tuple[AnswerStep, Job]]) -> list[dict[str, An
     asked = [_asked(step.benchmark, step.questions.items.path, job.inputs["questions"]) for step, job in work]
     progress = _shared([job.progress for _, job in work], [each.requests for each in asked])
     answered = evaluate(job.borrowed.lm(), asked, progress)
+    job.borrowed.confirm()
     for step, job in work:
         found = answered[step.benchmark.name]
         write_jsonl(job.out / ITEMS, [score.model_dump() for score in found.scores])
@@ -136,6 +144,14 @@ def _asked(benchmark: Benchmark, items: Path, questions: Path) -> "Asked":
     from esft_bench.harness.serving.questions import read_questions
 
     return read_questions(benchmark, list(read_jsonl(items)), questions)
+
+
+@cache
+def _tokens(questions: Path) -> float:
+    """The most tokens that a benchmark's answers may have; a request for likelihoods counts as one."""
+    asked = [row["more"] for row in read_jsonl(questions / REQUESTS)]
+    options = (more[0] if more and isinstance(more[0], dict) else None for more in asked)
+    return float(sum(1 if each is None else each.get("max_gen_toks", LONGEST) for each in options))
 
 
 def _shared(each: Sequence[Progress], sizes: Sequence[int]) -> Progress:

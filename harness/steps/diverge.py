@@ -43,7 +43,7 @@ class _Asked(Step):
     @property
     def resources(self) -> Resources:
         """An engine, at best one that serves this model already."""
-        return Resources("engine", self.engine, state=self.training.identity)
+        return Resources("engine", self.engine, state=self.training.identity, gpus=self.engine.gpus)
 
     def _serve(self, job: Job) -> dict[str, Any]:
         """Have the model served; returns how that went."""
@@ -75,6 +75,7 @@ class SampleStep(_Asked):
 
         how = self._serve(job)
         drawn = draw(job.borrowed.lm(), read_jsonl(self.items.path), job.progress, self.training.loading.prompt)
+        job.borrowed.confirm()
         write_jsonl(job.out / SAMPLES, [each.model_dump() for each in drawn])
         return how
 
@@ -109,5 +110,6 @@ class DivergeStep(_Asked):
         how = self._serve(job)
         drawn = [Drawn.model_validate(row) for row in read_jsonl(job.inputs["samples"] / SAMPLES)]
         scores = divergence(job.borrowed.lm(), drawn)
+        job.borrowed.confirm()
         write_jsonl(job.out / ITEMS, [score.model_dump() for score in scores])
         return how

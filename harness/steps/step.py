@@ -40,7 +40,7 @@ class Resources:
             borrows; `network`, nothing but a connection; `nothing`, what is done in a moment.
         engine: which engine, where it borrows one.
         state: what an engine must hold for it (a checkpoint's name): the next step best goes to an engine that has it.
-        gpus: how many accelerators it takes, where there are any.
+        gpus: how many accelerators it takes, where there are any; an engine that takes none is run by others.
     """
 
     holds: Literal["process", "engine", "network", "nothing"]
@@ -121,6 +121,10 @@ class Step(ABC):
     def size(self) -> float:
         """How much work it is, in tokens that are trained on: of the steps that are ready long ones go first."""
         return 0.0
+
+    def weight(self, job: Job) -> float:
+        """How much work it is beside others that ask for the very same, given what it reads: for sharing them out."""
+        return 1.0
 
     @abstractmethod
     def run(self, job: Job) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
-from esft_bench.harness.steps.step import Job, Parallelism, Step
+from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 from esft_bench.harness.store.artifacts import Artifact, Store
 from esft_bench.spec.judge import JudgeSettings
+from esft_bench.spec.sections import Evaluation
 from tests.harness.toys import Toy
 
 MEMORY = 80_000_000
@@ -42,7 +43,10 @@ class Frail(Toy):
 
     def _sees(self, job: Job) -> dict[str, Any]:
         """Says which devices it was given, and in how many processes it is to run."""
-        return {"devices": os.environ.get("CUDA_VISIBLE_DEVICES", ""), "processes": job.parallelism.processes}
+        lent: Any = getattr(job.borrowed, "engine", None)
+        told = {"tensor_parallel": lent.tensor_parallel, "endpoint": lent.endpoint} if lent else {}
+        devices, key = (os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"))
+        return told | {"devices": devices, "processes": job.parallelism.processes, "key": key, "pid": os.getpid()}
 
     def _dies_once(self, job: Job) -> None:
         if self._is_first(job):
@@ -73,9 +77,21 @@ class Frail(Toy):
         return True
 
 
+@dataclass(frozen=True, eq=False)
+class Afar(Frail):
+    """A toy that asks servers of others."""
+
+    kind: ClassVar[str] = "afar"
+
+    @property
+    def resources(self) -> Resources:
+        engine = EngineSettings("vllm 0.32.0", "float32", 128, Evaluation(endpoints=("http://one", "http://two")))
+        return Resources("engine", engine, self.model, gpus=engine.gpus)
+
+
 def lend(engine: EngineSettings, logs: Path) -> SimpleNamespace:
     """An engine that is none."""
-    return SimpleNamespace(has_served=True, close=lambda: None)
+    return SimpleNamespace(has_served=True, close=lambda: None, engine=engine)
 
 
 def cluster(count: int, **resources: Any) -> Cluster:

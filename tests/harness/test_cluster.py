@@ -16,7 +16,7 @@ import ray
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
 from esft_bench.harness.execute.executor import Ended, Progressed
-from tests.harness.nodes import Frail, add_node, cluster, executor, kill, naps, walk
+from tests.harness.nodes import Afar, Frail, add_node, cluster, executor, kill, naps, walk
 from tests.harness.toys import Toy, job
 
 
@@ -149,16 +149,39 @@ def test_a_driver_that_is_killed_and_started_again_goes_on(two_nodes, tmp_path):
     assert len(watcher.begun) == len(watcher.ended) == 44 - before
 
 
+def test_one_model_is_asked_on_several_engines_where_these_have_nothing_else_to_do(two_nodes, tmp_path):
+    asked = [Frail("sees", told=f"{number}", holds="engine", model="a") for number in range(4)]
+    watcher, failed = walk(tmp_path, asked)
+    pids = [artifact.measured["pid"] for artifact in watcher.ended.values()]
+    assert (failed, sorted(pids.count(pid) for pid in set(pids))) == ({}, [2, 2])
+
+
+def test_servers_of_others_are_asked_by_one_engine_each_with_a_key_that_ray_does_not_log(
+    two_nodes, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("VLLM_API_KEY", "sk-known-to-the-driver")
+    asked = [Afar("sees", told=f"{number}", holds="engine", model="a") for number in range(3)]
+    watcher, failed = walk(tmp_path, asked)
+    assert failed == {}
+    seen = [artifact.measured for artifact in watcher.ended.values()]
+    assert {each["endpoint"] for each in seen} == {"http://one", "http://two"}
+    assert {each["key"] for each in seen} == {"sk-known-to-the-driver"}
+    assert {each["devices"] for each in seen} == {""}
+    logs = Path(two_nodes.head_node.get_logs_dir_path())
+    assert not [path for path in logs.rglob("*") if path.is_file() and b"sk-known" in path.read_bytes()]
+
+
 def test_steps_take_the_accelerators_they_need_and_an_idle_engine_makes_room(two_nodes, tmp_path):
     node = add_node(two_nodes, num_cpus=2, num_gpus=2)
     light = Frail("sees", told="light", holds="network")
     small = Frail("sees", (light,), "small")
     asked = Frail("sees", (small,), "asked", "engine", "small")
     wide = Frail("sees", (asked,), "wide")
-    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 2 if step == wide else step.resources.gpus)
+    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 2 if step in (asked, wide) else step.resources.gpus)
     assert failed == {}
     seen = {step: artifact.measured for step, artifact in watcher.ended.items()}
-    assert seen[small] == {"devices": seen[small]["devices"], "processes": 1}
-    assert (len(seen[small]["devices"].split(",")), len(seen[asked]["devices"].split(","))) == (1, 1)
+    assert seen[small]["processes"] == 1
+    assert (len(seen[small]["devices"].split(",")), len(seen[asked]["devices"].split(","))) == (1, 2)
+    assert seen[asked]["tensor_parallel"] == 2
     assert (sorted(seen[wide]["devices"].split(",")), seen[wide]["processes"]) == (["0", "1"], 2)
     kill(node)

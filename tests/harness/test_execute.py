@@ -65,7 +65,7 @@ def test_a_full_disk_is_fatal_and_says_that_finished_steps_stay(end):
 
 def test_there_is_room_for_as_many_processes_as_workers_and_for_no_engine_beside_them(tmp_path):
     local = executor(tmp_path, workers=2)
-    process, engine = Resources("process"), Resources("engine", "an engine", "a model")
+    process, engine = Resources("process"), Toy("works", holds="engine", model="a model").resources
     assert (local.fit(process), local.fit(engine)) == (0, 1)
     local.start(Toy("sleeps", told=str(tmp_path / "1")), job(tmp_path / "1-"))
     assert (local.fit(process), local.fit(engine)) == (0, None)

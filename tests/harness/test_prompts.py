@@ -13,6 +13,7 @@ from esft_bench.harness.backbone.prompts import ChatTemplate, Form, Release, end
 from esft_bench.harness.evaluate import lm_eval_task
 from esft_bench.harness.plan.prompting import Prompting, with_prompt
 from esft_bench.harness.serving import canary
+from esft_bench.harness.serving.client import Client
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.training.data import IGNORED, encode, first_turns, turn_ids
@@ -148,7 +149,7 @@ def test_both_engines_are_asked_in_the_ids_of_training(tmp_path: Path, kind: str
     prompts = [turn_ids(form, *each) for each in turns]
     engine = TransformersEngine()
     engine.load(untrained(folder), canary.measure(load_model(folder), prompts, turns))  # the proof that compares ids
-    local, remote = engine.lm(), ServerLM.connect("http://127.0.0.1:9", folder, 64)
+    local, remote = engine.lm(), ServerLM.connect(Client("http://127.0.0.1:9", 1), folder, 64)
     items = [{"id": str(n), "prompt": row[0]["content"], "answer": row[1]["content"]} for n, row in enumerate(rows)]
     task = lm_eval_task(_Chat(tmp_path), items, form)
     for doc, (sample,) in zip(task.test_docs(), (encode(form, row) for row in rows), strict=True):

@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from esft_bench.harness.backbone.model import load_model, load_tokenizer
 from esft_bench.harness.backbone.prompts import Form, Release
 from esft_bench.harness.serving import canary
+from esft_bench.harness.serving.client import Client
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.lm import ServerLM
 from esft_bench.harness.serving.requests import DECODING, SAMPLING
@@ -74,7 +75,7 @@ def test_the_ids_of_a_request_are_those_of_training(checkpoint: Path) -> None:
     assert proof.prompts == expected
     engine = TransformersEngine()
     engine.load(untrained(checkpoint), proof)
-    local, remote = engine.lm(), ServerLM.connect("http://127.0.0.1:9", checkpoint, 64)
+    local, remote = engine.lm(), ServerLM.connect(Client("http://127.0.0.1:9", 1), checkpoint, 64)
     for row, ids in zip(ROWS, expected, strict=True):
         ((asked, answer),) = form.turns(row)
         for lm in (local, remote):
@@ -154,7 +155,7 @@ def test_an_answer_ends_at_the_tokenizers_end_though_the_configuration_names_ano
 
 
 def test_a_server_is_told_how_to_decode_and_a_task_may_say_otherwise(tmp_path: Path) -> None:
-    lm = ServerLM.connect("http://127.0.0.1:9", BACKBONE, 64)
+    lm = ServerLM.connect(Client("http://127.0.0.1:9", 1), BACKBONE, 64)
     payload = lm._create_payload(
         [[1, 5]], generate=True, gen_kwargs={"until": list("abcdef"), "max_gen_toks": 3}, eos="</s>"
     )
@@ -169,7 +170,7 @@ def test_a_server_is_told_how_to_decode_and_a_task_may_say_otherwise(tmp_path: P
 
 
 def test_the_shipped_backbones_requests_are_what_lm_eval_made_of_them(asked: list[Instance]) -> None:
-    lm = ServerLM.connect("http://127.0.0.1:9", BACKBONE, 64)
+    lm = ServerLM.connect(Client("http://127.0.0.1:9", 1), BACKBONE, 64)
     theirs = AutoTokenizer.from_pretrained(BACKBONE)
     assert lm.tok_encode(asked[1].args[0]) == theirs(asked[1].args[0]).input_ids
     whole = theirs(question("Say 7.") + " It is 7.").input_ids

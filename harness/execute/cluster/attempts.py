@@ -4,8 +4,9 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field
 
-from esft_bench.harness.execute.cluster.engines import Engine, Work
+from esft_bench.harness.execute.cluster.engines import Engine
 from esft_bench.harness.execute.cluster.room import Need
+from esft_bench.harness.execute.sharing import Work
 from esft_bench.harness.steps.step import Step
 
 

@@ -11,21 +11,21 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from esft_bench.harness.execute.child import PAUSE, Message, first_line
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
-from esft_bench.harness.execute.cluster.engines import Engine, Engines, Work
+from esft_bench.harness.execute.cluster.engines import Engines
 from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
 from esft_bench.harness.execute.cluster.post import Post
-from esft_bench.harness.execute.cluster.room import Need, Node, Room
+from esft_bench.harness.execute.cluster.room import Node, Room
 from esft_bench.harness.execute.cluster.threads import Threads
-from esft_bench.harness.execute.executor import TOGETHER, Ended, Progressed
+from esft_bench.harness.execute.executor import Ended, Progressed
+from esft_bench.harness.execute.sharing import Work
 from esft_bench.harness.judge.panel import Panel
-from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Resources, Step
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import remove
@@ -68,7 +68,7 @@ class RayExecutor:
     def __init__(self, nodes: Callable[[], Sequence[Node]], told: Told, ways: Ways | None = None) -> None:
         self._nodes, self._told, self._ways = nodes, told, ways or Ways()
         self._room = Room(nodes())
-        self._engines = Engines(told.folder / "server", self._ways.lend)
+        self._engines = Engines(told.folder / "server", self._ways.lend, self._room)
         self._post = Post()
         self._running: dict[Any, Attempt] = {}
         self._by_token: dict[int, Attempt] = {}
@@ -99,15 +99,10 @@ class RayExecutor:
         if self._threads.take(asked):
             return self._threads.fit(asked)
         need = self._room.need(asked)
-        found: int | None
-        if asked.holds == "engine" and (serving := self._engines.serving(asked)) is not None:
-            found = 0 if len(serving.collected) < TOGETHER else None  # what is asked of one model is asked together
-        elif asked.holds == "engine":
-            found = 1 if self._engines.idle or self._room.has(need) else None
-        elif self._room.has(need):
-            found = 0
+        if asked.holds == "engine":
+            found = self._engines.fit(asked, need)
         else:
-            found = 1 if self._room.has_without(need, [each.need for each in self._engines.idle]) else None
+            found = 0 if self._room.has(need) else 1 if self._engines.can_make_room(need) else None
         self._starves = self._starves or found is None
         return found
 
@@ -122,10 +117,9 @@ class RayExecutor:
         asked = self.asks(step)
         need = self._room.need(asked)
         if asked.holds == "engine":
-            engine = self._engines.serving(asked) or self._engines.like(asked) or self._new_engine(asked, need)
-            self._engines.collect(engine, step, job)
+            self._engines.collect(asked, need, (step, job))
             return
-        self._make_room(need)
+        self._engines.make_room(need)
         self._room.take(need)
         job = replace(job, parallelism=replace(job.parallelism, processes=max(1, asked.gpus)))
         attempt = self._attempt([(step, job)], need=need)
@@ -135,18 +129,6 @@ class RayExecutor:
         attempt = Attempt(next(self._tokens), work, **more)
         self._by_token[attempt.token] = attempt
         return attempt
-
-    def _make_room(self, need: Need) -> None:
-        """Close idle engines until there is room."""
-        while not self._room.has(need) and self._engines.idle:
-            engine = next(iter(self._engines.idle))
-            self._engines.close(engine)
-            self._room.give_back(engine.need)
-
-    def _new_engine(self, asked: Resources, need: Need) -> Engine:
-        self._make_room(need)
-        self._room.take(need)
-        return self._engines.start(cast(EngineSettings, asked.engine), need, asked.state)
 
     def wait(self) -> Sequence[Progressed | Ended]:
         """What nodes and threads had to say; waits a fifth of a second where they had nothing."""
@@ -176,6 +158,7 @@ class RayExecutor:
 
     def _give(self) -> None:
         """Have engines run what was collected."""
+        self._engines.share()
         for engine in self._engines:
             orders = list(engine.give()) if engine.collected else []
             for work in orders:
@@ -241,7 +224,6 @@ class RayExecutor:
                 lost[each.token] = each
                 del self._running[ref]
             self._engines.drop(attempt.engine)
-            self._room.give_back(attempt.engine.need)
         first = lost[min(lost)]  # what an engine was at; the others had not begun
         self._tries.lost(first)
         for each in lost.values():

@@ -4,7 +4,7 @@ import os
 import platform
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,7 +132,8 @@ def _end_of(file: IO[bytes]) -> str:
 class EngineHost:
     """An engine that stays on its node, with the checkpoint it serves, and runs the steps that borrow it."""
 
-    def __init__(self, engine: EngineSettings, logs: Path, lend: Lend) -> None:
+    def __init__(self, engine: EngineSettings, logs: Path, lend: Lend, keys: Mapping[str, str]) -> None:
+        os.environ.update(keys)
         # The port that a suite names is one engine's; here each takes a free one.
         self._engine = replace(engine, evaluation=engine.evaluation.model_copy(update={"port": None}))
         self._logs = logs / f"{platform.node()}-{os.getpid()}"
@@ -145,7 +146,7 @@ class EngineHost:
             os.chdir(order.folder)
             self._served = self._lend(self._engine, self._logs)
         served = self._served
-        return carry_out(order, served, lambda: not served.has_served)
+        return carry_out(order, served, lambda: not (served.has_served or self._engine.external))
 
     def close(self) -> None:
         """Close the engine: its memory is free when this returns."""

@@ -9,9 +9,9 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from esft_bench.harness.execute.child import PAUSE
-from esft_bench.harness.execute.cluster.engines import Work
 from esft_bench.harness.execute.cluster.node import Mailbox, Order, carry_out
 from esft_bench.harness.execute.cluster.room import Need
+from esft_bench.harness.execute.sharing import Work
 
 ANSWERS_WITHIN = 30.0
 """Seconds after which the mailbox is taken to be lost."""

@@ -15,6 +15,8 @@ from esft_bench.harness.plan.price.estimate import (
 )
 from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
 from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
+from esft_bench.harness.plan.price.serving import COUNTS as SHARE
+from esft_bench.harness.plan.price.serving import serving
 from esft_bench.harness.plan.price.sharded import COUNTS, Sharing, sharings
 from esft_bench.harness.steps.graph import Graph
 
@@ -28,7 +30,26 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
     together = sharings(plan, graph, device, trainings, micro_batch)
     shared = [sharing_table(together, device)] if together else []
     several = [fleet_table(fleet, trainings, tunings, together)] if fleet.count > 1 else []
-    return [*tuned, training_table(trainings, device), *shared, *several, evaluation_table(evaluation_prices(plan))]
+    testing = evaluation_table(evaluation_prices(plan))
+    testing.caption = f"{testing.caption or ''} {served(plan, device)}".strip() or None
+    return [*tuned, training_table(trainings, device), *shared, *several, testing]
+
+
+def served(plan: Plan, device: Accelerator) -> str:
+    """What serves the models, in a sentence; empty where no server does."""
+    if plan.engine.external:
+        return f"Served by {', '.join(plan.suite.evaluation.endpoints)}, which others run."
+    if plan.suite.evaluation.engine != "vllm":
+        return ""
+    found = serving(plan, device)
+    each = _bytes(found.bytes_each)
+    if not found.devices:
+        return f"Serving takes more than {SHARE[-1]} {device.name}, which would hold {each} each."
+    how = ", as the suite has it" if found.chosen else ""
+    over = f", more than {MARGIN:.0%} of its memory" if found.bytes_each > MARGIN * device.memory else ""
+    if found.devices == 1:
+        return f"Served by one {device.name}{how}: {each} or more{over}."
+    return f"Served by {found.devices} {device.name} that share a model (tensor parallelism){how}: {each} each{over}."
 
 
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
