@@ -16,6 +16,7 @@ from esft_bench.harness.plan.checks import (
 )
 from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.plan.overlap import with_overlap
 from esft_bench.harness.plan.paths import CellPath, Paths
 from esft_bench.harness.plan.prompting import Prompting, with_prompt
 from esft_bench.harness.plan.unpacked import Unpacking, unpacking_of
@@ -131,6 +132,7 @@ def make_plan(
         name: materialise(task, replace(reading, held_out=held if name in suite.tasks else None), store)
         for name, task in matrix.tasks.items()
     }
+    data = with_overlap(suite, data)
     sources = {} if unpacking and not unpacking.artifact else _sources(matrix, matrix.cells, backbone.path, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
     profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
