@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import flop_registry, sdpa_backward_flop_count, sdpa_flop_count
@@ -53,7 +52,7 @@ class Alive(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        if func is DEVICE and isinstance(args[0], FakeTensor):  # the most frequent question by far
+        if func is DEVICE and hasattr(args[0], "fake_device"):  # the most frequent question by far
             return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         if count := OPERATIONS.get(func._overloadpacket):  # type: ignore[attr-defined]

@@ -12,7 +12,6 @@ from itertools import groupby, pairwise
 from typing import Any
 
 from torch import nn
-from torch.utils.hooks import RemovableHandle
 from transformers import PreTrainedModel
 
 from esft_bench.harness.plan.price.alive import Alive, Stretch
@@ -56,10 +55,15 @@ class Shortened:
         layers = [self._stack[place] for place in self._places]
         handles = [each for number, layer in enumerate(layers[:-1]) for each in _hooked(layer, number, begins)]
         handles += _hooked(layers[-1], -1, begins)
-        return lambda: [handle.remove() for handle in handles] and None
+
+        def ends() -> None:
+            for handle in handles:
+                handle.remove()
+
+        return ends
 
 
-def _hooked(layer: nn.Module, number: int, begins: Callable[[str, int], None]) -> Iterator[RemovableHandle]:
+def _hooked(layer: nn.Module, number: int, begins: Callable[[str, int], None]) -> Iterator[Any]:
     def leaves(_module: nn.Module, _inputs: Any, out: Any) -> None:
         first = out[0] if isinstance(out, tuple) else out
         if first.requires_grad:

@@ -31,6 +31,7 @@ from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held, products
 from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.expert_parallel import shapes_of_own
+from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.training import Training
 
@@ -217,6 +218,8 @@ def _on_meta(config: PretrainedConfig, method: Method, context: Context, how: Ex
         # A copy: a method may change what the model's configuration says, its experts a token for one.
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
+    if how.training.frozen_experts == "fp8":
+        pack_frozen(model, torch.device("meta"))
     run_on_shapes(model, context.profile, how.apart)
     return _Made(model, shapes_of_own(model, how.apart) if how.apart > 1 else [])
 
