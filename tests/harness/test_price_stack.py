@@ -47,7 +47,12 @@ def test_few_layers_tell_the_very_numbers_of_the_whole_stack(
 ) -> None:
     config, known = context(architecture)
     short: list[Any] = []
-    monkeypatch.setattr(steps, "shorten", lambda model: short.append(shorten(model)) or short[-1])
+
+    def noted(model: Any) -> Any:
+        short.append(shorten(model))
+        return short[-1]
+
+    monkeypatch.setattr(steps, "shorten", noted)
     for length in (16, 512):  # the most that is alive is elsewhere in the one than in the other
         found = simulate(config, method, known, Batch(2, length), how)
         with monkeypatch.context() as whole:
