@@ -91,6 +91,12 @@ class Training(Strict):
         return self
 
     @model_validator(mode="after")
+    def _frozen_experts_are_in_one_process(self) -> "Training":
+        if self.expert_parallel and self.frozen_experts == "fp8":
+            raise ValueError("`frozen_experts: fp8` is for one process a cell: leave it or `expert_parallel` out")
+        return self
+
+    @model_validator(mode="after")
     def _warm_up_ends(self) -> "Training":
         if self.warmup_steps >= 1 and self.warmup >= self.steps and not self.epochs:
             raise ValueError(f"`warmup_steps` {self.warmup_steps:g} leave none of {self.steps} steps")

@@ -63,7 +63,7 @@ def test_few_layers_tell_the_very_numbers_of_the_whole_stack(
 
 def test_layers_that_differ_are_all_carried_out() -> None:
     config, known = context("qwen3-moe")
-    model = steps._prepared(config, EsftToken(p=0.2), known, Execution())
+    model = steps._on_meta(config, EsftToken(p=0.2), known, Execution()).model
     for number, layer in enumerate(moe_layers(model).values()):
         setattr(layer.experts, SHARE, number / 10)
     assert shorten(model) is None
