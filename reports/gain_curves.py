@@ -8,6 +8,7 @@ import numpy as np
 from esft_bench.reports.backbone_results import BackboneResults, Column, Role, TableRow
 from esft_bench.reports.statistics.equal_gain import Curves
 from esft_bench.reports.statistics.error import Array
+from esft_bench.spec.record import UNITS
 
 GENERAL = "general"
 
@@ -25,9 +26,6 @@ class Measure:
     columns: tuple[Column, ...]
     role: Role
     digits: int = 1
-
-
-UNITS = {"bits_per_byte": "bits a byte", "kl": "bits a token"}
 
 
 def measures(results: BackboneResults) -> list[Measure]:

@@ -12,6 +12,10 @@ CleanUp = Literal["strip", "text", "number", "first-line", "letter"]
 Part = Literal["messages", "system", "tools", "prompt", "input", "answer", "label", "choices", "tests"]
 TESTED = ("tasks", "tested_only", "general")
 """The sections of a suite that name tasks to be tested on."""
+ALIGNMENT = "alignment"
+"""The section that names data to be mixed in, and what they are called where they are described without a name."""
+OF_TESTS = ("test", "test_split", "test_share", "metric", "clean", "rubric", "best", "longest_answer")
+"""What is said of a task for its tests' sake alone."""
 SYNONYMS: dict[str, str] = {
     **{"conversation": "messages", "conversations": "messages"},
     **{"question": "prompt", "instruction": "prompt", "text": "prompt", "context": "input"},
@@ -77,6 +81,11 @@ class OwnTask(Strict):
         """How tables and sentences call it."""
         return self.title or self.name
 
+    @property
+    def of_tests(self) -> list[str]:
+        """What is said of it that only a task that is tested on has."""
+        return [name for name in OF_TESTS if name in self.model_dump(exclude_defaults=True)]
+
 
 def with_own(said: Any) -> Any:
     """What a file says, with the tasks that it describes under `own`, and their names where they stood."""
@@ -85,13 +94,20 @@ def with_own(said: Any) -> Any:
     own = dict(said.get("own") or {})
     changed: dict[str, Any] = {}
     for section in TESTED:
-        named = []
-        for place, entry in enumerate(said[section] if isinstance(said.get(section), list) else []):
-            if isinstance(entry, dict):
-                name = str(entry.get("name", f"{section}-{place + 1}"))
-                if name in own:
-                    raise ValueError(f"two tasks are called '{name}': rename one")
-                own[name], entry = entry, name
-            named.append(entry)
+        entries = said[section] if isinstance(said.get(section), list) else []
+        named = [_described(entry, f"{section}-{place}", own) for place, entry in enumerate(entries, start=1)]
         changed |= {section: named} if named else {}
+    if isinstance(mixed_in := said.get(ALIGNMENT), dict):
+        changed[ALIGNMENT] = _described({"name": ALIGNMENT, **mixed_in}, ALIGNMENT, own)
     return {**said, **changed, "own": own} if own else said
+
+
+def _described(entry: Any, otherwise: str, own: dict[str, Any]) -> Any:
+    """The name of a task; where this is its description, that goes to `own`. One without a name is `otherwise`."""
+    if not isinstance(entry, dict):
+        return entry
+    name = str(entry.get("name", otherwise))
+    if name in own:
+        raise ValueError(f"two tasks are called '{name}': rename one")
+    own[name] = entry
+    return name

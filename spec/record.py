@@ -8,6 +8,8 @@ from esft_bench.spec.cell import TOGETHER
 from esft_bench.spec.curve import ITSELF
 
 SCHEMA_VERSION = 1
+UNITS = {"bits_per_byte": "bits a byte", "kl": "bits a token"}
+"""Of the metrics of drift."""
 
 
 class Record(BaseModel):

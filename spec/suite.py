@@ -9,7 +9,7 @@ from esft_bench.spec.backbone import Backbone as Backbone
 from esft_bench.spec.curve import Curve
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.names import Count, Names, Once, RowName, Seed, Title
-from esft_bench.spec.own import OwnTask, with_own
+from esft_bench.spec.own import TESTED, OwnTask, with_own
 from esft_bench.spec.sections import DataAddress, Evaluation, Quick, TableOf
 from esft_bench.spec.strict import Strict
 from esft_bench.spec.training import PackedAttention, Training, Truncation
@@ -73,8 +73,8 @@ class Suite(Strict):
     Before the first training every row is rehearsed (exported, merged, served and asked one item) on weights that
     nothing has trained yet; `rehearse: auto` leaves that out for the backbone that ships.
     With `paper`, the report sets that paper's published values beside ours, by the titles of rows and columns.
-    Tasks without code are described where they are named, or in `own`; `lm-eval:NAME` is a task of lm-eval's, or one
-    of those in the folder `include_path`.
+    Tasks without code, and data to be mixed in (`alignment`), are described where they are named, or in `own`;
+    `lm-eval:NAME` is a task of lm-eval's, or one of those in the folder `include_path`.
     `average` is how Table 1's average weighs its columns: all alike, or by their items. `tested_on` names the
     benchmarks of a task in place of those it has itself; `filters` names tests that its training rows must pass, in the
     order in which they are asked. Rows that differ by less than `same_within` points, beyond chance, are called
@@ -160,6 +160,12 @@ class Suite(Strict):
         """How tables print a row."""
         return self.methods[name].title or name
 
+    @property
+    def own_alignment(self) -> str | None:
+        """The name of the user's own data that are mixed in and are nothing else; None where there are none."""
+        tested = {name for section in TESTED for name in getattr(self, section)}
+        return self.alignment if self.alignment in self.own and self.alignment not in tested else None
+
 
 def _check(suite: Suite) -> None:
     """Raise ValueError, naming the field, where a suite names what it does not have, or one thing twice."""
@@ -169,6 +175,8 @@ def _check(suite: Suite) -> None:
         _check_row(suite, name, row)
     for name in suite.methods:
         _ends(suite, name)
+    if (mixed_in := suite.own_alignment) and (said := suite.own[mixed_in].of_tests):
+        raise ValueError(f"alignment: nothing is tested on data that are mixed in: leave out `{said[0]}`")
     _known("tested_on", suite.tested_on, suite.tasks, "no task of this suite")
     _known("filters", suite.filters, [*suite.tasks, suite.alignment or ""], "no task of this suite")
     if suite.tune is not None:

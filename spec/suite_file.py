@@ -13,7 +13,7 @@ import yaml
 from pydantic import ValidationError
 
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.own import TESTED
+from esft_bench.spec.own import ALIGNMENT, TESTED
 from esft_bench.spec.suite import Suite
 from esft_bench.spec.yaml_text import compose, parse, read
 
@@ -40,12 +40,12 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
         return Suite.model_validate(sections)
     except ValidationError as error:
         first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part != "[key]"]
-        field = ".".join(where) or "the suite"
+        named = [str(part) for part in first["loc"] if part != "[key]"]
+        where = _written(named, sections)
+        field = ".".join([*where[:1], *named[1:]] if where[:1] in [[each] for each in TESTED] else where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
             raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error
-        line = _line_of(read(path), _written(where, sections))
-        field = ".".join(["tasks", *where[1:]]) if where[:1] == ["own"] else field
+        line = _line_of(read(path), where)
         raise UserError(f"{path}, line {line}, {field}: {_said(where, first['msg'])}.") from error
 
 
@@ -55,6 +55,9 @@ def _written(where: list[str], sections: Any) -> list[str]:
         for place, entry in enumerate(sections.get(section) or ()):
             if isinstance(entry, dict) and entry.get("name") == where[1]:
                 return [section, str(place), *where[2:]]
+    mixed_in = sections.get(ALIGNMENT) if where[:1] == ["own"] else None
+    if isinstance(mixed_in, dict) and mixed_in.get("name", ALIGNMENT) == where[1]:
+        return [ALIGNMENT, *where[2:]]
     return where
 
 

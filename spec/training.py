@@ -13,6 +13,7 @@ Mixing = Literal["conversations", "tokens"]
 PackedAttention = Literal["within", "across"]
 Optimizer = Literal["adamw", "adamw-8bit", "adamw-bf16-stochastic"]
 Schedule = Literal["constant", "linear", "cosine"]
+FrozenExperts = Literal["as_loaded", "fp8"]
 
 Decay = Annotated[float, Field(ge=0, lt=1)]
 """How much of an average of gradients the next step keeps."""
@@ -28,7 +29,8 @@ class Training(Strict):
     a question that fills the whole sequence: `refuse` it, or drop its beginning (`left`) so that its answer is seen.
     `optimizer` is that of every row: AdamW in float32, or one that needs less memory (`harness.training.optimizer`).
     `gradient_checkpointing` keeps each layer's input alone and computes the rest again in the backward pass: less
-    memory, more time, the same steps.
+    memory, more time, the same steps. `frozen_experts: fp8` keeps routed experts that a row does not train in FP8, a
+    byte a number, where the backbone ships so: less memory, more time, the same steps again.
 
     `schedule` is how the learning rate goes from its highest, the row's, on: it stays, or falls to nothing at the last
     step, on a line or a half cosine. Before that it rises on a line over `warmup_steps`, below 1 a share of the steps.
@@ -66,6 +68,7 @@ class Training(Strict):
     profile_every: Count | None = None
     truncation: Truncation = "refuse"
     gradient_checkpointing: bool = False
+    frozen_experts: FrozenExperts = Field("as_loaded", exclude_if=lambda told: told == "as_loaded")
     packed_attention: PackedAttention = "within"
     packing: bool = Field(True, exclude_if=lambda told: told is True)
     epochs: Count | None = Field(None, exclude_if=lambda told: told is None)
@@ -85,6 +88,12 @@ class Training(Strict):
     def _epochs_are_of_samples(self) -> "Training":
         if self.epochs and self.packing:
             raise ValueError("`epochs` counts samples, so a sequence must be one: set `packing: false`")
+        return self
+
+    @model_validator(mode="after")
+    def _frozen_experts_are_in_one_process(self) -> "Training":
+        if self.expert_parallel and self.frozen_experts == "fp8":
+            raise ValueError("`frozen_experts: fp8` is for one process a cell: leave it or `expert_parallel` out")
         return self
 
     @model_validator(mode="after")

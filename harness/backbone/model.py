@@ -166,7 +166,7 @@ def load_model(
     model.eval()
     if device == "meta":
         return model  # type: ignore[no-any-return]
-    return model.to(device or ("cuda" if torch.cuda.is_available() else "cpu"))  # type: ignore[no-any-return]
+    return model.to(device or default_device())  # type: ignore[no-any-return]
 
 
 def load_shapes(folder: Path, precision: str = "float32", trust_remote_code: bool = False) -> PreTrainedModel:
@@ -180,3 +180,8 @@ def load_shapes(folder: Path, precision: str = "float32", trust_remote_code: boo
             module, _, key = name.rpartition(".")
             model.get_submodule(module)._buffers[key] = made.get_buffer(name).to(buffer.dtype)
     return model
+
+
+def default_device() -> torch.device:
+    """The accelerator, if there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")

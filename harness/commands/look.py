@@ -39,7 +39,8 @@ def look(options: LookOptions, console: Terminal) -> None:
     folder = backbones.locate(suite.backbone, weights=False)
     suite = suite.model_copy(update={"backbone": with_prompt(suite.backbone, folder)})
     prompting = Prompting(suite.backbone, folder)
-    for task in (known_tasks(suite)[each] for each in suite.tasks):
+    known, mixed_in = known_tasks(suite), suite.own_alignment
+    for task in (known[each] for each in (*suite.tasks, *([mixed_in] if mixed_in else []))):
         left_out: list[str] = []
         assert task.training is not None
         training = list(rows.conversations(task.training(Source()), prompting.refusal, left_out))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from esft_bench.harness.commands.machines import Machines
 from esft_bench.harness.commands.prepare import Prepared
+from esft_bench.harness.commands.watch import Before
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.plan.overrides import SHIPPED
@@ -14,8 +15,8 @@ from esft_bench.harness.schedule import Schedule
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.rehearse import rehearsed
-from esft_bench.harness.steps.step import Content, Step, with_needs
-from esft_bench.harness.store.artifacts import WORK, Artifact, Store
+from esft_bench.harness.steps.step import Content, with_needs
+from esft_bench.harness.store.artifacts import WORK, Store
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import canonical, digest_of_text, read_jsonl, remove, write_jsonl
 from esft_bench.spec.judge import JudgeSettings
@@ -79,7 +80,7 @@ def _name(step: AnswerStep) -> str:
 
 def _walk(graph: Graph, left: Mapping[AnswerStep, str], on: Machines, display: Display) -> dict[str, str]:
     """Walk the rehearsal's graph; returns the rows that failed and why."""
-    watcher = _Watch(display)
+    watcher = Before(display, "rehearsing", "rehearsal · {}")
     executor = on.executor(Panel([make_judge(JudgeSettings())]), False)
     parallelism = replace(on.parallelism, processes=1)
     try:
@@ -99,32 +100,3 @@ def _refusal(failed: Mapping[str, str], folder: Path) -> str:
         f"methods.{row} fails in the rehearsal, before anything is trained: {why.rstrip('.')} (details in "
         f"{folder / 'esft-bench.log'}).{more}"
     )
-
-
-class _Watch:
-    """Shows a rehearsal; `last` is the step that began last."""
-
-    def __init__(self, display: Display) -> None:
-        self._display = display
-        self.last: Step | None = None
-
-    def started(self, step: Step) -> None:
-        """Show a step at work."""
-        self.last = step
-        self._display.enter_phase("rehearsing")
-        self._display.step(f"rehearsal · {step.label}")
-
-    def progressed(self, step: Step, done: int, total: int) -> None:
-        """Nothing: its steps are short."""
-
-    def finished(self, step: Step, artifact: Artifact) -> None:
-        """It is over."""
-        self._display.step_ended(f"rehearsal · {step.label}")
-
-    def failed(self, step: Step, why: str) -> None:
-        """It is over; the row is refused at the end."""
-        self._display.step_ended(f"rehearsal · {step.label}")
-
-    def noted(self, text: str) -> None:
-        """Say a sentence."""
-        self._display.say(text)

@@ -42,7 +42,7 @@ def execute(prepared: Prepared, options: RunOptions, console: Terminal, command:
     with full_disk_is_a_sentence(folder / "x"):
         folder.mkdir(parents=True, exist_ok=True)
     with full_disk_is_a_sentence(folder / "x"):
-        prepared = unpacked(prepared, console)
+        prepared = unpacked(prepared, options, console)
         for note in prepared.notes:
             console.print(f"Note: {note}")
         failures = _Run(prepared, options, console, command).all()

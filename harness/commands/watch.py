@@ -1,6 +1,7 @@
 """Following a run: from what happens to steps to what is said of cells."""
 
 from collections import defaultdict
+from collections.abc import Iterator
 
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.plan.paths import CellPath
@@ -13,6 +14,7 @@ from esft_bench.harness.steps.judge import REASONS
 from esft_bench.harness.steps.step import Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.record import UNITS
 
 PHASES = {"process": "training", "engine": "testing"}
 """What a run is at, by what the steps that begin hold."""
@@ -92,10 +94,19 @@ class Watch:
 
     def _done(self, path: CellPath) -> None:
         own = self._mean(path, self._plan.matrix.own(path.cell))
-        general = self._mean(path, self._plan.suite.general)
         self._display.cell(path.cell, "done", own)
-        self._display.say(f"✓ {path.cell.label}: {_shown(own)}, general ability {_shown(general)}")
+        self._display.say(f"✓ {path.cell.label}: {', '.join([_shown(own), *self._kept(path)])}")
         self._written.refresh_now_and_then(self.failures)
+
+    def _kept(self, path: CellPath) -> Iterator[str]:
+        """What is left of a cell's general ability; how far it has moved, where only that is measured."""
+        suite = self._plan.suite
+        if suite.general:
+            yield f"general ability {_shown(self._mean(path, suite.general))}"
+            return
+        for name in suite.drift:
+            task, value = self._plan.tasks[name], self._mean(path, [name], 1.0)
+            yield f"{task.title} {_shown(value, 3)} {UNITS.get(task.metric, 'bits')}"
 
     def _unjudged(self, path: CellPath) -> None:
         """A cell whose answers the judge could not all be asked about."""
@@ -104,12 +115,45 @@ class Watch:
         reasons = list(dict.fromkeys(why for each in measured for why in each.get("why", [])))[:REASONS]
         self._fail(path.cell, f"{count} answers could not be judged ({'; '.join(reasons)}); the others are kept")
 
-    def _mean(self, path: CellPath, names: list[str]) -> float | None:
-        """Mean score over some of a cell's benchmarks."""
-        values = [mean_score(read_scores(self._graph.artifacts[path.scores[name]]))[0] for name in names]
+    def _mean(self, path: CellPath, names: list[str], scale: float = 100.0) -> float | None:
+        """Mean score over some of a cell's benchmarks, in per cent unless another `scale` is given."""
+        values = [mean_score(read_scores(self._graph.artifacts[path.scores[name]]), scale)[0] for name in names]
         known = [value for value in values if value is not None]
         return sum(known) / len(known) if known else None
 
 
-def _shown(value: float | None) -> str:
-    return "–" if value is None else f"{value:.1f}"
+class Before:
+    """Shows a walk that comes before the run's own: its `phase`, and its steps by a name made of their labels.
+
+    `last` is the step that began last.
+    """
+
+    def __init__(self, display: Display, phase: str, name: str) -> None:
+        self._display, self._phase, self._name = display, phase, name
+        self.last: Step | None = None
+
+    def started(self, step: Step) -> None:
+        """Show a step at work."""
+        self.last = step
+        self._display.enter_phase(self._phase)
+        self.progressed(step, 0, 0)
+
+    def progressed(self, step: Step, done: int, total: int) -> None:
+        """Show how far it is."""
+        self._display.step(self._name.format(step.label), done, total)
+
+    def finished(self, step: Step, artifact: Artifact) -> None:
+        """It is over."""
+        self._display.step_ended(self._name.format(step.label))
+
+    def failed(self, step: Step, why: str) -> None:
+        """It is over; who walks says why."""
+        self._display.step_ended(self._name.format(step.label))
+
+    def noted(self, text: str) -> None:
+        """Say a sentence."""
+        self._display.say(text)
+
+
+def _shown(value: float | None, digits: int = 1) -> str:
+    return "–" if value is None else f"{value:.{digits}f}"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from esft_bench.harness.commands.prepare import STORE
 from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
-from esft_bench.harness.store.names import ADAPTER, ITEMS, LM_EVAL, LOG, SAMPLES, TUNED
+from esft_bench.harness.store.names import ADAPTER, CHECKPOINT, ITEMS, LM_EVAL, LOG, SAMPLES, TUNED
 from esft_bench.spec.curve import ITSELF
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.record import Record
@@ -80,9 +80,11 @@ def _back(store: Path, kind: str, key: str, depth: int, seen: set[Path]) -> Iter
     for role, each in manifest.inputs.items():
         if each.kind:
             yield from _back(store, each.kind, each.key, depth + 1, seen)
-        elif Path(each.path) not in seen:
-            seen.add(Path(each.path))
-            yield Place(depth + 1, role, Path(each.path))
+        elif (path := Path(each.path)) not in seen:
+            seen.add(path)
+            yield Place(depth + 1, role, path)
+            if path.name == CHECKPOINT and (made := read_manifest(path.parent)):  # an unpacked backbone
+                yield from _back(store, made.kind, path.parent.name, depth + 2, seen)
 
 
 def _contents(manifest: Manifest, folder: Path, depth: int) -> Iterator[Place]:

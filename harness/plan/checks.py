@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from esft_bench.harness.backbone import files as backbones
+from esft_bench.harness.backbone.packing import packing
 from esft_bench.harness.plan.known import known_tasks
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.steps.train import OPTIMIZERS
@@ -91,6 +92,25 @@ def check_optimizer(suite: Suite) -> None:
         raise UserError("training.optimizer adamw-8bit was not tried with training.expert_parallel: choose adamw.")
     if name == "adamw-bf16-stochastic" and suite.backbone.precision != "bf16":
         raise UserError(f"training.optimizer {name} rounds to bfloat16: set backbone.precision to bf16.")
+
+
+def check_frozen(suite: Suite, methods: Mapping[str, Method], folder: Path) -> None:
+    """Refuse frozen experts in FP8 where the backbone ships in another format, or where others than its are frozen."""
+    if suite.training.frozen_experts != "fp8":
+        return
+    packed = packing(folder)
+    if packed is None or packed.quant_method != "fp8" or packed.weight_block_size != (128, 128):
+        raise UserError(
+            f"training.frozen_experts: {folder} does not ship in FP8 by blocks of 128 × 128, so its experts would be "
+            "rounded: leave it out, or take a backbone that does."
+        )
+    for row, method in methods.items():
+        changes = type(method).changes is not Method.changes
+        if changes or method.first_stage or suite.methods[row].continues:
+            what = "changes its experts on the way" if changes else "goes on from experts that were trained"
+            raise UserError(
+                f"methods.{row}: the row {what}, which are not in FP8: leave out the row or training.frozen_experts."
+            )
 
 
 def tasks_of(suite: Suite) -> dict[str, Task]:

@@ -5,7 +5,7 @@ from functools import lru_cache
 from esft_bench.spec.own import TESTED, OwnTask
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.errors import TaskError
-from esft_bench.tasks.own.task import identity, make
+from esft_bench.tasks.own.task import identity, make, make_mixed_in
 from esft_bench.tasks.registry import load_tasks
 from esft_bench.tasks.task import Task
 from esft_bench.tasks.theirs import PREFIX
@@ -22,15 +22,15 @@ def known_tasks(suite: Suite) -> dict[str, Task]:
     for name, own in suite.own.items():
         if name in known:
             raise TaskError(f"Task '{name}' is called as one that is installed is: give it another name.")
-        known[name] = made(own)
+        known[name] = made(own, mixed_in=name == suite.own_alignment)
     return known
 
 
-def made(own: OwnTask) -> Task:
-    """A task without code; the rows of the same files are read once."""
-    return _made(own.model_dump_json(), identity(own))
+def made(own: OwnTask, *, mixed_in: bool = False) -> Task:
+    """A task without code, or data that are mixed in; the rows of the same files are read once."""
+    return _made(own.model_dump_json(), identity(own), mixed_in)
 
 
 @lru_cache(16)
-def _made(described: str, _identity: str) -> Task:
-    return make(OwnTask.model_validate_json(described))
+def _made(described: str, _identity: str, mixed_in: bool) -> Task:
+    return (make_mixed_in if mixed_in else make)(OwnTask.model_validate_json(described))

@@ -10,6 +10,7 @@ from esft_bench.harness.backbone import files as backbones
 from esft_bench.harness.plan.checks import (
     check_backbone,
     check_file_names,
+    check_frozen,
     check_optimizer,
     check_served_from,
     methods_of,
@@ -17,6 +18,7 @@ from esft_bench.harness.plan.checks import (
 )
 from esft_bench.harness.plan.data import Reading, TaskData, materialise
 from esft_bench.harness.plan.matrix import Matrix
+from esft_bench.harness.plan.overlap import with_overlap
 from esft_bench.harness.plan.paths import CellPath, Paths
 from esft_bench.harness.plan.prompting import Prompting, with_prompt
 from esft_bench.harness.plan.unpacked import Unpacking, unpacking_of
@@ -132,6 +134,7 @@ def make_plan(
     matrix = Matrix(suite, methods, tasks)
     if suite.evaluation.engine == "vllm":
         check_served_from([folder, store.root])
+    check_frozen(suite, methods, folder)
     known = store.notes(backbones.NOTES)
     digest = (backbones.digest if weights else backbones.known_digest)(folder, known)
     unpacking = unpacking_of(folder, digest, store, whole=weights)
@@ -139,13 +142,13 @@ def make_plan(
     check_backbone(backbone.path, matrix.methods, suite, store)
     form, held = Prompting(suite.backbone, folder), _held_out(suite)
     reading = Reading(source, suite.evaluation.limit, form.refusal, form.identity)
-    data = {
+    found = {
         name: materialise(task, replace(reading, held_out=held if name in suite.tasks else None), store)
         for name, task in matrix.tasks.items()
     }
+    data = with_overlap(suite, found)
     sources = {} if unpacking and not unpacking.artifact else _sources(matrix, matrix.cells, backbone.path, store)
     paths = Paths(matrix, backbone, data, engine, judges, sources)
-    profiled = [*suite.tasks, *([suite.alignment] if suite.alignment else [])]
     return Plan(
         matrix=matrix,
         data=data,
@@ -153,7 +156,7 @@ def make_plan(
         engine=engine,
         judge=judges[0][0],
         paths={cell: paths.of(cell) for cell in matrix.cells},
-        profiles={task: paths.profile(task) for task in profiled},
+        profiles={task: paths.profile(task) for task in (*suite.tasks, *filter(None, [suite.alignment]))},
         searches=paths.searches(),
         unpacking=unpacking,
     )

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from esft_bench.harness.backbone.model import experts_of
+from esft_bench.harness.backbone.model import default_device, experts_of
 from esft_bench.harness.backbone.prompts import Form
 from esft_bench.harness.merging import Merger, merged
 from esft_bench.harness.meter import metered
@@ -42,7 +42,9 @@ from esft_bench.harness.training.told import CellTraining
 from esft_bench.harness.training.tracking import Measure, Tracked
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context, Method
+from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
 
@@ -59,7 +61,8 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
         shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
         shared = bool(shares) and (cell.apart or sharded())  # more than an accelerator may hold, or a machine
-        model = start.load(checkpoint, "meta" if cell.apart else "cpu" if shared else None)
+        packs = method.trains and cell.training.frozen_experts == "fp8"
+        model = start.load(checkpoint, "meta" if cell.apart else "cpu" if shared or packs else None)
         layers = experts_of(model)  # as they are before a method wraps anything around them
         measured |= {"trainable_parameters": 0, "steps": 0}
         if method.trains:
@@ -88,6 +91,8 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
     """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
     if cell.processes == 1:
         return []
+    if cell.training.frozen_experts == "fp8":
+        raise UserError("training.frozen_experts fp8 was not tried with several processes: use one process a cell.")
     check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
     return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
@@ -133,6 +138,9 @@ def _train(
     looks = _Looks(model, form, cell)
     context = _context(form, cell)
     parameters = method.prepare(model, context)
+    if cell.training.frozen_experts == "fp8":  # packed layer by layer on their way to the accelerator
+        pack_frozen(model, default_device())
+        model.to(default_device())  # type: ignore[arg-type]
     count = sum(parameter.numel() for parameter in parameters)
     own, other, held_out = _data(form, cell)
     training = cell.training

@@ -22,6 +22,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.fp8 import Packed, product, weights_of
 from esft_bench.methods.moe.rows import Combine, Dispatch, Rows, sort_rows
 from esft_bench.methods.moe.view import BIAS, DOWN, UP, MoeLayer, check_not_quantised, moe_layers
 
@@ -214,8 +215,8 @@ class _Part:
     `ends`: where the rows of each of their experts end; `ids` [n]: whose a row is.
     """
 
-    up: Tensor
-    down: Tensor
+    up: Tensor | Packed
+    down: Tensor | Packed
     up_bias: Tensor | None
     down_bias: Tensor | None
     ends: Tensor
@@ -234,7 +235,7 @@ def _part(experts: Any, name: str, ends: Tensor, ids: Tensor) -> _Part:
 
 
 def _weights(experts: Any, name: str) -> Any:
-    return bank_weights(experts, name) if name in BANK else getattr(experts, name, None)
+    return bank_weights(experts, name) if name in BANK else weights_of(experts, name)
 
 
 def _updates(experts: Any) -> dict[str, Any]:
@@ -251,13 +252,13 @@ def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: Grou
     [n, H] is kept for it.
     """
     dtype, transposed = rows.dtype, experts.is_transposed
-    inner = grouped(rows, part.up.to(dtype), part.ends, is_transposed=transposed)
+    inner = product(rows, part.up, part.ends, transposed, grouped)
     inner = _updated(inner, _dropped(rows, part.dropout), part.up_updates, part.ends, transposed, grouped)
     if part.up_bias is not None:
         inner = inner + F.embedding(part.ids, part.up_bias.to(dtype))
     activate = experts._apply_gate if experts.has_gate else experts.act_fn
     inner = (activate(inner) * weights).to(dtype)
-    outer = grouped(inner, part.down.to(dtype), part.ends, is_transposed=transposed)
+    outer = product(inner, part.down, part.ends, transposed, grouped)
     outer = _updated(outer, _dropped(inner, part.dropout), part.down_updates, part.ends, transposed, grouped)
     if part.down_bias is not None:
         outer = outer + F.embedding(part.ids, part.down_bias.to(dtype)) * weights.to(dtype)

@@ -13,6 +13,7 @@ from esft_bench.methods.errors import MethodError
 from esft_bench.methods.hub import WEIGHTS, hub_tensors, trained_tensors, without_weights, write_tied
 from esft_bench.methods.moe.changing import left_experts
 from esft_bench.methods.moe.experts import bank_of, bank_weights, selected_experts
+from esft_bench.methods.moe.fp8 import unpacked_type
 from esft_bench.methods.moe.layout import EXPERT, AdapterConfig, write_config
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 
@@ -45,7 +46,7 @@ def _experts(model: PreTrainedModel, layer: MoeLayer) -> dict[str, Tensor]:
     fused: dict[str, Tensor] = {}
     for bank, kind in bank_of(layer).items():
         whole, trained = layer.experts.get_parameter(kind).detach(), bank_weights(layer.experts, bank)
-        rows = [] if trained is None else [trained.detach().to(whole.dtype)]
+        rows = [] if trained is None else [trained.detach().to(unpacked_type(layer.experts, kind))]
         left = [whole[ids]] if (ids := left_experts(layer)) else []
         fused[f"{layer.name}.{kind}"] = torch.cat([*rows, *left])
     return per_expert(model, layer, fused)

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from esft_bench.methods.moe.experts import BANK, bank_weights, plug_in
+from esft_bench.methods.moe.fp8 import ORIGINAL, Packed, weights_of
 from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
@@ -69,9 +70,11 @@ def _linear(experts: Any, name: str, rows: Tensor, keys: Tensor, ends: Tensor) -
 
 def _weights(experts: Any, name: str) -> Tensor:
     """A fused tensor of all experts, with those that are being trained in banks of their own in their places."""
-    fused: Tensor = getattr(experts, name)
+    fused: Any = weights_of(experts, name)
+    fused = fused.to(experts.__dict__[ORIGINAL]) if isinstance(fused, Packed) else fused
     bank = bank_weights(experts, next((bank for bank, source in BANK.items() if source == name), ""))
-    return fused if bank is None else fused.index_copy(0, experts.selected_experts, bank.to(fused.dtype))
+    whole: Tensor = fused if bank is None else fused.index_copy(0, experts.selected_experts, bank.to(fused.dtype))
+    return whole
 
 
 ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, observed_experts_forward)

@@ -57,18 +57,8 @@ def examples(rows: Iterable[Row]) -> list[Example]:
 
 
 def read(task: OwnTask) -> OwnData:
-    """Read a task's rows. Raises TaskError, one sentence."""
-    found = _located(task)
-    first = list(islice(found, LOOKED_AT))
-    where = first[0][0].rpartition(",")[0] if first else task.shown
-    columns = dict.fromkeys(chain.from_iterable(row for _, row in first if isinstance(row, dict)))
-    bad = next((row for _, row in first if isinstance(row, TaskError)), None)
-    if not columns and bad is not None:
-        raise bad
-    if not columns:
-        raise TaskError(f"{where}: there is no row in it.")
-    form = find(task, list(columns), where)
-    rows = [_row(task, form, each) for each in chain(first, found)]
+    """Read a task's rows, those to train on and those to test on. Raises TaskError, one sentence."""
+    form, rows = _rows(task)
     if task.test or task.test_split:
         tested = list(read_hub(task, task.test_split)) if task.test_split else list(all_of(task.test))
         own = find(task, list(dict.fromkeys(chain.from_iterable(r for _, r in tested if isinstance(r, dict)))), "test")
@@ -82,6 +72,30 @@ def read(task: OwnTask) -> OwnData:
     remarks = _remarks(classes, examples(training), examples(test))
     test = sorted(test, key=lambda row: row.question if isinstance(row, Example) else "")
     return OwnData(form, _named(training, classes, task), _named(test, classes, task), classes, remarks)
+
+
+def read_mixed_in(task: OwnTask) -> OwnData:
+    """Read rows of which none is tested on. Raises TaskError, one sentence."""
+    form, rows = _rows(task)
+    classes = _classes(task, form, rows, ())
+    _check_trained_on(task, rows, rows)
+    remarks = [*_doubled(examples(rows)), *_doubtful_labels(classes, len(rows))]
+    return OwnData(form, _named(rows, classes, task), (), classes, remarks)
+
+
+def _rows(task: OwnTask) -> tuple[Form, list[Row]]:
+    """A task's rows, as they come, and their form. Raises TaskError where there is none."""
+    found = _located(task)
+    first = list(islice(found, LOOKED_AT))
+    where = first[0][0].rpartition(",")[0] if first else task.shown
+    columns = dict.fromkeys(chain.from_iterable(row for _, row in first if isinstance(row, dict)))
+    bad = next((row for _, row in first if isinstance(row, TaskError)), None)
+    if not columns and bad is not None:
+        raise bad
+    if not columns:
+        raise TaskError(f"{where}: there is no row in it.")
+    form = find(task, list(columns), where)
+    return form, [_row(task, form, each) for each in chain(first, found)]
 
 
 def is_held_out(row: Example, share: float) -> bool:
@@ -128,17 +142,12 @@ def _with_choices(row: Example, classes: tuple[str, ...], told: str) -> Example:
 
 def _check(task: OwnTask, form: Form, training: Sequence[Row], test: Sequence[Row]) -> None:
     """Raise TaskError for what would make a comparison worthless."""
+    _check_trained_on(task, training, [*training, *test])
     own, held = examples(training), examples(test)
     name = f"Task '{task.name}'"
-    bad = next((row for row in chain(training, test) if isinstance(row, TaskError)), None)
-    if not own:
-        raise TaskError(f"{name}: no row can be trained on. {bad or 'Lower test_share, or give more rows.'}")
     if not held:
-        raise TaskError(
-            f"{name}: of {len(own)} rows none is held out to test on: give more, or a test file. {bad or ''}"
-        )
-    if len(answers := {row.text for row in (*own, *held)}) == 1:
-        raise TaskError(f"{name}: every answer is {shown(next(iter(answers)))}, so there is nothing to tell apart.")
+        bad = next((row for row in (*training, *test) if isinstance(row, TaskError)), "")
+        raise TaskError(f"{name}: of {len(own)} rows none is held out to test on: give more, or a test file. {bad}")
     if "label" in form.columns and len({row.text for row in own}) == 1:
         raise TaskError(f"{name}: all training rows have the label {shown(own[0].text)}: give rows of the others too.")
     known = {row.question for row in own}
@@ -151,22 +160,37 @@ def _check(task: OwnTask, form: Form, training: Sequence[Row], test: Sequence[Ro
         raise TaskError(f"{name}: `metric: tests` needs a column of unit tests, filled in every row that is tested on.")
 
 
+def _check_trained_on(task: OwnTask, training: Sequence[Row], whole: Sequence[Row]) -> None:
+    """Raise TaskError where there is nothing to learn: no row to train on, or one answer in the `whole`."""
+    name = f"Task '{task.name}'"
+    if not examples(training):
+        bad = next((row for row in whole if isinstance(row, TaskError)), "Lower test_share, or give more rows.")
+        raise TaskError(f"{name}: no row can be trained on. {bad}")
+    if len(examples(whole)) > 1 and len(answers := {row.text for row in examples(whole)}) == 1:
+        raise TaskError(f"{name}: every answer is {shown(next(iter(answers)))}, so there is nothing to tell apart.")
+
+
 def _remarks(classes: Sequence[str], training: Sequence[Example], test: Sequence[Example]) -> list[str]:
     """What is doubtful."""
     said = []
-    questions = Counter(row.question for row in training)
-    pairs = Counter((row.question, row.text) for row in training)
+    questions = {row.question for row in training}
     if again := sum(row.question in questions for row in test):
         said.append(f"{again} of the {len(test)} questions that are tested on are trained on too.")
-    if twice := sum(pairs.values()) - len(pairs):
-        said.append(f"{twice} training rows are there twice or more.")
-    if differ := len(pairs) - len(questions):
-        said.append(f"{differ} questions are answered in more than one way.")
+    said += _doubled(training)
     if len(test) < FEW:
         said.append(f"{len(test)} test rows tell hardly anything apart.")
     if unseen := ({row.text for row in test} - {row.text for row in training}) if classes else set():
         said.append(f"Answers that no training row has are tested on: {', '.join(sorted(unseen)[:5])}.")
     return [*said, *_doubtful_labels(classes, len(training) + len(test))]
+
+
+def _doubled(training: Sequence[Example]) -> Iterator[str]:
+    """Rows that are there again, and questions with several answers."""
+    pairs = Counter((row.question, row.text) for row in training)
+    if twice := sum(pairs.values()) - len(pairs):
+        yield f"{twice} training rows are there twice or more."
+    if differ := len(pairs) - len({row.question for row in training}):
+        yield f"{differ} questions are answered in more than one way."
 
 
 def _doubtful_labels(classes: Sequence[str], rows: int) -> Iterator[str]:

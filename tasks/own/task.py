@@ -9,7 +9,7 @@ from typing import Any
 
 from esft_bench.spec.own import OwnTask
 from esft_bench.tasks.errors import TaskError
-from esft_bench.tasks.own.data import MOST_CLASSES, OwnData, examples, read
+from esft_bench.tasks.own.data import MOST_CLASSES, OwnData, examples, read, read_mixed_in
 from esft_bench.tasks.own.examples import Example
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Item, Located, Rubric, Task
@@ -41,6 +41,21 @@ def make(task: OwnTask) -> Task:
         held_out=None if metric == "judge" else partial(_held_out, data, metric, task.clean),
         note=described(task, data, metric),
         otherwise=_settings(task, data, metric),
+        identity=identity(task),
+        lenient=True,
+    )
+
+
+def make_mixed_in(task: OwnTask) -> Task:
+    """The task as data that are mixed in, all its rows: nothing is tested on it. Raises TaskError, one sentence."""
+    data = read_mixed_in(task)
+    found = f"{task.shown}, mixed in: {data.form.shown}; {len(data.sound[0])} rows."
+    return Task(
+        name=task.name,
+        title=task.shown,
+        role="alignment",
+        training=partial(_training, data),
+        note=" ".join([found, *data.remarks]),
         identity=identity(task),
         lenient=True,
     )

@@ -2,78 +2,41 @@
 
 import io
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file
-from transformers import AutoModelForCausalLM, AutoTokenizer, DeepseekV3Config, GptOssConfig
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
 
 from esft_bench.harness.backbone import unpack
 from esft_bench.harness.backbone.packing import packing
 from esft_bench.harness.backbone.unpack import size_of
+from esft_bench.harness.commands import unpacking
 from esft_bench.harness.commands.export.folder import export
-from esft_bench.harness.commands.options import ExportOptions, RunOptions, SuiteOptions
-from esft_bench.harness.commands.prepare import Prepared, prepare
-from esft_bench.harness.commands.run import execute
+from esft_bench.harness.commands.machines import Machines
+from esft_bench.harness.commands.options import ExportOptions
+from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.commands.unpacking import unpacked
+from esft_bench.harness.commands.where import where
+from esft_bench.harness.schedule import manifest_of
+from esft_bench.harness.steps.step import Job, Parallelism
 from esft_bench.harness.store import soundness
 from esft_bench.harness.terminal import Terminal
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.errors import UserError
-from tests.conftest import ARCHITECTURES, COMMON
-from tests.harness.conftest import BACKBONE
-from tests.harness.quantised import quantise
+from tests.harness.executors import Beside
+from tests.harness.quantised_runs import ALONE, CONFIGS, made_in, planned, quantised, run
 from tests.methods.helpers import logits
 
-SUITE = """\
-name: tried
-backbone: {path: FOLDER}
-tasks: [mini-law]
-methods:
-  base: {title: Base}
-  esft-token: {title: ESFT-Token, learning_rate: 1.1e-2, p: 0.3}
-training: {steps: 2, batch_size: 2, sequence_length: 128}
-profiling: {sequences: 2, sequence_length: 128}
-evaluation: {engine: transformers, max_length: 256, limit: 2}
-rehearse: never
-"""
-CONFIGS = {"fp8": (DeepseekV3Config, "deepseek-v3"), "mxfp4": (GptOssConfig, "gpt-oss")}
-SHAPES = {"fp8": {"hidden_size": 160}, "mxfp4": {"hidden_size": 64, "intermediate_size": 32}}
 
-
-def quantised(folder: Path, method: str) -> tuple[Path, Path]:
-    """A quantised checkpoint with the shipped tokenizer, and the bfloat16 one that it stands for."""
-    tokenizer = AutoTokenizer.from_pretrained(BACKBONE)
-    ids = {"vocab_size": len(tokenizer), "eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    make, architecture = CONFIGS[method]
-    settings = COMMON | ARCHITECTURES[architecture][1] | {"max_position_embeddings": 512} | SHAPES[method] | ids
-    torch.manual_seed(0)
-    AutoModelForCausalLM.from_config(make(**settings), dtype=torch.bfloat16).save_pretrained(folder / "base")
-    tokenizer.save_pretrained(folder / "base")
-    return quantise(folder / "base", method)
-
-
-def planned(folder: Path, backbone: Path, *, weights: bool = True) -> Prepared:
-    """The suite on a backbone, in a folder of its own."""
-    folder.mkdir(exist_ok=True)
-    suite = folder / "suite.yaml"
-    suite.write_text(SUITE.replace("FOLDER", str(backbone)))
-    return prepare(SuiteOptions(str(suite), run_dir=folder / "runs"), weights=weights)
-
-
-def run(folder: Path, backbone: Path) -> str:
-    """Carry it out; returns what was said."""
-    said = io.StringIO()
-    assert not execute(planned(folder, backbone), RunOptions(workers=1), Terminal(file=said, width=1000), "run")
-    return said.getvalue()
-
-
-def made_in(folder: Path) -> list[str]:
-    """The contents of the artifacts that are made from the backbone."""
-    store = folder / "runs" / ".store"
-    found = (store.glob(f"{kind}/*/manifest.json") for kind in ("profile", "train", "questions", "answers"))
-    return sorted(json.dumps(json.loads(path.read_text())["files"]) for paths in found for path in paths)
+@contextmanager
+def here(*_: Any) -> Iterator[Machines]:
+    """No machines: steps are run by this process."""
+    yield Machines(Parallelism(), lambda judges, batches: Beside())
 
 
 def unpacked_in(folder: Path) -> Path:
@@ -102,6 +65,10 @@ def test_a_run_on_a_quantised_backbone_ends_where_one_on_its_bfloat16_checkpoint
     assert len(made_in(ours)) == 6
     report = (ours / "runs" / "tried" / "report.md").read_text()
     assert f"The backbone ships in {method.upper()} and was unpacked to bfloat16" in report
+
+    way = [place.path for place in where(ours / "runs" / "tried", "esft-token", "mini-law")]
+    assert way.index(unpacked_in(ours) / "checkpoint") + 1 == way.index(unpacked_in(ours))
+    assert packed in way
 
     before = unpacked_in(ours).stat().st_mtime_ns
     assert "unpacking" not in run(ours, packed)
@@ -157,7 +124,7 @@ def test_an_unpacked_backbone_that_was_damaged_is_made_again(tmp_path: Path, mon
     monkeypatch.setattr(soundness, "SMALL", 0)
     packed, _ = quantised(tmp_path, "fp8")
     said = Terminal(file=io.StringIO())
-    made = unpacked(planned(tmp_path, packed), said)
+    made = unpacked(planned(tmp_path, packed), ALONE, said)
     weights = made.plan.backbone.path / "model.safetensors"
     whole = weights.read_bytes()
     assert planned(tmp_path, packed).plan.backbone == made.plan.backbone
@@ -166,8 +133,7 @@ def test_an_unpacked_backbone_that_was_damaged_is_made_again(tmp_path: Path, mon
     assert again.plan.unpacking
     assert again.plan.unpacking.artifact is None
     assert "model.safetensors is not what was written; it is made again" in again.store.news[0]
-    again.folder.mkdir(exist_ok=True, parents=True)
-    assert unpacked(again, said).plan.backbone == made.plan.backbone
+    assert unpacked(again, ALONE, said).plan.backbone == made.plan.backbone
     assert weights.read_bytes() == whole
 
 
@@ -176,6 +142,7 @@ def test_an_unpacking_that_was_stopped_is_gone_on_from_and_leaves_nothing_behind
 ) -> None:
     packed, _ = quantised(tmp_path, "fp8")
     monkeypatch.setattr(unpack, "FILE_BYTES", 100_000)
+    monkeypatch.setattr(unpacking, "machines", here)
     written: list[Path] = []
 
     def write(path: Path, tensors: dict[str, torch.Tensor]) -> None:
@@ -187,16 +154,49 @@ def test_an_unpacking_that_was_stopped_is_gone_on_from_and_leaves_nothing_behind
     monkeypatch.setattr(unpack, "write_tensors", write)
     made, said = planned(tmp_path, packed), Terminal(file=io.StringIO())
     with pytest.raises(KeyboardInterrupt):
-        unpacked(made, said)
+        unpacked(made, ALONE, said)
     again = planned(tmp_path, packed).plan.unpacking
     assert again
     assert again.artifact is None
     times = [path.stat().st_mtime_ns for path in written]
     monkeypatch.setattr(unpack, "write_tensors", write_tensors)
-    folder = unpacked(planned(tmp_path, packed), said).plan.backbone.path
+    folder = unpacked(planned(tmp_path, packed), ALONE, said).plan.backbone.path
     assert [(folder / path.name).stat().st_mtime_ns for path in written] == times
     assert list((made.store.root / "unpacked").iterdir()) == [folder.parent]
     assert not list((made.store.root / ".work").iterdir())
+
+
+def test_another_run_of_the_store_waits_for_what_one_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    packed, _ = quantised(tmp_path, "fp8")
+    made, said = planned(tmp_path, packed), io.StringIO()
+    other = planned(tmp_path, packed)
+    step = other.plan.unpacking.step  # type: ignore[union-attr]
+    lease = other.store.claim(step.kind, step.key({}))
+    assert lease
+
+    class Elsewhere(Beside):
+        def wait(self) -> Any:  # meanwhile it is done by the other one
+            if other.store.find(step.kind, step.key({})) is None:
+                job = Job({}, other.store.begin(step.kind, step.key({})), other.store.scratch(step.key({})))
+                other.store.finish(job.out, manifest_of(step, step.key({}), {}, step.run(job)))
+                lease.release()
+            return super().wait()
+
+        def start(self, step: Any, job: Job) -> None:
+            raise AssertionError("it is not made twice")
+
+    monkeypatch.setattr(unpacking, "machines", lambda *_: nullcontext(Machines(Parallelism(), lambda *_: Elsewhere())))
+    assert unpacked(made, ALONE, Terminal(file=said, width=1000)).plan.unpacking.artifact  # type: ignore[union-attr]
+
+
+def test_what_cannot_be_unpacked_is_one_sentence(tmp_path: Path) -> None:
+    packed, _ = quantised(tmp_path, "fp8")
+    made = planned(tmp_path, packed)
+    scales = load_file(packed / "model-1.safetensors")
+    broken = {name: tensor * torch.inf if name.endswith("_scale_inv") else tensor for name, tensor in scales.items()}
+    save_file(broken, packed / "model-1.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match="holds what is no finite number: fetch the checkpoint again"):
+        unpacked(made, ALONE, Terminal(file=io.StringIO()))
 
 
 def test_another_quantisation_is_refused_before_anything_is_computed(tmp_path: Path) -> None:

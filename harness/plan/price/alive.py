@@ -2,7 +2,8 @@
 
 import contextlib
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -27,6 +28,17 @@ OPERATIONS = flop_registry | {
 }
 """How to count an operator's operations: torch's own table, and attention as it runs where shapes live, on the CPU."""
 
+DEVICE = torch.ops.prim.device.default
+
+
+@dataclass
+class Stretch:
+    """A stretch of the work: its name, the bytes alive when it began, and the most while it went on."""
+
+    name: Hashable
+    level: int
+    peak: int
+
 
 class Alive(TorchDispatchMode):
     """Counts the bytes of all storages alive, `now` and at their `peak`, and `operations` of products."""
@@ -34,11 +46,14 @@ class Alive(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = self.operations = 0
+        self.stretches: list[Stretch] = []
         self._seen = WeakIdKeyDictionary()  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        if func is DEVICE and hasattr(args[0], "fake_device"):  # the most frequent question by far
+            return args[0].fake_device
         out = func(*args, **(kwargs or {}))
         if count := OPERATIONS.get(func._overloadpacket):  # type: ignore[attr-defined]
             self.operations += count(*args, **(kwargs or {}), out_val=out)
@@ -54,7 +69,13 @@ class Alive(TorchDispatchMode):
         size = storage.nbytes()
         self.now += size
         self.peak = max(self.peak, self.now)
+        if self.stretches:
+            self.stretches[-1].peak = max(self.stretches[-1].peak, self.now)
         self._seen[storage] = weakref.finalize(storage, self._gone, size)
+
+    def begin(self, name: Hashable) -> None:
+        """A stretch of the work begins here, and the one before ends."""
+        self.stretches.append(Stretch(name, self.now, self.now))
 
     def _gone(self, size: int) -> None:
         self.now -= size

@@ -4,16 +4,15 @@ What is not known before a run is assumed, and `ASSUMPTIONS` says what.
 """
 
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cache
 from itertools import islice
 from pathlib import Path
 
-import torch
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from esft_bench.harness.backbone.model import load_config, load_tokenizer
+from esft_bench.harness.backbone.model import empty_model, load_config, load_tokenizer
 from esft_bench.harness.judge.prices import OUTPUT_TOKENS
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import UTILISATION, Accelerator
@@ -21,14 +20,16 @@ from esft_bench.harness.plan.price.looks import longest_answer, looks_at
 from esft_bench.harness.plan.price.step import Batch, Execution, SimulatedStep, simulate
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.profile import ProfileStep
+from esft_bench.harness.steps.step import Content
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.method import Context
+from esft_bench.methods.method import Context, Method
 from esft_bench.methods.moe.assumed import GATE_MASS, assumed_profiles
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.view import moe_layers
 from esft_bench.spec.cell import Cell
-from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.files import canonical, read_jsonl
 from esft_bench.spec.judge import JudgeSettings
 
 SUPERVISED = 0.5
@@ -174,34 +175,64 @@ def step_of(
 
     Raises MethodError or RuntimeError where there is no estimate.
     """
-    config, training = load_config(plan.backbone.path, plan.suite.backbone.trust_remote_code), plan.suite.training
-    assumed = _assumed(config)
-    profiles = stage.profiles
-    domain = _known(graph, profiles.get("profile 0")) or (assumed[0] if assumed else None)
-    general = _known(graph, profiles.get("general profile")) or (assumed[1] if assumed else None)
+    training, loading = plan.suite.training, plan.suite.backbone
+    read = {role: _artifact(graph, stage.profiles.get(role)) for role in ("profile 0", "general profile")}
+    batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
+    how = Execution(loading.precision, training, shared=shared, apart=apart)
+    method = stage.method.at_most
+    told = [
+        [str(plan.backbone.path), plan.backbone.digest, loading.trust_remote_code],
+        [type(method).__qualname__, method.model_dump(mode="json"), stage.seed],
+        [made.name if made else "" for made in read.values()],
+        [repr(batch), repr(how)],
+    ]
+    return _simulated(
+        _Asked(canonical(told), plan.backbone, loading.trust_remote_code, method, stage.seed, read, batch, how)
+    )
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """A step that is asked for, known by what is `told` of it; a plan asks for the same several times."""
+
+    told: str
+    backbone: Content = field(compare=False)
+    trust_remote_code: bool = field(compare=False)
+    method: Method = field(compare=False)
+    seed: int = field(compare=False)
+    read: Mapping[str, Artifact | None] = field(compare=False)
+    batch: Batch = field(compare=False)
+    how: Execution = field(compare=False)
+
+
+@cache
+def _simulated(asked: _Asked) -> SimulatedStep:
+    config = load_config(asked.backbone.path, asked.trust_remote_code)
+    assumed = _assumed(asked.backbone, asked.trust_remote_code) or (None, None)
+    found = [
+        Profile.load(made.folder) if made else other for made, other in zip(asked.read.values(), assumed, strict=True)
+    ]
+    domain, general = found
     # A coarse model's routing is taken to be that of the fine one it is made of.
     context = Context(
-        seed=stage.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
+        seed=asked.seed, profile=domain, general=general, reprofile=(lambda _: domain) if domain else None
     )
-    batch = Batch(micro or training.batch_size, training.sequence_length, SUPERVISED)
-    how = Execution(plan.suite.backbone.precision, training, shared=shared, apart=apart)
-    return simulate(config, stage.method.at_most, context, batch, how)
+    return simulate(config, asked.method, context, asked.batch, asked.how)
 
 
-def _assumed(config: PretrainedConfig) -> tuple[Profile, Profile] | None:
+@cache
+def _assumed(backbone: Content, trust_remote_code: bool) -> tuple[Profile, Profile] | None:
     """Assumed profiles of a task and of general data; None for a model without routed experts."""
     try:
-        with torch.device("meta"):
-            layers = moe_layers(AutoModelForCausalLM.from_config(config))
+        layers = moe_layers(empty_model(backbone.path, trust_remote_code))
     except MethodError:
         return None
-    return assumed_profiles(layers)  # outside: profiles have numbers
+    return assumed_profiles(layers)
 
 
-def _known(graph: Graph, step: ProfileStep | None) -> Profile | None:
+def _artifact(graph: Graph, step: ProfileStep | None) -> Artifact | None:
     """The profile itself, where it has been made already."""
-    made = graph.artifacts.get(step) if step is not None else None
-    return Profile.load(made.folder) if made else None
+    return graph.artifacts.get(step) if step is not None else None
 
 
 def _micro_batches(plan: Plan, micro_batch: int | None) -> float:

@@ -12,43 +12,28 @@ how many tokens are supervised.
 import contextlib
 from collections.abc import Sequence, Set
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import (
-    AttentionInterface,
-    AttentionMaskInterface,
     AutoModelForCausalLM,
     PretrainedConfig,
     PreTrainedModel,
 )
 
-from esft_bench.harness.plan.price.alive import Alive
+from esft_bench.harness.plan.price.alive import Alive, Stretch
+from esft_bench.harness.plan.price.shapes import FUSED, run_on_shapes
+from esft_bench.harness.plan.price.stack import Shortened, highest, shorten
 from esft_bench.harness.training.optimizer import held_in, make
 from esft_bench.harness.training.precision import held, products
-from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Context, Method
-from esft_bench.methods.moe.dense_gate import ROUTER, with_dense_gates
 from esft_bench.methods.moe.expert_parallel import shapes_of_own
-from esft_bench.methods.moe.experts import register, run_experts, selected_experts
-from esft_bench.methods.moe.profile import Profile
-from esft_bench.methods.moe.rows import sort_rows
-from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.recompute import checkpoint_gradients
 from esft_bench.spec.training import Training
-
-IMPLEMENTATION = "shapes-only"
-"""Name under which the experts' forward below is registered with transformers."""
-FUSED = "fused-on-shapes"
-"""Name of the attention below."""
-SHARE = "selected_share"
-"""Where an experts module keeps the share of rows assumed to go to its selected experts."""
-SENT = "rows_are_sent"
-"""Where it keeps whether rows go to other processes, and others' rows come."""
-
 
 DEFAULT = Training()
 
@@ -109,6 +94,12 @@ class SimulatedStep:
     own_bytes: int = 0
     own_trainable_bytes: int = 0
 
+    def longer(self, other: "SimulatedStep", layers: int, peak_bytes: int) -> "SimulatedStep":
+        """The step on so many `layers` more, given the `other` one on one layer more, and the most that is alive."""
+        mine, theirs = asdict(self), asdict(other)
+        grown = {name: value + layers * (theirs[name] - value) for name, value in mine.items()}
+        return SimulatedStep(**grown | {"peak_bytes": peak_bytes})
+
 
 def simulate(
     config: PretrainedConfig,
@@ -117,15 +108,51 @@ def simulate(
     batch: Batch,
     how: Execution = Execution(),
 ) -> SimulatedStep:
-    """Carry out a step of `method` on the backbone that `config` describes.
+    """Carry out a step of `method` on the backbone that `config` describes; of many layers that are alike, on a few.
 
     Raises MethodError where the method does not fit the backbone.
     """
-    alive = Alive()
-    model, holders = _on_meta(config, method, context, how)
+    made, shapes = _on_meta(config, method, context, how), FakeTensorMode(allow_non_fake_inputs=True)
+    if short := shorten(made.model):
+        five = _carried_out(made, batch, how, shapes, short)
+        short.drop()
+        four = _carried_out(made, batch, how, shapes, short)
+        peak = highest(four.stretches, five.stretches, short.cut)
+        if peak is not None:
+            return four.step.longer(five.step, short.cut, peak)
+        made = _on_meta(config, method, context, how)
+    return _carried_out(made, batch, how, shapes).step
+
+
+@dataclass(frozen=True)
+class _Made:
+    """A model made ready, and its modules of experts where each process holds some."""
+
+    model: PreTrainedModel
+    holders: Sequence[nn.Module]
+
+    def own(self) -> set[nn.Parameter]:
+        """The parameters that a process has of its own."""
+        there = set(self.model.modules())
+        return {parameter for module in self.holders if module in there for parameter in module.parameters()}
+
+
+@dataclass(frozen=True)
+class _Passed:
+    """A step that was carried out, and its stretches."""
+
+    step: SimulatedStep
+    stretches: Sequence[Stretch]
+
+
+def _carried_out(
+    made: _Made, batch: Batch, how: Execution, shapes: FakeTensorMode, short: Shortened | None = None
+) -> _Passed:
+    """Carry out a step of a model on shapes; again, where its stack has become shorter."""
+    alive, model = Alive(), made.model
     _with_state([nn.Parameter(torch.zeros(4096))], how.training)  # torchao tabulates 8-bit numbers, once, as real ones
-    with FakeTensorMode(allow_non_fake_inputs=True), alive, contextlib.ExitStack() as stack:
-        model.to_empty(device="cpu")  # still without memory, but products and attention run as on a device
+    with shapes, alive, contextlib.ExitStack() as stack:
+        _materialise(model)
         model.tie_weights()
         parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         stack.enter_context(held(parameters, held_in(how.training.optimizer)))
@@ -134,19 +161,23 @@ def simulate(
         weight_bytes = alive.now
         optimizer = _with_state(parameters, how.training)
         held_bytes = alive.peak = alive.now
-        own = {parameter for module in holders for parameter in module.parameters()}
+        own = made.own()
         own_bytes = sum(tensor.nbytes for each in own for tensor in (each, *optimizer.state.get(each, {}).values()))
         for parameter in parameters if how.shared else ():
             if parameter not in own:
                 parameter.register_post_accumulate_grad_hook(_let_go)
         model.train()
+        alive.begin("step")
+        if short:
+            stack.callback(short.mark(alive))
         with _autocast(how.precision):
             loss = _loss(model, batch)
+            alive.begin("loss")  # what autocast has kept of every layer goes
         forward = alive.operations
         loss.backward()  # type: ignore[no-untyped-call]
         del optimizer
         layer, other = _parts(model, how.precision, own)
-        return SimulatedStep(
+        step = SimulatedStep(
             peak_bytes=alive.peak,
             weight_bytes=weight_bytes,
             trainable_parameters=sum(parameter.numel() for parameter in parameters),
@@ -159,19 +190,38 @@ def simulate(
             own_bytes=own_bytes,
             own_trainable_bytes=sum(parameter.nbytes for parameter in own if parameter.requires_grad),
         )
+        return _Passed(step, list(alive.stretches))
 
 
-def _on_meta(
-    config: PretrainedConfig, method: Method, context: Context, how: Execution
-) -> tuple[PreTrainedModel, list[nn.Module]]:
-    """The model made ready, and its modules of experts where each process holds some."""
+def _materialise(model: PreTrainedModel) -> None:
+    """Put parameters and buffers on the CPU, in place: still without memory, but products run as on a device.
+
+    They become others each time, for an optimizer that knows nothing of the step before.
+    """
+    made: dict[int, tuple[Tensor, Tensor]] = {}
+    for module in model.modules():
+        for tensors in (module._parameters, module._buffers):
+            for name, tensor in tensors.items():
+                if tensor is not None:
+                    tensors[name] = made.setdefault(id(tensor), (_on_cpu(tensor), tensor))[0]
+
+
+def _on_cpu(tensor: Tensor) -> Tensor:
+    made = torch.empty_like(tensor, device="cpu")
+    return nn.Parameter(made, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else made
+
+
+def _on_meta(config: PretrainedConfig, method: Method, context: Context, how: Execution) -> _Made:
+    """The model made ready."""
     dtype = torch.bfloat16 if how.precision == "bf16" else torch.float32
     with torch.device("meta"):
         # A copy: a method may change what the model's configuration says, its experts a token for one.
         model = AutoModelForCausalLM.from_config(deepcopy(config), dtype=dtype, attn_implementation=how.attention)
     method.prepare(model, context)
-    _run_on_shapes(model, context.profile, how.apart)
-    return model, shapes_of_own(model, how.apart) if how.apart > 1 else []
+    if how.training.frozen_experts == "fp8":
+        pack_frozen(model, torch.device("meta"))
+    run_on_shapes(model, context.profile, how.apart)
+    return _Made(model, shapes_of_own(model, how.apart) if how.apart > 1 else [])
 
 
 def _let_go(parameter: Tensor) -> None:
@@ -209,88 +259,6 @@ def _loss(model: PreTrainedModel, batch: Batch) -> Tensor:
     supervised = max(1, round(batch.supervised * len(hidden)))
     logits = model.get_output_embeddings()(hidden[:supervised])
     return torch.nn.functional.cross_entropy(logits.float(), ids.flatten()[:supervised], reduction="sum")
-
-
-def _run_on_shapes(model: PreTrainedModel, seen: Profile | None, apart: int) -> None:
-    """Let the experts run by the forward below; experts that cannot, and dense models, keep what they have."""
-    layers = _layers(model)
-    for row, layer in enumerate(layers.values()):
-        if router := layer.experts.__dict__.get(ROUTER):
-            router.explains = 0  # which way scores are made changes no shape
-        setattr(layer.experts, SHARE, _share(seen, row, selected_experts(layer)))
-        setattr(layer.experts, SENT, apart > 1)
-    if any(hasattr(layer.experts, "selected_experts") for layer in layers.values()):
-        model.set_experts_implementation(IMPLEMENTATION)
-
-
-def _layers(model: PreTrainedModel) -> dict[int, MoeLayer]:
-    try:
-        return moe_layers(model)
-    except MethodError:
-        return {}
-
-
-def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
-    """The share of a layer's token-expert pairs that its selected experts get; without a profile, all are selected."""
-    if seen is None:
-        return 1.0
-    counts = seen.token_counts[row]
-    return float(counts[selected].sum() / counts.sum())
-
-
-def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    """The selective experts' forward with an assumed split, since no data says how many rows are selected."""
-    return with_dense_gates(experts, hidden_states, top_k_index, top_k_weights, _on_shapes)
-
-
-def _on_shapes(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    if not getattr(experts, SENT):
-        return _run(experts, hidden_states, top_k_index, top_k_weights)
-    # As many rows come as go: copies for the copies that are sent, there and back.
-    count = top_k_index.shape[1]
-    sent = hidden_states.repeat_interleave(count, 0)
-    out = _run(experts, sent.clone(), top_k_index.reshape(-1, 1), torch.ones_like(top_k_weights).reshape(-1, 1))
-    back = out.clone().clone().view(*top_k_index.shape, -1)
-    return (back * top_k_weights.unsqueeze(-1)).sum(1).to(hidden_states.dtype)
-
-
-def _run(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
-    rows = sort_rows(experts, top_k_index)
-    split = round(len(rows.order) * getattr(experts, SHARE)) if len(experts.selected_experts) else 0
-    return run_experts(experts, hidden_states, top_k_weights, rows, split, _one_for_all)
-
-
-def _one_for_all(
-    rows: Tensor, weights: Tensor, ends: Tensor, bias: Tensor | None = None, is_transposed: bool = False
-) -> Tensor:
-    """All rows through the first expert: the shapes and operations of a grouped product, whatever the routing."""
-    first = weights[0] if is_transposed else weights[0].t()
-    out = rows @ first
-    return out if bias is None else out + bias[0]
-
-
-def _fused_attention(
-    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
-) -> tuple[Tensor, None]:
-    """Attention (B, heads, T, width) that never holds its (T, T) weights, for heads of any width and causal masks.
-
-    Heads of unequal width are filled up with zeros, without which the CPU's fused kernel does not take them.
-    """
-    groups = query.shape[1] // key.shape[1]
-    key, value = (states.repeat_interleave(groups, dim=1) if groups > 1 else states for states in (key, value))
-    width = value.shape[-1]
-    value = nn.functional.pad(value, (0, query.shape[-1] - width))
-    out = nn.functional.scaled_dot_product_attention(query, key, value, is_causal=True)
-    return out[..., :width].transpose(1, 2).contiguous(), None
-
-
-def _no_mask(*args: Any, **kwargs: Any) -> None:
-    """Causal attention needs none."""
-
-
-register(IMPLEMENTATION, _shapes_only_forward)
-AttentionInterface.register(FUSED, _fused_attention)
-AttentionMaskInterface.register(FUSED, _no_mask)
 
 
 def _autocast(precision: str) -> contextlib.AbstractContextManager[Any]:
