@@ -155,8 +155,7 @@ def _count_panel(
     panel.set_title("Experts trained in a layer")
     panel.margins(x=0.2)
     panel.set_ylim(bottom=0)
-    if axis.log:
-        plain_log(panel)
+    _ticks(panel, axis, {place for line in counts.values() for place, *_ in line})
 
 
 def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks: set[float]) -> None:
@@ -166,10 +165,15 @@ def _frame(panel: "Axes", report: BackboneReport, role: Role, axis: Axis, ticks:
         panel.axhline(base.estimate, color=INK, linestyle=":", linewidth=1, label=report.base.title)
     panel.set_title(f"{TITLES[role]}, average")
     panel.margins(x=0.2, y=0.2)
+    _ticks(panel, axis, ticks)
+
+
+def _ticks(panel: "Axes", axis: Axis, places: set[float]) -> None:
+    """The points themselves, where they are few."""
     if axis.log:
         plain_log(panel)
-    elif len(ticks) <= 6:
-        panel.set_xticks(sorted(ticks), [f"{tick:.3g}" for tick in sorted(ticks)])
+    elif len(places) <= 6:
+        panel.set_xticks(sorted(places), [f"{place:.3g}" for place in sorted(places)])
 
 
 def _curve(panel: "Axes", line: "Line", look: Look, label: str) -> None:
