@@ -40,13 +40,16 @@ def with_backbone(suite: Suite, name: str, steps: int | None = None) -> tuple[Su
     short = re.sub(r"[^a-z0-9._-]+", "-", Path(path).name.lower()).strip("-._")[:40] or "other"
     methods, left_out = _without_bound_rows(suite)
     methods, chosen = _choosing_themselves(methods)
-    changed = suite.model_copy(update={"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods})
+    filters = {} if path == SHIPPED else suite.filters  # they would leave next to nothing of the data of a trial
+    told = {"backbone": backbone, "name": f"{suite.name}-{short}", "methods": methods, "filters": filters}
+    changed = suite.model_copy(update=told)
     note = f"The backbone is {name} in place of {suite.backbone.path}; learning rates are still those for the latter."
     changed, notes = fitted(changed, steps)
     return changed, [
         note,
         *notes,
         *([f"Left out, for {suite.backbone.path} alone: {', '.join(left_out)}."] if left_out else []),
+        *([f"Rows are not filtered: {', '.join(sorted(suite.filters))}."] if suite.filters and not filters else []),
         *([f"Selections given for {suite.backbone.path} are made anew: {', '.join(chosen)}."] if chosen else []),
     ]
 

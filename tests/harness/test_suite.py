@@ -113,6 +113,14 @@ def test_a_suite_on_the_small_backbone_is_cut_to_a_trial_under_its_own_name_and_
     assert "no comparison of the methods" in told
 
 
+def test_a_trial_on_the_small_backbone_takes_rows_as_they_are_and_says_so(tmp_path):
+    """Of a few rows at hand a filter may leave one, too few to hold any out."""
+    das = load("das")
+    suite, notes = with_backbone(das, "mini")
+    assert (suite.filters, das.filters.keys()) == ({}, {"metamathqa", "opencoder"})
+    assert "Rows are not filtered: metamathqa, opencoder." in notes
+
+
 def test_another_backbone_cuts_lengths_to_what_it_can_read_and_nothing_else(tmp_path, tiny_checkpoint):
     folder = tiny_checkpoint("olmoe")
     suite, notes = with_backbone(load(written(tmp_path, LONG + "evaluation: {max_length: 512}\n")), str(folder))
