@@ -13,6 +13,7 @@ from lm_eval.api.model import LM
 from esft_bench.harness.evaluate import quiet
 from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import Canary, compare
+from esft_bench.harness.serving.client import Client
 from esft_bench.harness.serving.endpoint import ALL, Endpoint, Seen, check_settings, endpoints_of
 from esft_bench.harness.serving.engines import Engine, Loaded, SwappingEngine, changes_more, unlike
 from esft_bench.harness.serving.lm import ServerLM
@@ -208,12 +209,12 @@ class FixedEndpoints:
         self._lm = self._held = None
 
 
-def one_by_one(endpoint: Endpoint, prompts: list[list[int]]) -> Canary:
+def one_by_one(asked: Client, prompts: list[list[int]]) -> Canary:
     """A canary whose prompts are asked one after another.
 
     With --enable-lora vLLM 0.32 on CPUs dies of the log-probabilities of several prompts that it computes at a time.
     """
-    return Canary(prompts=prompts, logprobs=[endpoint.canary([prompt]).logprobs[0] for prompt in prompts])
+    return Canary(prompts=prompts, logprobs=[asked.canary([prompt]).logprobs[0] for prompt in prompts])
 
 
 def holds(seen: Seen, model: Model) -> bool:

@@ -197,12 +197,19 @@ class Quiet(ThreadingHTTPServer):
 def running() -> Iterator[Server]:
     """A server at work on a free port."""
     state = Server()
-    server = Quiet(("127.0.0.1", 0), type("Handler", (Handler,), {"state": state}))
-    state.url = f"http://127.0.0.1:{server.server_address[1]}/v1"
+    with at_work(type("Handler", (Handler,), {"state": state})) as url:
+        state.url = f"{url}/v1"
+        yield state
+
+
+@contextmanager
+def at_work(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """The address of a server on a free port that answers by `handler`, while the block runs."""
+    server = Quiet(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     try:
-        yield state
+        yield f"http://127.0.0.1:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()

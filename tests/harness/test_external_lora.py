@@ -12,7 +12,8 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from esft_bench.harness.backbone.model import load_model
 from esft_bench.harness.merging import Merger, Model
 from esft_bench.harness.serving import server
-from esft_bench.harness.serving.canary import Canary, compare, measure
+from esft_bench.harness.serving.canary import compare, measure
+from esft_bench.harness.serving.external import one_by_one
 from esft_bench.harness.serving.served import make_engine
 from esft_bench.harness.serving.server import Settings
 from esft_bench.harness.serving.settings import EngineSettings
@@ -56,14 +57,10 @@ def test_vllm_serves_a_lora_adapter_that_it_is_handed(tmp_path: Path, monkeypatc
         ours = make_engine(EngineSettings("vllm", "float32", 128, evaluation, endpoint=theirs.url), tmp_path)
         loaded = ours.load(cell.model, cell.canary)
         assert loaded.difference < 1e-4
-        assert compare(cell.canary, by_one(theirs, cell.canary.prompts)) > 1e-2  # the server's own model is another
+        assert compare(cell.canary, one_by_one(theirs, cell.canary.prompts)) > 1e-2  # the server's own model is another
         ours.close()
         listed = httpx.get(f"{theirs.url}/v1/models").json()["data"]
         assert [each["id"] for each in listed] == ["model"]
-
-
-def by_one(asked: server.VllmServer, prompts: list[list[int]]) -> Canary:
-    return Canary(prompts=prompts, logprobs=[asked.canary([prompt]).logprobs[0] for prompt in prompts])
 
 
 def lora_cell(base: Path, folder: Path) -> Cell:

@@ -1,7 +1,6 @@
 """A server that speaks as vLLM does, on a model in memory, and can be made to misbehave."""
 
 import json
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from typing import Any
 
 from esft_bench.harness.serving.engines import TransformersEngine
 from esft_bench.harness.serving.server import Settings
-from tests.harness.judge_server import Quiet
+from tests.harness.judge_server import at_work
 
 KEY = "sk-a-key-of-others"
 
@@ -128,13 +127,5 @@ class Handler(BaseHTTPRequestHandler):
 @contextmanager
 def serving(state: Vllm) -> Iterator[Vllm]:
     """A server at work on a free port."""
-    server = Quiet(("127.0.0.1", 0), type("Own", (Handler,), {"state": state}))
-    state.url = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with at_work(type("Own", (Handler,), {"state": state})) as state.url:
         yield state
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
