@@ -61,7 +61,6 @@ class Frail(Toy):
         done = len(list(job.scratch.iterdir()))
         job.progress(done + 1, 4)
         (job.scratch / str(done)).touch()
-        time.sleep(0.5)
         if done < 3:
             os.kill(os.getpid(), signal.SIGKILL)
         return {"tries": done + 1}

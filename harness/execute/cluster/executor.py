@@ -182,6 +182,8 @@ class RayExecutor:
             why = f"a node could not run it: {type(error.cause).__name__}: {first_line(error.cause)}"
             yield from (Ended(step, {}, why) for step, _ in attempt.work)
         except RayError as error:
+            for token, said in self._post.last_letters():  # how far it was decides whether it was in vain
+                yield from self._heard(token, said)
             yield from self._lost(attempt, attempt.why or first_line(error) or type(error).__name__)
         else:
             self._write(outcome.printed)

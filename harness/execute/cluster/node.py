@@ -19,6 +19,8 @@ from esft_bench.harness.steps.step import Job, Step
 LOG_BYTES = 64 * 1024
 """So much of what an attempt prints comes back to the run's log: its end. Small enough for Ray to send it at once, so
 that it is not lost with its node."""
+SAID_WITHIN = 5.0
+"""Seconds that a step waits for word of its progress to be in the mailbox."""
 
 Lend = Callable[[EngineSettings, Path], Any]
 """Makes what steps borrow of an engine, given where that writes its logs; see `serving.served.Served`."""
@@ -82,8 +84,8 @@ def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outco
     def send(message: Message) -> None:
         if message.ended:
             ended.append(message)
-        else:
-            order.mailbox.put.remote(order.token, message)
+        else:  # it may die in a moment, and how far it was counts
+            ray.wait([order.mailbox.put.remote(order.token, message)], timeout=SAID_WITHIN)
 
     with _caught() as printed:
         if any("torch" in step.code.libraries for step, _ in order.work):

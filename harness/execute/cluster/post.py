@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import ray
@@ -79,6 +80,16 @@ class Post:
             self._mailbox = self._open()
         self._asked = None
         return letters
+
+    def last_letters(self) -> list[tuple[int, Any]]:
+        """All that was said until now, waited for."""
+        asked = [self._asked] if self._asked is not None else []
+        self._asked = None
+        try:
+            return list(chain.from_iterable(ray.get([*asked, self._mailbox.take.remote()], timeout=ANSWERS_WITHIN)))
+        except RayError:
+            self._mailbox = self._open()
+            return []
 
     def end(self, order: Any, engine: Any = None) -> None:
         """End an order's process at once, or the engine that has it."""
