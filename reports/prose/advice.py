@@ -1,11 +1,11 @@
 """Which method for this task? In plain words, from the numbers and their uncertainty; no paper's order is presumed.
 
-For a task: the rows that are best or not distinguishable from the best (Table 1's own test), and of these the cheapest
-(time × memory × storage), unless another of them keeps more of the general ability beyond chance; what it costs, and
-what it makes the model forget (general ability of the cells trained on that task against the base model, paired over
-items, judged among all comparisons of the report). Rows that ablate another, such as random experts, are named where
-they cannot be told from the best and are never the advice. Where each row was trained once, the advice says that it is
-about these trainings.
+For a task: the rows that are best or not distinguishable from the best (Table 1's own test), of these the ones measured
+within the suite's margin of the best (few runs tell little apart), and of these the cheapest (time × memory × storage),
+unless another of them keeps more of the general ability beyond chance; what it costs, and what it makes the model
+forget (general ability of the cells trained on that task against the base model, paired over items, judged among all
+comparisons of the report). Rows that ablate another, such as random experts, are named where they cannot be told from
+the best and are never the advice. Where each row was trained once, the advice says that it is about these trainings.
 
 Where rows have curves, these decide (equal_gain.py): at one learning rate a row may forget more only for having gained
 more.
@@ -24,11 +24,13 @@ from esft_bench.reports.prose.task_advice import (
     UNDECIDED,
     TaskAdvice,
     cheap,
+    cheapest_near_the_best,
     cheapest_of_all,
     costs_by_row,
     how_cheap,
     if_typical,
     lowest,
+    near_the_best,
     take,
 )
 from esft_bench.reports.statistics.paired import PairedDifference
@@ -110,7 +112,9 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     forgotten = _forgotten(comparisons, general, candidates, column)
     sure = _sure(comparisons, forgotten, column)
-    pick, why = _pick(comparisons, candidates, costs, forgotten, column)
+    behind = {row.name: -(ability.cell(row, column).value or 0.0) for row in candidates}
+    near = near_the_best(candidates, behind, comparisons.margin)
+    pick, why = _pick(comparisons, (candidates, near), costs, forgotten, column)
     verdict = Sentence(why, UNDECIDED)
     if pick:
         drift = moved(results, [pick], _base(comparisons), _task(column) or "")
@@ -227,23 +231,28 @@ def _keeping_more(
 
 def _pick(
     comparisons: Comparisons,
-    rows: Sequence[TableRow],
+    alike: tuple[Sequence[TableRow], Sequence[TableRow]],
     costs: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
 ) -> tuple[TableRow | None, str]:
-    """The row to take, and why: of those that score alike the cheapest, or the cheapest that keeps more than it."""
+    """The row to take, and why: the cheapest that scores alike, or the cheapest that keeps more than it.
+
+    `alike` are the rows that cannot be told from the best, and those of them that are near it.
+    """
+    rows, near = alike
     if len(rows) == 1:
         return rows[0], "no other method scores as high here."
     equal = f"{listing([row.title for row in rows])} cannot be told apart by score"
-    pick = cheapest_of_all(rows, costs)
+    pick = near[0] if len(near) == 1 else cheapest_of_all(near, costs)
     if pick is None:
         return None, f"{equal}, and what they cost was not measured for all of them."
     passed: list[str] = []
-    while better := _keeping_more(comparisons, pick, rows, forgotten, column):
+    while better := _keeping_more(comparisons, pick, near, forgotten, column):
         passed.append(pick.title)
         pick = cheapest_of_all(better, costs) or better[0]
     if passed:
         verb = "are cheaper but keep" if len(passed) > 1 else "is cheaper but keeps"
         return pick, f"{equal}; {listing(passed)} {verb} less of the general ability."
-    return pick, f"{equal}, and it is the cheapest of them, {how_cheap(pick, rows, costs)}."
+    how = how_cheap(pick, near, costs) if len(near) > 1 else ""
+    return pick, equal + cheapest_near_the_best(rows, near, comparisons.margin, how)

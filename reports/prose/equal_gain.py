@@ -1,6 +1,7 @@
 """What is said where curves are read at equal gain, and why they are not where they are not.
 
-Which row to take is then: of those that forget least at equal gain, or cannot be told from that one, the cheapest.
+Which row to take is then: of those that forget least at equal gain, or cannot be told from that one and measured within
+the suite's margin of it, the cheapest.
 """
 
 from collections.abc import Mapping, Sequence
@@ -13,11 +14,13 @@ from esft_bench.reports.prose.task_advice import (
     UNDECIDED,
     TaskAdvice,
     cheap,
+    cheapest_near_the_best,
     cheapest_of_all,
     costs_by_row,
     how_cheap,
     if_typical,
     lowest,
+    near_the_best,
     take,
 )
 from esft_bench.reports.tables.equal_gain import EqualGain, ReadTable
@@ -67,9 +70,11 @@ def forget_least(seen: EqualGain, column: Column) -> TaskAdvice | None:
         return TaskAdvice(column.name, title, sentences=(Sentence(why, UNDECIDED), *told), at_equal_gain=True)
     costs = {metric: costs_by_row(seen.results, candidates, column, metric) for metric in COSTS}
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
-    pick = candidates[0] if len(candidates) == 1 else cheapest_of_all(candidates, costs)
+    losses = {row.name: read.readings.found[row.name, task].estimate for row in candidates}
+    near = near_the_best(candidates, losses, seen.results.suite.same_within)
+    pick = near[0] if len(near) == 1 else cheapest_of_all(near, costs)
     lost = f"General ability lost at equal gain: {_lost(read, pick, task)}." if pick else ""
-    verdict = _verdict(candidates, pick, costs, lost)
+    verdict = _verdict(seen, (candidates, near), pick, costs, lost)
     if pick and read.readings.runs == 1:
         verdict = if_typical(verdict)
     told = [verdict, *told, *cheap(candidates, cheapest, costs)]
@@ -104,12 +109,19 @@ def _unread(read: ReadTable, rows: Sequence[TableRow], task: str) -> list[Senten
 
 
 def _verdict(
-    candidates: Sequence[TableRow], pick: TableRow | None, costs: Mapping[str, Mapping[str, float]], lost: str
+    seen: EqualGain,
+    alike: tuple[Sequence[TableRow], Sequence[TableRow]],
+    pick: TableRow | None,
+    costs: Mapping[str, Mapping[str, float]],
+    lost: str,
 ) -> Sentence:
-    """Which row to take: of those that forget least, the cheapest."""
-    alike = f"at equal gain {listing([row.title for row in candidates])} cannot be told apart in what they forget"
+    """Which row to take: the cheapest of those that cannot be told from the one that forgets least, and are near it."""
+    rows, near = alike
+    told = f"at equal gain {listing([row.title for row in rows])} cannot be told apart in what they forget"
     if pick is None:
-        return Sentence(f"{alike}, and what they cost was not measured for all of them.", UNDECIDED)
-    if len(candidates) == 1:
+        return Sentence(f"{told}, and what they cost was not measured for all of them.", UNDECIDED)
+    if len(rows) == 1:
         return take(pick, "no other method forgets as little at equal gain.", costs, lost)
-    return take(pick, f"{alike}, and it is the cheapest of them, {how_cheap(pick, candidates, costs)}.", costs, lost)
+    how = how_cheap(pick, near, costs) if len(near) > 1 else ""
+    why = cheapest_near_the_best(rows, near, seen.results.suite.same_within, how)
+    return take(pick, told + why, costs, lost)

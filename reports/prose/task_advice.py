@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from esft_bench.reports.backbone_results import AVERAGE, BackboneResults, Column, TableRow
-from esft_bench.reports.formatting import ONE_TRAINING, Sentence, listing, quantity
+from esft_bench.reports.formatting import ONE_TRAINING, Sentence, listing, points, quantity
 from esft_bench.reports.statistics.paired import PairedDifference
 
 COSTS = {
@@ -83,6 +83,26 @@ def cheap(
         names = listing([row.title for row in winners])
         parts.append(f"{names} {listing(what)}" if len(winners) == 1 else f"{names}, alike within 5%, {listing(what)}")
     return [Sentence(f"Of these, {'; '.join(parts)}.")]
+
+
+def near_the_best(rows: Sequence[TableRow], behind: Mapping[str, float], margin: float) -> tuple[TableRow, ...]:
+    """The rows measured at most `margin` points behind the best of them.
+
+    With few runs hardly anything is told apart, and then a row far behind is no choice for being cheap.
+    """
+    least = min(behind[row.name] for row in rows)
+    return tuple(row for row in rows if behind[row.name] - least <= margin)
+
+
+def cheapest_near_the_best(rows: Sequence[TableRow], near: Sequence[TableRow], margin: float, how: str) -> str:
+    """Why the cheapest of the rows `near` the best is taken, of all that cannot be told apart."""
+    if len(near) == len(rows):
+        return f", and it is the cheapest of them, {how}."
+    if len(near) == 1:
+        return f", but all others measured more than {points(margin)} worse."
+    return (
+        f"; of {listing([row.title for row in near])}, within {points(margin)} of the best, it is the cheapest, {how}."
+    )
 
 
 def cheapest_of_all(rows: Sequence[TableRow], costs: Mapping[str, Mapping[str, float]]) -> TableRow | None:

@@ -92,7 +92,7 @@ def test_a_step_that_dies_each_time_fails_after_some_tries(end):
 def test_a_step_that_gets_further_each_time_is_not_given_up(end):
     ended, seen, _ = end(Frail("goes_on", told="x"), tries=2)
     assert (ended.error, ended.measured) == ("", {"tries": 4})
-    assert max(each.done for each in seen) == 4
+    assert {1, 2, 3} <= {each.done for each in seen}
 
 
 def test_a_disk_that_is_full_on_a_node_alone_is_no_end_before_other_tries(end):

@@ -48,6 +48,7 @@ class MadeUpRun:
     tasks: Mapping[str, str] = field(default_factory=lambda: dict(TASKS))
     general: Mapping[str, str] = field(default_factory=lambda: dict(GENERAL))
     seeds: Sequence[int] = (0,)
+    same_within: float = 2.0
     rates: Sequence[float] = (1.0,)
     items: int = 100
     general_items: int = 60
@@ -78,6 +79,7 @@ class MadeUpRun:
                 "tasks": list(self.tasks),
                 "general": list(self.general),
                 "seeds": list(self.seeds),
+                "same_within": self.same_within,
                 "curve": {"rates": list(self.rates)},
                 "methods": {name: {"title": METHODS[name][0], "ablates": METHODS[name][1]} for name in self.methods},
             },

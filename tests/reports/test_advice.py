@@ -41,8 +41,8 @@ def of(advice: Advice, task: str) -> TaskAdvice:
 
 @pytest.fixture
 def equal(made_up: MadeUpRun) -> MadeUpRun:
-    """Three methods that are equally good on one task and forget alike."""
-    made_up.methods, made_up.tasks, made_up.skill = ROWS, dict(ONE), dict(EQUAL)
+    """Three methods that are equally good on one task and forget alike; their drawn scores are some points apart."""
+    made_up.methods, made_up.tasks, made_up.skill, made_up.same_within = ROWS, dict(ONE), dict(EQUAL), 12.0
     return made_up
 
 
@@ -127,6 +127,24 @@ def test_the_cheapest_is_not_taken_where_another_keeps_more_general_ability(equa
     assert one.pick is not None
     assert one.pick.name == "lora"  # three times as dear, where FFT is nine times
     assert "ESFT-Gate is cheaper but keeps less of the general ability" in one.sentences[0].text
+
+
+def test_the_cheapest_is_not_taken_where_it_measured_far_behind_though_it_cannot_be_told_apart(
+    equal: MadeUpRun, tmp_path: Path
+) -> None:
+    with_costs(equal, CHEAP_GATE)
+    equal.items, equal.skill, equal.same_within = 30, {**EQUAL, "esft-gate": 0.7}, 40.0
+    far = of(advice_of(equal, tmp_path / "wide"), "intent")
+    equal.same_within = 5.0
+    near = of(advice_of(equal, tmp_path / "narrow"), "intent")
+    assert far.candidates == near.candidates
+    assert "esft-gate" in {row.name for row in near.candidates}
+    assert far.pick is not None
+    assert near.pick is not None
+    assert (far.pick.name, near.pick.name) == ("esft-gate", "lora")
+    assert (
+        "within 5 points of the best" in near.sentences[0].text or "more than 5 points worse" in near.sentences[0].text
+    )
 
 
 def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal: MadeUpRun, tmp_path: Path) -> None:
