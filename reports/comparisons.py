@@ -102,7 +102,13 @@ class Comparisons:
         """The pair as it was made, and whether it is the other way round."""
         turned = self._order[row.name] > self._order[other.name]
         first, second = (other, row) if turned else (row, other)
-        return Pair(first.name, second.name, role, column.name, task), turned
+        task = "" if self._tasks == [task] else task
+        return Pair(first.name, second.name, role, column.name or self._only_column(role), task), turned
+
+    def _only_column(self, role: Role) -> str:
+        """The column that is its own average, so that it is compared and counted once; empty where there are several."""
+        columns = self.results.columns(role)
+        return columns[0].name if len(columns) == 1 else ""
 
     def _key(self, pair: Pair) -> Hashable:
         return (self.name, pair)
@@ -126,8 +132,9 @@ class Comparisons:
             for place, column in enumerate(columns):
                 alone = {name: [arrays[place]] for name, arrays in scores.items()}
                 groups[role, column.name, ""] = dict(self._differences(alone, role, column, ""))
-            groups[role, "", ""] = dict(self._differences(scores, role, AVERAGE, ""))
-        for task in self._single_tasks():
+            if not self._only_column(role):
+                groups[role, "", ""] = dict(self._differences(scores, role, AVERAGE, ""))
+        for task in self._single_tasks() if len(self._tasks) > 1 else ():
             scores = self.results.item_scores(self._methods, self.results.columns("general"), "general", task)
             groups["general", "", task] = dict(self._differences(scores, "general", AVERAGE, task))
         return groups
@@ -136,6 +143,11 @@ class Comparisons:
     def _methods(self) -> list[TableRow]:
         """The rows that advice may speak of: no ablations."""
         return [row for row in self.results.rows if not row.ablates]
+
+    @cached_property
+    def _tasks(self) -> list[str]:
+        """The tasks that rows are trained on; where there is one, after it is after all."""
+        return list(self.results.tasks)
 
     def _single_tasks(self) -> Iterator[str]:
         """The tasks after which advice asks what is forgotten: those that stand for a column alone."""
