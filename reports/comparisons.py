@@ -106,7 +106,7 @@ class Comparisons:
         return Pair(first.name, second.name, role, column.name or self._only_column(role), task), turned
 
     def _only_column(self, role: Role) -> str:
-        """The column that is its own average, so that it is compared and counted once; empty where there are several."""
+        """The column that is its own average, and is compared and counted once; empty where there are several."""
         columns = self.results.columns(role)
         return columns[0].name if len(columns) == 1 else ""
 
