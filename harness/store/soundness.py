@@ -61,11 +61,6 @@ def settled(folder: Path) -> dict[str, File]:
     return described(folder, found)
 
 
-def fits(found: Found, written: Mapping[str, File]) -> bool:
-    """Whether files may be those that were written: they have the names and the sizes."""
-    return {name: stat.st_size for name, stat in found.items()} == {name: file.size for name, file in written.items()}
-
-
 def fault(folder: Path, found: Found, written: Mapping[str, File], *, whole: bool) -> str:
     """What is wrong with files, given those that were written; empty where nothing is. `whole` reads large ones too."""
     for name in sorted(written.keys() | found.keys()):
