@@ -19,6 +19,9 @@ from esft_bench.harness.store.manifest import Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
 
+SYNCS = 1.0
+"""Seconds of finished steps that would be done again after the machine has lost its power."""
+
 
 class Watcher(Protocol):
     """Who is told what happens."""
@@ -62,7 +65,7 @@ class Schedule:
         self._add(step for step in self._order if graph.is_ready(step))
         self._running: dict[Step, _Started] = {}
         self._elsewhere: set[Step] = set()
-        self._looked = 0.0
+        self._looked = self._synced = 0.0
         self._makers = {graph.store.leases.me}
         self._mended: set[Step] = set()
         self.failed: dict[Step, str] = {}
@@ -83,13 +86,20 @@ class Schedule:
                         self._watcher.progressed(event.step, event.done, event.total)
                     else:
                         self._ended(event)
-                self._graph.store.sync()
+                self._sync_now_and_then()
         finally:
             self._executor.close()
+            self._graph.store.sync()
             for started in self._running.values():
                 started.lease.release()
             self._graph.store.leases.tidy()
         return self.failed
+
+    def _sync_now_and_then(self) -> None:
+        """Force it to the disk that steps are finished, which makes nobody wait where many are at once."""
+        if time.monotonic() - self._synced > SYNCS:
+            self._graph.store.sync()
+            self._synced = time.monotonic()
 
     def _add(self, steps: Iterable[Step]) -> None:
         """Steps are ready."""

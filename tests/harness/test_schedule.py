@@ -10,6 +10,7 @@ from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import made_folder
 from tests.harness.toys import Toy
 
 
@@ -31,6 +32,7 @@ class InOrder:
 
     def start(self, step, job):
         self.ran.append(step)
+        made_folder(job.out)
         error = self.errors.get(step, "")
         if step in self.meanwhile:
             error = self.meanwhile.pop(step)(job) or error
