@@ -132,19 +132,18 @@ class Store:
 
     def _checked(self, kind: str, key: str, *, whole: bool) -> Artifact:
         """An artifact, read as far as it was not read before. Raises DamagedError."""
-        folder = Path(self.root, kind, key)
-        if self._is_damaged(folder):
-            raise DamagedError(folder)
+        if self._damaged and self._is_damaged(self.root / kind / key):
+            raise DamagedError(f"{kind}/{key}")
         try:
-            there = files_in(folder)
+            there = files_in(f"{self.root}/{kind}/{key}")
             now = stamp(there)
             look = self.looks.at(kind, key, now, whole=whole)
             if look is None:
-                manifest = self._sound(folder, there, whole=whole)
+                manifest = self._sound(self.root / kind / key, there, whole=whole)
                 look = Look(now, whole, manifest.digest, manifest.seal, manifest.measured)
                 self.looks.add(kind, key, look)
         except (DamagedError, OSError) as error:
-            self._note(folder, str(error))
+            self._note(self.root / kind / key, str(error))
             raise DamagedError(str(error)) from error
         return Artifact(self.root, kind, key, look.digest, look.measured, look.seal)
 

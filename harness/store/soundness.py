@@ -31,7 +31,7 @@ class File(BaseModel):
     sha256: str
 
 
-def files_in(folder: Path) -> dict[str, os.stat_result]:
+def files_in(folder: Path | str) -> dict[str, os.stat_result]:
     """What lies in a folder, in the order of the names; links are looked at themselves, not followed.
 
     Asked of the system itself: a run looks into thousands of folders, and paths as objects took most of that time.
