@@ -137,7 +137,7 @@ def damages(role, why=None):
     """What happens while a step runs: its input of a role is damaged, or without one all that there is."""
 
     def damage(job):
-        text = job.out.parents[2].glob("toy/*/text") if role is None else [job.inputs[role] / "text"]
+        text = job.out.parents[1].glob("toy/*/text") if role is None else [job.inputs[role] / "text"]
         for path in text:
             path.write_text("damaged")
         return why
