@@ -14,7 +14,6 @@ from typing import Any
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.results import write_text as replace_text
 
-
 _CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
