@@ -121,7 +121,7 @@ class Apart(Beside):
 def test_a_step_that_was_sealed_where_it_ran_costs_its_driver_no_folder_and_no_file(tmp_path, monkeypatch):
     found = []
     for cells in (SMALL, LARGE):
-        made = []
+        made: list[str] = []
         with monkeypatch.context() as patch:
             for owner, name in ((os, "mkdir"), (io, "open")):
                 patch.setattr(owner, name, noted(getattr(owner, name), made))
