@@ -20,7 +20,7 @@ from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
 
 SYNCS = 1.0
-"""Seconds of finished steps that would be done again after the machine has lost its power."""
+"""Seconds between two syncs: a machine that loses its power has so much of finished steps to do again."""
 
 
 class Watcher(Protocol):
@@ -87,9 +87,9 @@ class Schedule:
                     else:
                         self._ended(event)
                 self._sync_now_and_then()
+            self._graph.store.sync()
         finally:
             self._executor.close()
-            self._graph.store.sync()
             for started in self._running.values():
                 started.lease.release()
             self._graph.store.leases.tidy()

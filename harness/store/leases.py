@@ -150,10 +150,11 @@ class Leases:
         """Remove what was laid aside, here and by processes that were killed since."""
         while self._aside:
             remove(self._beside(self._aside.pop()))
-        for beside in self._folder.glob(".*@*"):
-            lease = _lies(beside)
-            if lease and self._is_stale(lease):
-                remove(beside)
+        with suppress(OSError):  # whoever comes next may tidy up
+            for beside in self._folder.glob(".*@*"):
+                lease = _lies(beside)
+                if lease and self._is_stale(lease):
+                    remove(beside)
 
     def _beside(self, name: str) -> Path:
         """Where the folder of a lease lies before it is laid, and after."""
