@@ -1,7 +1,9 @@
 """Looking at a plan, for which no weights are read, shows what runs have done."""
 
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.commands.plan import deviations
@@ -39,11 +41,16 @@ def test_looking_at_a_plan_shows_what_a_run_has_done_also_where_the_weights_are_
 
 
 def test_how_much_a_run_varied_is_read_off_its_items_once_for_each_state_of_its_results(tmp_path, monkeypatch):
-    looked = []
+    looked: list[Path] = []
     seen = {"law": Deviations(1.5, 1 / 3, 0.1)}
-    monkeypatch.setattr(power, "deviations_in", lambda folder: looked.append(folder) or seen)
+
+    def look(folder):
+        looked.append(folder)
+        return seen
+
+    monkeypatch.setattr(power, "deviations_in", look)
     folder = tmp_path / "run"
-    made = SimpleNamespace(folder=folder, store=Store(tmp_path / "store"))
+    made: Any = SimpleNamespace(folder=folder, store=Store(tmp_path / "store"))
     assert deviations(made) == {}
     folder.mkdir()
     for text, times in (("a", 1), ("a longer one", 2)):
