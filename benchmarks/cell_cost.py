@@ -37,6 +37,7 @@ from esft_bench.harness.schedule import manifest_of
 from esft_bench.harness.serving.served import Served, make_engine
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Step, with_needs
+from esft_bench.spec.files import made_folder
 
 PARTS = ("host", "front", "engine")
 
@@ -103,7 +104,8 @@ class Bench:
 
     def _job(self, step: Step, key: str) -> Job:
         inputs = {role: artifact.folder for role, artifact in self.graph.inputs(step).items()}
-        return Job(inputs, self.store.begin(step.kind, key), self.store.scratch(key), borrowed=self.served)
+        out = made_folder(self.store.begin(step.kind, key))
+        return Job(inputs, out, self.store.scratch(key), borrowed=self.served)
 
     def tested(self, path: CellPath, spent: Spent) -> None:
         """Serve a cell's model and ask it all its benchmarks."""

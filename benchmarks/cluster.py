@@ -27,6 +27,8 @@ import psutil
 import ray
 
 from benchmarks.made_up import Nap, Nothing, nap
+from esft_bench.harness.execute.cluster.checks import check_nodes
+from esft_bench.harness.execute.cluster.connect import nodes
 from esft_bench.harness.execute.cluster.executor import RayExecutor
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.schedule import Schedule
@@ -37,6 +39,8 @@ from tests.harness.nodes import add_node, cluster, executor, kill
 
 NAP = 0.05
 ITEMS = 20
+SETTLES = 15.0
+"""Seconds that what Ray itself runs on the nodes gets to start."""
 LIMIT = 6 * 3600.0
 RUN, STORE = "runs/matrix", "runs/.store"
 KINDS = ("profile", "questions", "train", "answers", "verdicts")
@@ -80,6 +84,7 @@ def drive(address: str, folder: Path, cells: int) -> None:
     made.folder.mkdir(parents=True, exist_ok=True)
     graph, does = made.plan.graph(made.store), nothing(made.plan)
     ray.init(address, logging_level="ERROR", log_to_driver=False)
+    check_nodes(nodes(), made.store.root, [], [])  # as a run does; each has a process then
     runs, seen = executor(made.folder, Naps, tries=20), Seen()
     runs.does = does
     wanted = [step for path in made.plan.paths.values() for step in path.last]
@@ -125,7 +130,7 @@ def finished(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in there}
 
 
-def disturbed(made: Any, nodes: list[Any], folder: Path, total: int, arguments: argparse.Namespace) -> bool:
+def disturbed(made: Any, alive: list[Any], folder: Path, total: int, arguments: argparse.Namespace) -> bool:
     """Whether nothing was lost, and none of what was finished done again."""
     draw = random.Random(arguments.seed)
     strikes = ["node"] * arguments.node_kills + ["driver"] * arguments.driver_kills
@@ -137,8 +142,8 @@ def disturbed(made: Any, nodes: list[Any], folder: Path, total: int, arguments: 
         while count(folder) < moment and process.poll() is None:
             time.sleep(0.1)
         if strike == "node":
-            kill(nodes.pop(draw.randrange(len(nodes))))
-            nodes.append(add_node(made))
+            kill(alive.pop(draw.randrange(len(alive))))
+            alive.append(add_node(made))
         elif process.poll() is None:
             process.kill()
             process.wait()
@@ -173,12 +178,13 @@ def main() -> None:
         drive(arguments.drive, arguments.folder, arguments.cells)
         return
     made = cluster(0)
-    nodes, well = [add_node(made) for _ in range(arguments.nodes)], True
+    alive, well = [add_node(made) for _ in range(arguments.nodes)], True
+    time.sleep(SETTLES)
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "undisturbed", Path(folder) / "disturbed"
         steps = undisturbed(made, one, arguments)
         if arguments.node_kills or arguments.driver_kills:
-            well = disturbed(made, nodes, other, steps, arguments) and same(one, other)
+            well = disturbed(made, alive, other, steps, arguments) and same(one, other)
     made.shutdown()
     sys.exit(0 if well else 1)
 

@@ -12,11 +12,10 @@ from esft_bench.harness.steps.judge import JudgeStep
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.draft import draft_json, draft_jsonl
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ADAPTER, AFTER, ITEMS, LM_EVAL, LOG
-from esft_bench.methods.atomic import write_json
 from esft_bench.methods.moe.layout import CONFIG, AdapterConfig
-from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.record import ItemScore
 
 LAYERS, EXPERTS, CHOSEN = (1, 2, 3, 4), 64, 5
@@ -41,8 +40,8 @@ class Nothing:
             answers = step.answers if isinstance(step, JudgeStep) else step
             count = self.counts[answers.benchmark.name]
             scores = [ItemScore(id=str(item), score=float(draw.random() < 0.6)) for item in range(count)]
-            write_jsonl(out / ITEMS, [score.model_dump() for score in scores])
-            write_json(out / LM_EVAL, {"results": {}})
+            draft_jsonl(out / ITEMS, [score.model_dump() for score in scores])
+            draft_json(out / LM_EVAL, {"results": {}})
             return {"seconds": 1.0, "loaded": "swapped", "load_seconds": 0.1, "canary": 0.0, "decoding": "greedy"}
         else:
             (out / "content").write_text(step.identity)
@@ -52,16 +51,16 @@ class Nothing:
         for folder in (ADAPTER, AFTER):
             (out / folder).mkdir()
         chosen = {layer: sorted(draw.sample(range(EXPERTS), CHOSEN)) for layer in LAYERS}
-        write_json(out / ADAPTER / CONFIG, AdapterConfig(experts=chosen).model_dump())
+        draft_json(out / ADAPTER / CONFIG, AdapterConfig(experts=chosen).model_dump())
         (out / AFTER / PROFILE).write_bytes(self.profile)
-        write_json(out / LOG, {"losses": [draw.random() for _ in range(steps)]})
+        draft_json(out / LOG, {"losses": [draw.random() for _ in range(steps)]})
         names = ("seconds", "cpu_seconds", "steps", "peak_memory_bytes", "stored_bytes", "trainable_parameters")
         return {name: 1000.0 * (1 + draw.random()) for name in names}
 
 
 @dataclass(frozen=True, eq=False)
 class Nap(Step):
-    """A step for another one, to which it is equal: it takes so many seconds and leaves what is made up of it."""
+    """A step for another one, to which it is equal: it leaves what is made up of it, and takes so many seconds."""
 
     kind: ClassVar[str] = "nap"
     of: Step
@@ -102,9 +101,11 @@ class Nap(Step):
         return self.of.resources
 
     def run(self, job: Job) -> dict[str, Any]:
-        """Nap, and leave what is made up."""
-        time.sleep(self.seconds)
-        return self.does(self.of, job)
+        """Leave what is made up, and nap for the rest of the time."""
+        until = time.monotonic() + self.seconds
+        measured = self.does(self.of, job)
+        time.sleep(max(0.0, until - time.monotonic()))
+        return measured
 
 
 class Naps(Nap):

@@ -5,9 +5,8 @@ may walk graphs over the same store: each claims a step before it starts it, and
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Protocol
 
 from esft_bench.harness.execute.executor import Ended, Executor, Progressed
@@ -19,6 +18,9 @@ from esft_bench.harness.store.leases import LOOK, Lease
 from esft_bench.harness.store.manifest import Input, Manifest
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import remove
+
+SYNCS = 1.0
+"""Seconds between two syncs: a machine that loses its power has so much of finished steps to do again."""
 
 
 class Watcher(Protocol):
@@ -42,9 +44,9 @@ class Watcher(Protocol):
 
 @dataclass(frozen=True)
 class _Started:
-    """A step at work: the key it was started under, the claim to make it, and its job."""
+    """A step at work: the digests of what it reads, by role, the claim to make it, and its job."""
 
-    key: str
+    reads: Mapping[str, str]
     lease: Lease
     job: Job
 
@@ -63,7 +65,7 @@ class Schedule:
         self._add(step for step in self._order if graph.is_ready(step))
         self._running: dict[Step, _Started] = {}
         self._elsewhere: set[Step] = set()
-        self._looked = 0.0
+        self._looked = self._synced = 0.0
         self._makers = {graph.store.leases.me}
         self._mended: set[Step] = set()
         self.failed: dict[Step, str] = {}
@@ -84,11 +86,20 @@ class Schedule:
                         self._watcher.progressed(event.step, event.done, event.total)
                     else:
                         self._ended(event)
+                self._sync_now_and_then()
+            self._graph.store.sync()
         finally:
             self._executor.close()
             for started in self._running.values():
                 started.lease.release()
+            self._graph.store.leases.tidy()
         return self.failed
+
+    def _sync_now_and_then(self) -> None:
+        """Force it to the disk that steps are finished, which makes nobody wait where many are at once."""
+        if time.monotonic() - self._synced > SYNCS:
+            self._graph.store.sync()
+            self._synced = time.monotonic()
 
     def _add(self, steps: Iterable[Step]) -> None:
         """Steps are ready."""
@@ -113,9 +124,9 @@ class Schedule:
             return None
         self._elsewhere.discard(step)
         if self._taken(step, key):
-            lease.release()
+            lease.lay_aside()
             return None
-        return _Started(key, lease, self._job(step, key))
+        return _Started(self._digests(step), lease, self._job(step, key))
 
     def _look_elsewhere(self) -> None:
         """See now and then how far others are: take what they have made, and what they let go of is ready again."""
@@ -162,11 +173,13 @@ class Schedule:
 
     def _job(self, step: Step, key: str) -> Job:
         store = self._graph.store
+        inputs = self._graph.inputs(step)
         return Job(
-            inputs={role: artifact.folder for role, artifact in self._graph.inputs(step).items()},
+            inputs={role: artifact.folder for role, artifact in inputs.items()},
             out=store.begin(step.kind, key),
             scratch=store.scratch(key),
             parallelism=self._parallelism,
+            manifest=manifest_of(step, key, inputs, {}),
         )
 
     def _ended(self, event: Ended) -> None:
@@ -176,7 +189,7 @@ class Schedule:
                 raise NoSpaceError(event.error)
             self._conclude(event, started)
         finally:
-            started.lease.release()
+            started.lease.lay_aside()
 
     def _conclude(self, event: Ended, started: _Started) -> None:
         """Keep what a step made, or see what becomes of it."""
@@ -185,7 +198,7 @@ class Schedule:
             remove(job.out)
             self._elsewhere.add(step)
             return
-        astray = self._mends(step, again=bool(event.error)) or not self._reads(step, started.key)
+        astray = self._mends(step, again=bool(event.error)) or not self._is_ready_for(step, started.reads)
         if not (astray or event.error):
             self._finish(event, started)
             return
@@ -198,15 +211,19 @@ class Schedule:
         else:
             self._fail(step, event.error)
 
-    def _reads(self, step: Step, key: str) -> bool:
+    def _digests(self, step: Step) -> dict[str, str]:
+        """What a ready step would be started on."""
+        return {role: artifact.digest for role, artifact in self._graph.inputs(step).items()}
+
+    def _is_ready_for(self, step: Step, reads: Mapping[str, str]) -> bool:
         """Whether what a step was started on is still what it would be started on."""
-        return self._graph.is_ready(step) and self._graph.key(step) == key
+        return self._graph.is_ready(step) and self._digests(step) == reads
 
     def _finish(self, event: Ended, started: _Started) -> None:
         """Put what a step made into the store."""
-        step, files = event.step, dict(event.files)
-        manifest = manifest_of(step, started.key, self._graph.inputs(step), event.measured)
-        self._put(step, self._graph.store.finish(started.job.out, manifest.model_copy(update={"files": files})))
+        assert started.job.manifest is not None
+        manifest = started.job.manifest.model_copy(update={"measured": event.measured})
+        self._put(event.step, self._graph.store.finish(started.job.out, manifest, event.sealed))
 
     def _put(self, step: Step, artifact: Artifact) -> None:
         """Note what a step left: what rests on it may be ready now."""
@@ -236,7 +253,7 @@ class Schedule:
 
 
 def manifest_of(step: Step, key: str, inputs: dict[str, Artifact], measured: dict[str, object]) -> Manifest:
-    """What an artifact is and came from; the store fills in the contents' digest."""
+    """What an artifact is and came from, but for its contents, which who seals it looks at."""
     files = {role: Input(digest=each.digest, path=str(each.path)) for role, each in step.contents.items()}
     made = {role: Input(digest=each.digest, kind=each.kind, key=each.key) for role, each in inputs.items()}
     return Manifest(
@@ -249,5 +266,4 @@ def manifest_of(step: Step, key: str, inputs: dict[str, Artifact], measured: dic
         sources=step.code.sources(),
         versions=step.code.versions(),
         measured=measured,
-        made=datetime.now(UTC).isoformat(timespec="seconds"),
     )

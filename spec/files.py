@@ -14,10 +14,12 @@ from typing import Any
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.results import write_text as replace_text
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 def canonical(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text."""
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def digest_of_text(text: str) -> str:

@@ -2,12 +2,24 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import astuple
+from typing import TYPE_CHECKING
 
 from rich.table import Table
 
 from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.plan.state import state_of
 from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.store.soundness import stamp
+from esft_bench.spec.errors import UserError
+from esft_bench.spec.results import JSONL
+
+if TYPE_CHECKING:
+    from esft_bench.reports.statistics.detectable import Deviations
+
+DEVIATIONS = ".deviations"
+"""The notes on how much differences varied in runs."""
 
 
 def describe(prepared: Prepared, graph: Graph) -> Table:
@@ -39,10 +51,10 @@ def _counted(states: Iterable[str]) -> str:
 
 def foreseen(prepared: Prepared) -> Table:
     """What the planned items and seeds can tell apart, a line for each benchmark, and what that assumes."""
-    from esft_bench.reports.power import ASSUMED, ASSUMPTION, SHARE, Design, deviations_in
+    from esft_bench.reports.power import ASSUMED, ASSUMPTION, SHARE, Design
 
     plan = prepared.plan
-    seen = deviations_in(prepared.folder)
+    seen = deviations(prepared)
     rows, seeds, tasks = len(plan.suite.methods), len(plan.suite.seeds), len(plan.suite.tasks)
     table = Table(title="Minimum detectable effect", title_justify="left", box=None, pad_edge=False)
     for name in ("benchmark", "items", "runs", "points", "given"):
@@ -50,9 +62,9 @@ def foreseen(prepared: Prepared) -> Table:
     own = [name for task in plan.suite.tasks for name in plan.matrix.tested_on(task)]
     for benchmark in dict.fromkeys([*own, *plan.suite.general]):
         runs = seeds if benchmark in own else seeds * tasks
-        count, deviations = plan.data[benchmark].count, seen.get(benchmark)
-        points = f"{Design(rows, deviations or ASSUMED).detectable(count, runs):.1f}"
-        given = "deviations seen in the run before" if deviations else "assumed"
+        count, varied = plan.data[benchmark].count, seen.get(benchmark)
+        points = f"{Design(rows, varied or ASSUMED).detectable(count, runs):.1f}"
+        given = "deviations seen in the run before" if varied else "assumed"
         table.add_row(plan.tasks[benchmark].title, str(count), str(runs), points, given)
     table.caption = (
         f"Found with 80% probability among the pairs of {rows} rows, of which {SHARE:.0%} are taken to differ (5% of "
@@ -60,3 +72,25 @@ def foreseen(prepared: Prepared) -> Table:
     )
     table.caption_justify = "left"
     return table
+
+
+def deviations(prepared: Prepared) -> "dict[str, Deviations]":
+    """How much differences varied in the run before; noted, since all items of a run are read for it.
+
+    What was noted counts as long as nobody has touched the run's results.
+    """
+    from esft_bench.reports.statistics.detectable import Deviations
+
+    results = prepared.folder / JSONL
+    if not results.is_file():
+        return {}
+    notes, now = prepared.store.notes(DEVIATIONS), stamp({JSONL: results.stat()})
+    known = notes.read(prepared.folder.name)
+    if known is None or known["stamp"] != now:
+        from esft_bench.reports.power import deviations_in
+
+        found = {name: astuple(each) for name, each in deviations_in(prepared.folder).items()}
+        known = {"stamp": now, "deviations": found}
+        with suppress(OSError, UserError):  # of a store that may only be read
+            notes.write(prepared.folder.name, known)
+    return {name: Deviations(*each) for name, each in known["deviations"].items()}

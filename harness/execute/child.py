@@ -11,21 +11,24 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from multiprocessing import connection, parent_process
 from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.steps.step import Job, Step
-from esft_bench.harness.store.soundness import File, settled
+from esft_bench.harness.store.sealing import Sealed, seal
 from esft_bench.spec.errors import NoSpaceError, UserError
-from esft_bench.spec.files import full_disk_is_a_sentence
+from esft_bench.spec.files import full_disk_is_a_sentence, made_folder
 from esft_bench.spec.progress import Progress
 
 Send = Callable[[Any], None]
 PAUSE = 0.2
 """Seconds between two words about a step's progress."""
+AT_ONCE = 8
+"""So many folders are sealed at a time: most of it is waiting for the disk."""
 
 
 @dataclass(frozen=True)
@@ -40,13 +43,13 @@ class Message:
     error: str = ""
     fatal: bool = False
     no_space: bool = False
-    files: Mapping[str, File] = field(default_factory=dict)
+    sealed: Sealed | None = None
 
     def of(self, step: Step) -> Progressed | Ended:
         """The same as the scheduler hears it."""
         if not self.ended:
             return Progressed(step, self.done, self.total)
-        return Ended(step, self.measured or {}, self.error, self.fatal, self.no_space, self.files)
+        return Ended(step, self.measured or {}, self.error, self.fatal, self.no_space, self.sealed)
 
 
 Fatal = Callable[[], bool]
@@ -63,8 +66,8 @@ def run(step: Step, job: Job, send: Send, fatal: Fatal = never, place: int = 0) 
     try:
         with full_disk_is_a_sentence(job.out / "x"):
             measured = step.run(_telling(job, send, place))
-            files = settled(job.out)
-        send(Message(place, ended=True, measured=measured, files=files))
+            sealed = _sealed(job, measured)
+        send(Message(place, ended=True, measured=measured, sealed=sealed))
     except NoSpaceError as error:
         send(Message(place, ended=True, error=str(error), fatal=True, no_space=True))
     except UserError as error:
@@ -96,18 +99,25 @@ def _ran_together(work: Placed, send: Send) -> bool:
     first = work[0][1][0]
     try:
         measured = type(first).run_together([(step, _telling(job, send, place)) for place, (step, job) in work])
-        files = [settled(job.out) for _, (_, job) in work]
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            sealed = list(pool.map(_sealed, [job for _, (_, job) in work], measured))
     except Exception:
         print(f"--- {first.label} and others\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         return False
-    for (place, _), each, left in zip(work, measured, files, strict=True):
-        send(Message(place, ended=True, measured=each, files=left))
+    for (place, _), each, left in zip(work, measured, sealed, strict=True):
+        send(Message(place, ended=True, measured=each, sealed=left))
     return True
 
 
 def _telling(job: Job, send: Send, place: int) -> Job:
-    """A job whose progress is passed on."""
+    """A job, its folder made, whose progress is passed on."""
+    made_folder(job.out)
     return replace(job, progress=_now_and_then(send, place))
+
+
+def _sealed(job: Job, measured: Mapping[str, Any]) -> Sealed | None:
+    """What a step left, closed; None where nobody told what it is."""
+    return seal(job.out, job.manifest, measured) if job.manifest else None
 
 
 def first_line(error: BaseException) -> str:

@@ -1,11 +1,11 @@
 """What an executor is to the scheduler."""
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from esft_bench.harness.steps.step import Job, Resources, Step
-from esft_bench.harness.store.soundness import File
+from esft_bench.harness.store.sealing import Sealed
 
 TOGETHER = 64
 """So many steps may ask an engine for one model at a time."""
@@ -26,8 +26,8 @@ class Progressed:
 class Ended:
     """A step ended: what it measured, or one sentence on what went wrong (details are in the log).
 
-    `fatal` errors would meet every other step too; `no_space` says that the disk is full. `files` are those that it
-    left, synced and read where it ran, so that whoever puts them into the store need not.
+    `fatal` errors would meet every other step too; `no_space` says that the disk is full. `sealed` is what it left,
+    where that was synced and read and got its manifest where the step ran.
     """
 
     step: Step
@@ -35,7 +35,7 @@ class Ended:
     error: str = ""
     fatal: bool = False
     no_space: bool = False
-    files: Mapping[str, File] = field(default_factory=dict)
+    sealed: Sealed | None = None
 
 
 class Executor(Protocol):

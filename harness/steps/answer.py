@@ -12,9 +12,10 @@ from esft_bench.harness.steps.benchmark import Benchmark
 from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.draft import draft_json, draft_jsonl
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ITEMS, LM_EVAL, REQUESTS
-from esft_bench.spec.files import read_jsonl, write_json, write_jsonl
+from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.progress import Progress
 
 if TYPE_CHECKING:
@@ -126,8 +127,8 @@ def _asked_together(work: Sequence[tuple[AnswerStep, Job]]) -> list[dict[str, An
     job.borrowed.confirm()
     for step, job in work:
         found = answered[step.benchmark.name]
-        write_jsonl(job.out / ITEMS, [score.model_dump() for score in found.scores])
-        write_json(job.out / LM_EVAL, found.results)
+        draft_jsonl(job.out / ITEMS, [score.model_dump() for score in found.scores])
+        draft_json(job.out / LM_EVAL, found.results)
     seconds = (time.perf_counter() - started) / len(work)
     return [
         {

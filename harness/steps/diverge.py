@@ -7,9 +7,10 @@ from typing import Any, ClassVar
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.harness.store.draft import draft_jsonl
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ITEMS, SAMPLES
-from esft_bench.spec.files import read_jsonl, write_jsonl
+from esft_bench.spec.files import read_jsonl
 
 HOW = ("esft_bench.harness.serving.divergence", "esft_bench.harness.serving.lm", "esft_bench.harness.merging")
 
@@ -76,7 +77,7 @@ class SampleStep(_Asked):
         how = self._serve(job)
         drawn = draw(job.borrowed.lm(), read_jsonl(self.items.path), job.progress, self.training.loading.prompt)
         job.borrowed.confirm()
-        write_jsonl(job.out / SAMPLES, [each.model_dump() for each in drawn])
+        draft_jsonl(job.out / SAMPLES, [each.model_dump() for each in drawn])
         return how
 
 
@@ -111,5 +112,5 @@ class DivergeStep(_Asked):
         drawn = [Drawn.model_validate(row) for row in read_jsonl(job.inputs["samples"] / SAMPLES)]
         scores = divergence(job.borrowed.lm(), drawn)
         job.borrowed.confirm()
-        write_jsonl(job.out / ITEMS, [score.model_dump() for score in scores])
+        draft_jsonl(job.out / ITEMS, [score.model_dump() for score in scores])
         return how

@@ -7,9 +7,10 @@ from typing import Any, ClassVar, Literal
 from esft_bench.harness.steps.answer import AnswerStep
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.artifacts import Artifact
+from esft_bench.harness.store.draft import draft_jsonl
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import ITEMS
-from esft_bench.spec.files import read_jsonl, write_jsonl
+from esft_bench.spec.files import read_jsonl
 from esft_bench.spec.record import ItemScore
 from esft_bench.tasks.task import Rubric
 
@@ -82,7 +83,7 @@ class JudgeStep(Step):
             item.model_copy(update={"score": verdict.score, "state": verdict.state, "reason": verdict.reason})
             for item, verdict in zip(stored, verdicts, strict=True)
         ]
-        write_jsonl(job.out / ITEMS, [item.model_dump() for item in judged])
+        draft_jsonl(job.out / ITEMS, [item.model_dump() for item in judged])
         silent = [verdict.reason for verdict in verdicts if verdict.state == "failed"]
         usage = asdict(sum((verdict.usage for verdict in verdicts), Usage()))
         reasons = list(dict.fromkeys(silent))[:REASONS]

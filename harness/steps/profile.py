@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code
+from esft_bench.spec.files import made_folder
 from esft_bench.spec.suite import Backbone, Profiling
 
 CODE = Code(("esft_bench.harness.training.profiling",), ("torch", "transformers", "tokenizers", "safetensors"))
@@ -67,7 +68,7 @@ class ProfileStep(Step):
         from esft_bench.harness.training.profiling import Start, profile_task  # here: torch takes seconds to import
 
         start = Start(self.backbone.path, self.loading, list(job.inputs.values()))
-        told = (start, self.data.path, self.profiling, job.out, job.scratch)
+        told = (start, self.data.path, self.profiling, job.out, made_folder(job.scratch))
         if self.apart is None:
             return profile_task(*told)
         from esft_bench.harness.training.profiling_apart import profile_apart

@@ -12,6 +12,7 @@ from esft_bench.harness.steps.benchmark import UNSCORED
 from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Job
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.spec.files import made_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -31,7 +32,7 @@ class RehearsedTraining(TrainStep):
 
         assumed: dict[str, Any] = {}
         if self.method.needs_profile or self.general:
-            task, general = self._assumed(job.scratch)
+            task, general = self._assumed(made_folder(job.scratch))
             assumed = {"profiles": [task] * len(self.tasks), "general": general if self.general else None}
         return train_cell(self.told(job).model_copy(update=assumed), job.progress)
 

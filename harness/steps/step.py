@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code, key_of
+from esft_bench.harness.store.manifest import Manifest
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.trackers import Trackers
@@ -66,10 +67,12 @@ class Job:
 
     Attributes:
         inputs: the folders of the artifacts of the steps it needs, by role.
-        out: the empty folder that becomes its artifact.
-        scratch: a folder that stays where the run is killed, for the next one to go on from.
+        out: the empty folder that becomes its artifact; who runs the step makes it.
+        scratch: a folder that stays where the run is killed, for the next one to go on from; a step that has use for it
+            makes it.
         progress: to be called now and then.
         borrowed: the engine, or the judges, that its resources name.
+        manifest: what the artifact is, for who runs the step to seal it.
     """
 
     inputs: Mapping[str, Path]
@@ -78,6 +81,7 @@ class Job:
     parallelism: Parallelism = Parallelism()
     progress: Progress = silent
     borrowed: Any = None
+    manifest: Manifest | None = None
 
 
 class Step(ABC):

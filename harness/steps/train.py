@@ -13,6 +13,7 @@ from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code, modules_of
 from esft_bench.harness.store.names import TUNED
 from esft_bench.methods.method import Method
+from esft_bench.spec.files import made_folder
 from esft_bench.spec.suite import Backbone, Profiling
 from esft_bench.spec.training import Optimizer, Training
 
@@ -241,7 +242,7 @@ class TrainStep(Step):
             scored=self.looks.told,
             longest=self.looks.longest,
             out=job.out,
-            scratch=job.scratch,
+            scratch=made_folder(job.scratch),
             micro_batch=job.parallelism.micro_batch,
             processes=training.expert_parallel or job.parallelism.processes,
             trackers=job.parallelism.trackers,

@@ -17,10 +17,10 @@ from esft_bench.harness.steps.search import Losses, Search, Trial
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Artifact
+from esft_bench.harness.store.draft import draft_json
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import LOG, TUNED
 from esft_bench.spec.errors import DivergedError, UserError
-from esft_bench.spec.files import write_json
 
 CODE = Code((__name__,), ("optuna",))
 
@@ -38,7 +38,7 @@ class TrialStep(TrainStep):
         try:
             measured = train_cell(self.told(job).model_copy(update={"trial": True}), job.progress)
         except DivergedError as error:
-            write_json(job.out / LOG, {"diverged": str(error)})
+            draft_json(job.out / LOG, {"diverged": str(error)})
             return {}
         measured.pop("notes", None)  # the report's are those of the trainings it compares
         return measured
@@ -153,7 +153,7 @@ class TuneStep(Step):
             lowest = min(trial.learning_rate for trial in self.search.trials(losses))
             raise UserError(f"every trial diverged, down to learning rate {lowest:g}: give its row a lower one.")
         values = {"learning_rate": chosen.learning_rate, "hyperparameters": dict(chosen.hyperparameters)}
-        write_json(job.out / TUNED, values)
+        draft_json(job.out / TUNED, values)
         said = f"{self.name}: {_described(chosen)} is the best of {len({number for number, _ in losses})} trials"
         return {"said": [said]}
 

@@ -8,6 +8,7 @@ from esft_bench.harness.backbone.packing import Packing
 from esft_bench.harness.steps.step import Content, Job, Resources, Step
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.names import CHECKPOINT
+from esft_bench.spec.files import made_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,5 +63,5 @@ class UnpackStep(Step):
         with metered(measured):
             folder = job.out / CHECKPOINT
             folder.mkdir()
-            unpack(self.backbone.path, self.packing, job.scratch, folder, job.progress)
+            unpack(self.backbone.path, self.packing, made_folder(job.scratch), folder, job.progress)
         return measured

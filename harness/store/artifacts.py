@@ -2,7 +2,7 @@
 
     store/KIND/KEY/             a finished artifact: its files, and manifest.json, written last
     store/.work/KEY/            a step's own scratch (checkpoints within a training); stays when the step is killed
-    store/.new/KIND-KEY/…/      an artifact that is being built
+    store/.new/KIND-KEY-…/      an artifact that is being built
     store/.leases/KIND-KEY/     who is building it
     store/.damaged/KIND-KEY/    what was found damaged, set aside when it was made again
 
@@ -12,9 +12,8 @@ not as it was written counts as not there, and is set aside when it is made agai
 that several drivers, on several machines, share a store and none builds what another one is building.
 """
 
-import json
 import os
-import tempfile
+import secrets
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,41 +23,37 @@ from esft_bench.harness.store.leases import LAPSE, Lease, Leases
 from esft_bench.harness.store.looks import Look, Looks
 from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
 from esft_bench.harness.store.notes import Notes
-from esft_bench.harness.store.soundness import Found, fault, files_in, fits, settled, stamp
-from esft_bench.spec.files import (
-    digest_of_digests,
-    full_disk_is_a_sentence,
-    made_folder,
-    remove,
-    sync,
-)
+from esft_bench.harness.store.sealing import Sealed, seal
+from esft_bench.harness.store.soundness import Found, fault, files_in, stamp
+from esft_bench.spec.files import full_disk_is_a_sentence, made_folder, remove, sync
 
 WORK, NEW, LEASES, DAMAGED = ".work", ".new", ".leases", ".damaged"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Artifact:
     """A finished step's output. Two trainings that end at the same weights have one digest and are one input.
 
+    There are as many in memory as steps are finished, so each holds little.
+
     Attributes:
-        folder: where it lies.
+        root: its store.
+        kind: the kind of step that made it.
+        key: the key it lies under.
         digest, measured, seal: as its manifest has them; all the rest of that, which is much, is read when asked for.
     """
 
-    folder: Path
+    root: Path
+    kind: str
+    key: str
     digest: str
     measured: dict[str, Any]
     seal: str
 
     @property
-    def kind(self) -> str:
-        """The kind of step that made it."""
-        return self.folder.parent.name
-
-    @property
-    def key(self) -> str:
-        """The key it lies under."""
-        return self.folder.name
+    def folder(self) -> Path:
+        """Where it lies."""
+        return self.root / self.kind / self.key
 
     @property
     def name(self) -> str:
@@ -92,6 +87,7 @@ class Store:
         self.news: list[str] = []
         self.leases = Leases(root / LEASES, lapse)
         self._damaged: dict[Path, int] = {}  # with their inodes
+        self._unsynced: set[Path] = set()
         self.looks = Looks(root)
         with full_disk_is_a_sentence(root / "x"):
             made_folder(root / WORK)
@@ -136,21 +132,20 @@ class Store:
 
     def _checked(self, kind: str, key: str, *, whole: bool) -> Artifact:
         """An artifact, read as far as it was not read before. Raises DamagedError."""
-        folder = Path(self.root, kind, key)
-        if self._is_damaged(folder):
-            raise DamagedError(folder)
+        if self._damaged and self._is_damaged(self.root / kind / key):
+            raise DamagedError(f"{kind}/{key}")
         try:
-            there = files_in(folder)
+            there = files_in(f"{self.root}/{kind}/{key}")
             now = stamp(there)
             look = self.looks.at(kind, key, now, whole=whole)
             if look is None:
-                manifest = self._sound(folder, there, whole=whole)
+                manifest = self._sound(self.root / kind / key, there, whole=whole)
                 look = Look(now, whole, manifest.digest, manifest.seal, manifest.measured)
                 self.looks.add(kind, key, look)
         except (DamagedError, OSError) as error:
-            self._note(folder, str(error))
+            self._note(self.root / kind / key, str(error))
             raise DamagedError(str(error)) from error
-        return Artifact(folder, look.digest, look.measured, look.seal)
+        return Artifact(self.root, kind, key, look.digest, look.measured, look.seal)
 
     def _sound(self, folder: Path, there: Found, *, whole: bool) -> Manifest:
         """The manifest of an artifact that is as it was written. Raises DamagedError."""
@@ -187,42 +182,46 @@ class Store:
         self._damaged.pop(folder, None)
 
     def scratch(self, key: str) -> Path:
-        """The folder in which an unfinished step keeps what it needs to go on after a kill."""
-        return made_folder(self.root / WORK / key)
+        """Where an unfinished step keeps what it needs to go on after a kill, in a folder that it makes."""
+        return self.root / WORK / key
 
     def begin(self, kind: str, key: str) -> Path:
-        """An empty folder to build a claimed artifact in. What is damaged in its place is set aside."""
-        made_folder(self.root / kind)
+        """Where to build a claimed artifact, in a folder that who builds it makes; what is damaged is set aside."""
         if self._is_damaged(self.root / kind / key):
             self._set_aside(self.root / kind / key)
-        beside = self.root / NEW / f"{kind}-{key}"
-        remove(beside)  # of a run that was killed
-        return Path(tempfile.mkdtemp(dir=made_folder(beside)))
+        name = f"{kind}-{key}"
+        for left in os.listdir(made_folder(self.root / NEW)):  # noqa: PTH208 (as paths they would cost more)
+            if left.rpartition("-")[0] == name:  # by a run that was killed
+                remove(self.root / NEW / left)
+        return self.root / NEW / f"{name}-{secrets.token_hex(4)}"
 
-    def finish(self, built: Path, manifest: Manifest) -> Artifact:
-        """Sync what was built, write its manifest (its digest is filled in) last and rename it to its place.
+    def finish(self, built: Path, manifest: Manifest, sealed: Sealed | None = None) -> Artifact:
+        """Put what was built in its place; where nobody has `sealed` it as it lies there, that is done first.
 
-        Who has built it may have synced and described its files already, where they were made: that is taken then.
-        The step's scratch is dropped.
+        `manifest` has what making it measured. The step's scratch is dropped. What lies in a place stays there if the
+        machine loses its power, once `sync` was called.
         """
+        target = self.root / manifest.kind / manifest.key
         with full_disk_is_a_sentence(built / MANIFEST):
-            files = manifest.files if fits(files_in(built), manifest.files) else settled(built)
-            digest = digest_of_digests({name: file.sha256 for name, file in sorted(files.items())})
-            manifest = manifest.model_copy(update={"files": files, "digest": digest}).sealed
-            text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False)
-            (built / MANIFEST).write_text(f"{text}\n", encoding="utf-8")
-            sync(built / MANIFEST)
-            built.chmod(0o755)
-            sync(built)
-            target = self.root / manifest.kind / manifest.key
-            remove(target)  # verdicts that met an outage
+            found = files_in(built)
+            if sealed is None or not sealed.fits(found):
+                sealed = seal(built, manifest, manifest.measured)
+                found = files_in(built)
+            if os.path.lexists(target):  # verdicts that met an outage
+                remove(target)
+            made_folder(target.parent)
             built.rename(target)
-            sync(target.parent)
-        remove(built.parent)
-        remove(self.root / WORK / manifest.key)
-        look = Look(stamp(files_in(target)), True, manifest.digest, manifest.seal, manifest.measured)
+            self._unsynced.add(target.parent)
+        if os.path.lexists(self.root / WORK / manifest.key):
+            remove(self.root / WORK / manifest.key)
+        look = Look(stamp(found), True, sealed.digest, sealed.seal, manifest.measured)
         self.looks.add(manifest.kind, manifest.key, look)
-        return Artifact(target, look.digest, look.measured, look.seal)
+        return Artifact(self.root, manifest.kind, manifest.key, look.digest, look.measured, look.seal)
+
+    def sync(self) -> None:
+        """Force it to the disk that what was finished is in its place."""
+        while self._unsynced:
+            sync(self._unsynced.pop())
 
 
 def _inode(folder: Path) -> int:

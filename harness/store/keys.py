@@ -136,12 +136,13 @@ def _file(name: str) -> Path | None:
 
 
 def _run(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes of a tree but those that only type checkers read."""
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
-            continue
-        yield child
-        yield from _run(child)
+    """All statements of a tree but those that only type checkers read. Expressions import nothing and are passed by."""
+    for part in ("body", "orelse", "handlers", "finalbody", "cases"):
+        for child in getattr(node, part, ()):
+            if isinstance(child, ast.If) and ast.unparse(child.test).endswith("TYPE_CHECKING"):
+                continue
+            yield child
+            yield from _run(child)
 
 
 def _names(node: ast.AST, package: str) -> Iterable[str]:

@@ -60,6 +60,15 @@ class Lease:
             return False
         return held
 
+    def lay_aside(self) -> None:
+        """Let others have it, and use its folder again for the next one: making and removing it costs most of a claim.
+
+        Who was taken over while it slept finds another lease there, which is left where it lies.
+        """
+        self._leases.forget(self)
+        if not self._leases.laid_aside(self._path):
+            self.release()
+
     def release(self) -> None:
         """Let others have it."""
         self._leases.forget(self)
@@ -74,6 +83,7 @@ class Leases:
     def __init__(self, folder: Path, lapse: float = LAPSE) -> None:
         self._folder, self.lapse = folder, lapse
         self._held: set[Lease] = set()
+        self._aside: list[str] = []
         self._lock = threading.Lock()
         self._beating = False
 
@@ -121,11 +131,50 @@ class Leases:
         with self._lock:
             self._held.discard(lease)
 
-    def _laid(self, place: Path, mine: str) -> bool:
-        """Lay a lease where none lies."""
-        beside = self._folder / f".{mine}"
+    def laid_aside(self, lease: Path) -> bool:
+        """Take a lease with its folder out of its place, to be laid again; whether that went well."""
+        beside = self._beside(lease.name)
+        try:
+            if os.listdir(lease.parent) != [lease.name]:  # noqa: PTH208
+                return False
+            lease.parent.rename(beside)
+            if os.listdir(beside) != [lease.name]:  # noqa: PTH208 (it was taken over in this moment)
+                beside.rename(lease.parent)
+                return False
+        except OSError:
+            return False
+        self._aside.append(lease.name)
+        return True
+
+    def tidy(self) -> None:
+        """Remove what was laid aside, here and by processes that were killed since."""
+        while self._aside:
+            remove(self._beside(self._aside.pop()))
+        with suppress(OSError):  # whoever comes next may tidy up
+            for beside in self._folder.glob(".*@*"):
+                lease = _lies(beside)
+                if lease and self._is_stale(lease):
+                    remove(beside)
+
+    def _beside(self, name: str) -> Path:
+        """Where the folder of a lease lies before it is laid, and after."""
+        return self._folder / f".{name}"
+
+    def _made(self, mine: str) -> Path:
+        """A folder that holds a lease that was touched now: one that was laid aside, or a new one."""
+        with suppress(IndexError, OSError):
+            beside = self._beside(before := self._aside.pop())
+            os.utime(beside / before)
+            (beside / before).rename(beside / mine)
+            return beside
+        beside = self._beside(mine)
         beside.mkdir()
         (beside / mine).touch()
+        return beside
+
+    def _laid(self, place: Path, mine: str) -> bool:
+        """Lay a lease where none lies."""
+        beside = self._made(mine)
         try:
             beside.rename(place)
         except OSError as error:

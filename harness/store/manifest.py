@@ -37,7 +37,7 @@ class Manifest(BaseModel):
         seal: digest of all the others, by which a manifest that some other hand changed is known.
     """
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
+    model_config = ConfigDict(frozen=True, extra="ignore", ser_json_inf_nan="constants")
     kind: str
     key: str
     label: str = ""
@@ -61,6 +61,11 @@ class Manifest(BaseModel):
         """Whether it is what was written."""
         files = {name: file.sha256 for name, file in self.files.items()}
         return self.seal == self._seal and self.digest == digest_of_digests(files)
+
+    @property
+    def text(self) -> str:
+        """As it lies in its file."""
+        return f"{self.model_dump_json(indent=2)}\n"
 
     @property
     def _seal(self) -> str:

@@ -31,7 +31,7 @@ class File(BaseModel):
     sha256: str
 
 
-def files_in(folder: Path) -> dict[str, os.stat_result]:
+def files_in(folder: Path | str) -> dict[str, os.stat_result]:
     """What lies in a folder, in the order of the names; links are looked at themselves, not followed.
 
     Asked of the system itself: a run looks into thousands of folders, and paths as objects took most of that time.
@@ -59,11 +59,6 @@ def settled(folder: Path) -> dict[str, File]:
     for name in found:
         sync(folder / name)
     return described(folder, found)
-
-
-def fits(found: Found, written: Mapping[str, File]) -> bool:
-    """Whether files may be those that were written: they have the names and the sizes."""
-    return {name: stat.st_size for name, stat in found.items()} == {name: file.size for name, file in written.items()}
 
 
 def fault(folder: Path, found: Found, written: Mapping[str, File], *, whole: bool) -> str:

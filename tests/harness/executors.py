@@ -8,6 +8,7 @@ from typing import Any
 
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.steps.step import Job, Resources, Step
+from esft_bench.spec.files import made_folder
 
 
 def run(step: Step, job: Job) -> dict[str, Any]:
@@ -40,6 +41,7 @@ class Beside:
         step, job = self._started.popleft()
         self.done += 1
         try:
+            made_folder(job.out)
             return [Ended(step, self.does(step, job))]
         except OSError as error:  # its folder is gone, where somebody else has taken it over
             return [Ended(step, {}, str(error))]

@@ -23,6 +23,7 @@ from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 from esft_bench.harness.store.artifacts import Artifact, Store
+from esft_bench.spec.files import made_folder
 from esft_bench.spec.judge import JudgeSettings
 from esft_bench.spec.sections import Evaluation
 from tests.harness.toys import Toy
@@ -58,7 +59,7 @@ class Frail(Toy):
 
     def _goes_on(self, job: Job) -> dict[str, Any]:
         """Gets one step further each time, dying in between, as a training does from its checkpoints."""
-        done = len(list(job.scratch.iterdir()))
+        done = len(list(made_folder(job.scratch).iterdir()))
         job.progress(done + 1, 4)
         (job.scratch / str(done)).touch()
         if done < 3:
@@ -67,7 +68,7 @@ class Frail(Toy):
 
     def _is_first(self, job: Job) -> bool:
         (job.out / "half").touch()
-        mark = job.scratch / "begun"
+        mark = made_folder(job.scratch) / "begun"
         try:
             mark.touch(exist_ok=False)
         except FileExistsError:

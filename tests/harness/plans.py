@@ -11,6 +11,7 @@ from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.question import QuestionStep
 from esft_bench.harness.steps.step import Step
 from esft_bench.harness.store.artifacts import Artifact
+from esft_bench.spec.files import made_folder
 
 
 def prepared(folder: Path, text: str, **options: Any) -> Prepared:
@@ -32,7 +33,7 @@ def finish(made: Prepared, step: Step, fill: Callable[[Path], object] | None = N
             finish(made, need)
     graph = graph_of(made)
     key = graph.key(step)
-    built = made.store.begin(step.kind, key)
+    built = made_folder(made.store.begin(step.kind, key))
     if fill is None:
         (built / "content").write_text(key)
     else:

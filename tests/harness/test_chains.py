@@ -34,7 +34,7 @@ class Elsewhere(SimpleNamespace):
     all = False
 
     def find(self, kind, key):
-        return Artifact(Path("store", kind, key), key, {}, "") if self.all else None
+        return Artifact(Path("store"), kind, key, key, {}, "") if self.all else None
 
     def check(self, artifact, *, again=False):
         raise DamagedError(artifact.name)
@@ -52,7 +52,7 @@ def test_a_chain_that_another_driver_has_finished_is_found_and_one_that_is_damag
     graph = Graph([chain[-1]], store)
     assert graph.finished == set()
     store.all = True
-    assert graph.put(chain[0], Artifact(Path("store"), "0", {}, "")) == []
+    assert graph.put(chain[0], Artifact(Path("store"), "toy", "0", "0", {}, "")) == []
     assert len(graph.finished) == DEPTH
     assert graph.damaged(chain[1]) == [chain[0]]
     assert graph.finished == set()

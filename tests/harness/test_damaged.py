@@ -14,6 +14,7 @@ from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.training.checkpoint import CHECKPOINT, fault
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import made_folder
 from tests.harness import damages
 from tests.harness.damages import TO_A_FILE, TO_A_FOLDER
 from tests.harness.test_train import VALIDATED, StoppedError, trained, validated
@@ -21,7 +22,7 @@ from tests.harness.test_train import VALIDATED, StoppedError, trained, validated
 
 def made(store, key="k", text="weights"):
     built = store.begin("train", key)
-    (built / "adapter").mkdir()
+    (built / "adapter").mkdir(parents=True)
     (built / "adapter" / "a.bin").write_text(text)
     (built / "log.json").write_text('{"losses": []}')
     return store.finish(built, Manifest(kind="train", key=key, label="a cell", digest=""))
@@ -131,7 +132,7 @@ def test_a_file_where_the_store_has_a_folder_makes_way(tmp_path, place):
         path.write_text("a file")
     store = Store(tmp_path)
     assert store.find("train", "k") is None
-    store.scratch("k")
+    made_folder(store.scratch("k"))
     assert made(store).digest == before.digest
 
 

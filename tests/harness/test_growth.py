@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from esft_bench.harness.execute.executor import Ended
 from esft_bench.harness.execute.ready import Ready
 from esft_bench.harness.plan.matrix import Matrix
 from esft_bench.harness.plan.paths import Paths
@@ -15,8 +16,10 @@ from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.keys import Code
+from esft_bench.harness.store.sealing import seal
 from esft_bench.reports.backbone_results import BackboneResults
 from esft_bench.reports.manifest import Manifest, stored_suite
+from esft_bench.spec.files import made_folder
 from esft_bench.spec.record import Record
 from tests.harness.drivers import Silent
 from tests.harness.executors import Beside
@@ -94,6 +97,50 @@ def test_carrying_out_and_looking_at_a_matrix_take_as_many_calls_a_cell_however_
         assert many.keys() == few.keys() >= {"__hash__", "key", "_look", "scandir", "open"}
         for name in few:
             assert many[name] <= 1.1 * LARGE / SMALL * few[name], name
+
+
+class Apart(Beside):
+    """Makes, runs and seals as an executor does elsewhere; what that takes is not the driver's."""
+
+    def __init__(self, made):
+        super().__init__()
+        self._made = made
+
+    def wait(self):
+        before = len(self._made)
+        ended = []
+        for step, job in self._started:
+            made_folder(job.out)
+            measured = step.run(job)
+            ended.append(Ended(step, measured, sealed=seal(job.out, job.manifest, measured)))
+        self._started.clear()
+        del self._made[before:]
+        return ended
+
+
+def test_a_step_that_was_sealed_where_it_ran_costs_its_driver_no_folder_and_no_file(tmp_path, monkeypatch):
+    found = []
+    for cells in (SMALL, LARGE):
+        made: list[str] = []
+        with monkeypatch.context() as patch:
+            for owner, name in ((os, "mkdir"), (io, "open")):
+                patch.setattr(owner, name, noted(getattr(owner, name), made))
+            wanted = ends(cells)
+            graph = Graph(wanted, Store(tmp_path / str(cells)))
+            assert not Schedule(graph, Apart(made), Silent(), Parallelism(), wanted).run()
+        found.append(len(made))
+    assert found[1] <= found[0] < SMALL  # the first walk reads the source that keys hash
+
+
+def noted(function, made):
+    """A function that notes when it went well."""
+
+    def call(*args, **kwargs):
+        result = function(*args, **kwargs)
+        made.append(args[0])
+        return result
+
+    return call
 
 
 LINE = """\

@@ -90,6 +90,40 @@ def test_who_slept_too_long_finds_its_lease_taken_over_and_cannot_let_go_of_the_
     assert new.renew()
 
 
+def test_a_folder_that_was_laid_aside_holds_the_next_lease_under_a_name_of_its_own(tmp_path):
+    leases = Leases(tmp_path)
+    names = set()
+    for name in "aab":
+        lease = leases.claim(name)
+        assert lease.renew()
+        assert leases.claim(name) is None
+        names.add(lease._path.name)
+        inode = (tmp_path / name).stat().st_ino
+        lease.lay_aside()
+        assert (leases.holder(name), lease.renew()) == ("", False)
+        assert [path.stat().st_ino for path in tmp_path.iterdir()] == [inode]
+    assert len(names) == 3
+    leases.tidy()
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_processes_that_are_dead_laid_aside_goes_and_what_others_did_stays(tmp_path):
+    for machine, age in ((module.MACHINE, 0.0), ("elsewhere", 0.0), ("elsewhere", 99.0)):
+        path = laid(tmp_path, machine, age=age)
+        path.parent.rename(tmp_path / f".{path.name}{age}")
+    Leases(tmp_path).tidy()
+    assert [path.name for path in tmp_path.iterdir()] == [f".{NOBODY}-elsewhere-00000000@there0.0"]
+
+
+def test_a_lease_that_was_taken_over_is_not_laid_aside(tmp_path):
+    mine = Leases(tmp_path).claim("a")
+    os.utime(mine._path, (0, 0))
+    new = Leases(tmp_path).claim("a")
+    mine.lay_aside()
+    assert new.renew()
+    assert [path.name for path in tmp_path.iterdir()] == ["a"]
+
+
 def test_a_holder_of_this_machine_that_is_dead_is_not_waited_for(tmp_path):
     laid(tmp_path, module.MACHINE)
     assert Leases(tmp_path).claim("a").renew()

@@ -1,10 +1,17 @@
 """Looking at a plan, for which no weights are read, shows what runs have done."""
 
 import shutil
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 from esft_bench.harness.commands.options import SuiteOptions
+from esft_bench.harness.commands.plan import deviations
 from esft_bench.harness.commands.prepare import prepare
 from esft_bench.harness.plan.state import state_of
+from esft_bench.harness.store.artifacts import Store
+from esft_bench.reports import power
+from esft_bench.reports.statistics.detectable import Deviations
 from esft_bench.tasks.mini import BACKBONE
 from tests.harness.plans import finish, graph_of, prepared
 from tests.harness.test_plan import ROWS
@@ -31,3 +38,22 @@ def test_looking_at_a_plan_shows_what_a_run_has_done_also_where_the_weights_are_
     assert seen() == ["trained", "trained", "to do"]
     (backbone / "config.json").write_text((backbone / "config.json").read_text() + "\n")
     assert seen() == ["to do", "to do", "to do"]
+
+
+def test_how_much_a_run_varied_is_read_off_its_items_once_for_each_state_of_its_results(tmp_path, monkeypatch):
+    looked: list[Path] = []
+    seen = {"law": Deviations(1.5, 1 / 3, 0.1)}
+
+    def look(folder):
+        looked.append(folder)
+        return seen
+
+    monkeypatch.setattr(power, "deviations_in", look)
+    folder = tmp_path / "run"
+    made: Any = SimpleNamespace(folder=folder, store=Store(tmp_path / "store"))
+    assert deviations(made) == {}
+    folder.mkdir()
+    for text, times in (("a", 1), ("a longer one", 2)):
+        (folder / "results.jsonl").write_text(text)
+        assert [deviations(made), deviations(made)] == [seen, seen]
+        assert looked == [folder] * times

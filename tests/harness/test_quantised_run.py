@@ -28,6 +28,7 @@ from esft_bench.harness.store import soundness
 from esft_bench.harness.terminal import Terminal
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.errors import UserError
+from esft_bench.spec.files import made_folder
 from tests.harness.executors import Beside
 from tests.harness.quantised_runs import ALONE, CONFIGS, made_in, planned, quantised, run
 from tests.methods.helpers import logits
@@ -177,7 +178,9 @@ def test_another_run_of_the_store_waits_for_what_one_unpacks(tmp_path: Path, mon
     class Elsewhere(Beside):
         def wait(self) -> Any:  # meanwhile it is done by the other one
             if other.store.find(step.kind, step.key({})) is None:
-                job = Job({}, other.store.begin(step.kind, step.key({})), other.store.scratch(step.key({})))
+                job = Job(
+                    {}, made_folder(other.store.begin(step.kind, step.key({}))), other.store.scratch(step.key({}))
+                )
                 other.store.finish(job.out, manifest_of(step, step.key({}), {}, step.run(job)))
                 lease.release()
             return super().wait()

@@ -10,6 +10,7 @@ from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.spec.errors import NoSpaceError, UserError
+from esft_bench.spec.files import made_folder
 from tests.harness.toys import Toy
 
 
@@ -31,6 +32,7 @@ class InOrder:
 
     def start(self, step, job):
         self.ran.append(step)
+        made_folder(job.out)
         error = self.errors.get(step, "")
         if step in self.meanwhile:
             error = self.meanwhile.pop(step)(job) or error
@@ -135,7 +137,7 @@ def damages(role, why=None):
     """What happens while a step runs: its input of a role is damaged, or without one all that there is."""
 
     def damage(job):
-        text = job.out.parents[2].glob("toy/*/text") if role is None else [job.inputs[role] / "text"]
+        text = job.out.parents[1].glob("toy/*/text") if role is None else [job.inputs[role] / "text"]
         for path in text:
             path.write_text("damaged")
         return why

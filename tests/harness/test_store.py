@@ -1,13 +1,18 @@
 """The artifact store: whole or not there, and keyed by contents."""
 
+import math
+
+import pytest
+
 from esft_bench.harness.store.artifacts import Store
 from esft_bench.harness.store.manifest import Manifest
-from esft_bench.harness.store.soundness import settled
+from esft_bench.harness.store.sealing import seal
+from esft_bench.spec.files import made_folder
 
 
 def finished(store, text="weights", measured=None):
     built = store.begin("train", "k")
-    (built / "adapter").mkdir()
+    (built / "adapter").mkdir(parents=True)
     (built / "adapter" / "a.txt").write_text(text)
     return store.finish(built, Manifest(kind="train", key="k", digest="", measured=measured or {}))
 
@@ -22,6 +27,7 @@ def test_a_finished_artifact_is_found_with_what_it_measured(tmp_path):
 def test_an_artifact_that_was_only_begun_is_not_found_and_its_leftovers_go(tmp_path):
     store = Store(tmp_path)
     begun = store.begin("train", "k")
+    begun.mkdir()
     (begun / "half").write_text("half")
     assert store.find("train", "k") is None
     again = store.begin("train", "k")
@@ -51,16 +57,32 @@ def test_a_manifest_that_another_hand_changed_means_the_step_is_not_done(tmp_pat
     assert store.find("train", "k") is None
 
 
-def test_files_that_were_described_where_they_were_made_are_taken_at_their_word_unless_they_are_others(tmp_path):
-    described = {}
-    for key, told in (("right", "weights"), ("wrong", "other weights")):
-        store = Store(tmp_path / key)
-        built = store.begin("train", "k")
-        (built / "a.txt").write_text("weights")
-        files = settled(built)
-        (built / "a.txt").write_text(told)
-        described[key] = files
-        made = store.finish(built, Manifest(kind="train", key="k", digest="", files=files))
-        assert (made.manifest.files == files) == (key == "right")
-        assert Store(tmp_path / key).find("train", "k") == made
-    assert described["right"] == described["wrong"]
+@pytest.mark.parametrize("then", ["weights", "other weights"])
+def test_what_was_sealed_where_it_was_made_is_taken_at_its_word_unless_it_is_other_files(tmp_path, then):
+    manifest = Manifest(kind="train", key="k", digest="", measured={"seconds": 1.0})
+    built = made_folder(Store(tmp_path).begin("train", "k"))
+    (built / "a.txt").write_text("weights")
+    sealed = seal(built, manifest, manifest.measured)
+    (built / "a.txt").write_text(then)
+    store = Store(tmp_path)
+    made = store.finish(built, manifest, sealed)
+    assert (made.seal == sealed.seal) == (then == "weights")
+    assert made.manifest.digest == made.digest
+    assert (made.folder / "a.txt").read_text() == then
+    assert Store(tmp_path).find("train", "k") == store.find("train", "k") == made
+
+
+def test_a_manifest_lies_there_as_it_was_sealed_with_whatever_numbers_and_letters(tmp_path):
+    measured = {"loss": math.nan, "most": math.inf, "small": 1e-300, "said": "é\u2028"}
+    made = finished(Store(tmp_path), measured=measured)
+    assert repr(made.manifest.measured) == repr(measured)
+
+
+def test_attempts_at_an_artifact_that_were_left_behind_go_when_it_is_begun_again_and_no_others(tmp_path):
+    store = Store(tmp_path)
+    one, other = store.begin("train", "k"), store.begin("train", "other")
+    left = [one, one.with_name(f"{one.name}.7"), other]
+    for folder in left:
+        folder.mkdir()
+    store.begin("train", "k")
+    assert [folder.exists() for folder in left] == [False, False, True]

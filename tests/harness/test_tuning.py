@@ -22,7 +22,7 @@ from esft_bench.harness.training.cell import _data
 from esft_bench.harness.training.data import encode_file
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
-from esft_bench.spec.files import read_jsonl
+from esft_bench.spec.files import made_folder, read_jsonl
 from esft_bench.tasks.mini import BACKBONE
 from tests.harness.plans import finish, graph_of, prepared
 
@@ -260,7 +260,7 @@ def test_a_card_says_what_a_training_was_tuned_to(tmp_path):
     values = {"learning_rate": 0.02, "hyperparameters": {"p": 0.5}}
     manifest = Manifest(kind="train", key="k", digest="d", settings=told, measured={"tuned": values})
     store = Store(tmp_path)
-    found = Chosen(None, [], [store.finish(store.begin("train", "k"), manifest)], "").settings
+    found = Chosen(None, [], [store.finish(made_folder(store.begin("train", "k")), manifest)], "").settings
     assert found == {"method": "fft", "hyperparameters": {"p": 0.5}, "training": {"steps": 6, "learning_rate": 0.02}}
 
 

@@ -203,7 +203,7 @@ class RayExecutor:
         """A step ended: what it built is put where the run expects it."""
         step, job = attempt.work[said.place]
         built = place_of(job, attempt.token)
-        if said.no_space and shutil.disk_usage(job.out).free > SPARE:  # it is a disk of the node's own
+        if said.no_space and shutil.disk_usage(job.out.parent).free > SPARE:  # it is a disk of the node's own
             self._tries.lost(attempt)
             if not self._tries.exhausted(step):
                 yield from self._once_more(attempt, said.place, said.error)

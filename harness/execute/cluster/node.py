@@ -97,9 +97,7 @@ def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outco
 
 def _prepared(job: Job, token: int, borrowed: Any) -> Job:
     """A job as this attempt has it."""
-    out = place_of(job, token)
-    out.mkdir(exist_ok=True)
-    return replace(job, out=out, borrowed=borrowed)
+    return replace(job, out=place_of(job, token), borrowed=borrowed)
 
 
 @contextmanager
