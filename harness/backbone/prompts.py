@@ -6,7 +6,7 @@ answer. `release` is the ESFT paper's format, `chat_template` the tokenizer's ow
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from functools import cached_property, lru_cache
 from typing import Any, ClassVar
@@ -205,16 +205,50 @@ def text_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
     return [token for part in text.removeprefix(WHOLE).split(SEAM) for token in _part_ids(tokenizer, part)]
 
 
-def _part_ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
-    pieces = re.split(f"{OPEN}(.*?){CLOSE}", text, flags=re.DOTALL)
-    texts = pieces[::2]
-    if len(pieces) > 1 and not any(special_tokens(tokenizer).search(each) for each in texts if each):
-        # Nothing to tell apart: as the tokenizer itself reads what its template writes.
-        return list(tokenizer.encode(prompt.unmarked(text), add_special_tokens=False))
+def ids_of_texts(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str]) -> dict[str, list[int]]:
+    """`text_ids` of many texts: what it encodes as a whole is encoded in one go, which is many times faster."""
+    parts = {text: text.removeprefix(WHOLE).split(SEAM) for text in texts}
+    whole = {part: _as_whole(tokenizer, part) for each in parts.values() for part in each}
+    known: dict[str, list[int]] = {}
+    for split in (True, False):
+        found = {part: told[0] for part, told in whole.items() if told is not None and told[1] == split}
+        if found:
+            told = tokenizer(list(found.values()), add_special_tokens=False, **_splitting(split))
+            known |= dict(zip(found, told["input_ids"], strict=True))
+    alone = {part: _part_ids(tokenizer, part) for part in whole if part not in known}
+    known |= alone
+    return {text: [token for part in each for token in known[part]] for text, each in parts.items()}
+
+
+def _as_whole(tokenizer: PreTrainedTokenizerBase, part: str) -> tuple[str, bool] | None:
+    """The text as which the tokenizer encodes a part, and whether what looks like control tokens is text there.
+
+    None where control tokens have to be told from such texts, and for nothing.
+    """
+    pieces = _pieces(part)
+    if len(pieces) == 1:
+        return (part, True) if part else None
+    if any(special_tokens(tokenizer).search(each) for each in pieces[::2] if each):
+        return None
+    return prompt.unmarked(part), False  # as the tokenizer itself reads what its template writes
+
+
+def _pieces(part: str) -> list[str]:
+    """Texts, and between them control tokens."""
+    return re.split(f"{OPEN}(.*?){CLOSE}", part, flags=re.DOTALL)
+
+
+def _splitting(split: bool) -> dict[str, bool]:
+    return {"split_special_tokens": True} if split else {}
+
+
+def _part_ids(tokenizer: PreTrainedTokenizerBase, part: str) -> list[int]:
+    if (whole := _as_whole(tokenizer, part)) is not None:
+        return list(tokenizer.encode(whole[0], add_special_tokens=False, **_splitting(whole[1])))
     ids: list[int] = []
-    for place, piece in enumerate(pieces):
+    for place, piece in enumerate(_pieces(part)):
         if place % 2:
             ids.append(tokenizer.convert_tokens_to_ids(piece))
         elif piece:
-            ids += tokenizer.encode(piece, add_special_tokens=False, split_special_tokens=True)
+            ids += tokenizer.encode(piece, add_special_tokens=False, **_splitting(True))
     return ids

@@ -11,8 +11,6 @@ from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.execute.executor import Executor
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.panel import Panel
-from esft_bench.harness.plan.price.needs import gpus_of_rows
-from esft_bench.harness.plan.price.serving import gpus_to_serve
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
@@ -51,7 +49,10 @@ def machines(prepared: Prepared, graph: Graph, options: RunOptions) -> Iterator[
         sharing = _sharing(prepared, graph, cards, len(cards) or _cores())
 
         def local(judges: Panel, batches: bool) -> Executor:
-            return LocalExecutor(parallelism, prepared.folder, judges, batches, sharing)
+            executor = LocalExecutor(parallelism, prepared.folder, judges, batches, sharing)
+            if _starts_ahead(prepared, graph):
+                executor.start_engine(prepared.plan.engine, prepared.plan.backbone.path)
+            return executor
 
         with alone_on_accelerators(prepared.store.leases):
             yield Machines(parallelism, local, notes)
@@ -116,6 +117,8 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
         unit = "GPU(s)" if most else "core(s)"
         raise UserError(f"{why} {wanted}: no node of the cluster has more than {widest} {unit}.")
     cards = [card for each in seen.values() for card in each.cards]
+    from esft_bench.harness.plan.price.needs import gpus_of_rows  # here: it brings torch along
+
     sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
     sharing = _sharing(prepared, graph, cards if most else [], widest)
     methods = _by_method(prepared, sizes)
@@ -135,9 +138,22 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
 
 def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:
     """How many of these cards share a served model, where there is one left to serve; `most` is what one node has."""
+    from esft_bench.harness.plan.price.serving import gpus_to_serve  # here: it brings torch along
+
     left = (step for step in graph.steps if step not in graph.finished)
     serves = any(step.resources.holds == "engine" for step in left)
     return gpus_to_serve(prepared.plan, cards, most) if serves else 1
+
+
+def _starts_ahead(prepared: Prepared, graph: Graph) -> bool:
+    """Whether our own server is started beside trainings: on a processor, where it takes one core, and is needed."""
+    engine = prepared.plan.engine
+    if _gpus() or engine.external or engine.evaluation.engine != "vllm":
+        return False
+    from esft_bench.harness.serving.server import takes_one_core  # here: it brings torch along
+
+    left = {step.resources.holds for step in graph.steps if step not in graph.finished}
+    return {"process", "engine"} <= left and takes_one_core(prepared.plan.backbone.path)
 
 
 def _libraries(prepared: Prepared) -> list[str]:

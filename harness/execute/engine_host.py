@@ -5,19 +5,26 @@ from dataclasses import dataclass, replace
 from multiprocessing import connection
 from pathlib import Path
 
-from esft_bench.harness.execute.child import run_together, settle
+from esft_bench.harness.execute.child import Message, run_together, settle
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Step
+
+READY = Message(place=-1)
+"""What an engine's process says of a server that it was to start ahead: it answers, or cannot be started."""
 
 
 @dataclass(frozen=True)
 class Host:
-    """What an engine's process is told: the engine, and where it and its process write their logs."""
+    """What an engine's process is told: the engine, and where it and its process write their logs.
+
+    `ahead` is a checkpoint to serve before any step asks.
+    """
 
     engine: EngineSettings
     logs: Path
     log: Path
     threads: int
+    ahead: Path | None = None
 
 
 def host_engine(host: Host, pipe: connection.Connection) -> None:
@@ -27,6 +34,9 @@ def host_engine(host: Host, pipe: connection.Connection) -> None:
 
     served = Served(lambda: make_engine(host.engine, host.logs), host.engine.trust_remote_code)
     try:
+        if host.ahead is not None:
+            served.start(host.ahead)
+            pipe.send(READY)
         while True:
             work = [(step, replace(job, borrowed=served)) for step, job in _next(pipe)]
             run_together(work, pipe.send, fatal=lambda: not (served.has_served or host.engine.external))

@@ -1,7 +1,8 @@
 """The executor of one machine: child processes for models in memory, engines, threads for what only waits.
 
 On one accelerator training and serving never hold it together; without one they do not share the processor's cores,
-so that what is measured is the step's own.
+so that what is measured is the step's own. A server that takes one core is started in the place of one training, beside
+others, and stays, idle, until there is something to test.
 """
 
 import threading
@@ -14,8 +15,9 @@ from typing import Any, cast
 
 from esft_bench.harness.execute.child import Message, one_step, run
 from esft_bench.harness.execute.executor import BATCHES, Ended, Progressed
-from esft_bench.harness.execute.local_engines import LocalEngines, Making
+from esft_bench.harness.execute.local_engines import EngineProcess, LocalEngines, Making
 from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Parallelism, Resources, Step
 
 
@@ -52,6 +54,13 @@ class LocalExecutor:
         self._slots = {"process": parallelism.workers, "network": BATCHES if batches else 1, "nothing": 1}
         making = Making(self._context, folder / "server", self.log, parallelism.threads, tensor_parallel)
         self._engines = LocalEngines(making)
+        self._keeps = False
+
+    def start_engine(self, settings: EngineSettings, checkpoint: Path) -> None:
+        """Start an engine that is no burden to trainings beside it, before the first of them; it stays from then on."""
+        self._keeps = True
+        self._held["process"] += 1  # until it has started
+        self._engines.start_ahead(settings, checkpoint)
 
     @property
     def log(self) -> Path:
@@ -74,7 +83,9 @@ class LocalExecutor:
         if self._held[asked.holds] >= self._slots[asked.holds]:
             return None
         own = self._engines.own if asked.holds == "process" else None
-        return 0 if own is None else 1 if own.idle else None
+        if own is None or (own.idle and self._keeps):
+            return 0
+        return 1 if own.idle else None
 
     def start(self, step: Step, job: Job) -> None:
         """Begin a step in a child, in the engine's process, or in a thread."""
@@ -90,7 +101,8 @@ class LocalExecutor:
             thread.start()
             self._running[ours] = _Work({0: step}, theirs)  # kept open: the thread ends by what it says
             return
-        self._engines.close_own()
+        if not self._keeps:
+            self._engines.close_own()
         process = self._context.Process(target=one_step, args=(step, job, theirs, self.log), daemon=True)
         process.start()
         theirs.close()
@@ -101,14 +113,27 @@ class LocalExecutor:
         for engine, steps in self._engines.give():
             self._running[engine.pipe] = _Work(dict(enumerate(steps)), engine.process)
         events: list[Progressed | Ended] = []
-        for ready in connection.wait(list(self._running), timeout=0.2):
+        starting = self._engines.starting
+        for ready in connection.wait([*self._running, *starting], timeout=0.2):
             pipe = cast("connection.Connection", ready)
+            if pipe in starting:
+                self._has_started(starting[pipe])
+                continue
             work = self._running[pipe]
             for said in _hear(pipe, work):
                 events.append(said.of(work.steps[said.place]))
                 if said.ended:
                     self._ended(pipe, work, said.place)
         return events
+
+    def _has_started(self, engine: EngineProcess) -> None:
+        """An engine's server was started ahead, or its process has ended over it."""
+        self._held["process"] -= 1
+        engine.starting = False
+        try:
+            engine.pipe.recv()
+        except (EOFError, ConnectionResetError):
+            self._engines.close(engine)
 
     def _ended(self, pipe: connection.Connection, work: "_Work", place: int) -> None:
         """A step is over; the last one behind a pipe lets go of what ran it. An engine stays, unless it ended."""
@@ -127,7 +152,10 @@ class LocalExecutor:
         work.runner.join() if holds == "process" else work.runner.close()
 
     def close(self) -> None:
-        """End every child, the engine and the judging at once; scratch folders stay for the next run."""
+        """End every child, the engine and the judging at once; scratch folders stay for the next run.
+
+        A server that is no burden ends beside what comes next, and before this process does.
+        """
         self._judges.close()
         for pipe, work in self._running.items():
             if any(step.resources.holds == "process" for step in work.steps.values()):
@@ -135,7 +163,10 @@ class LocalExecutor:
                 work.runner.join()
                 pipe.close()
         self._running.clear()
-        self._engines.close_all()
+        ending = threading.Thread(target=self._engines.close_all)
+        ending.start()
+        if not self._keeps:
+            ending.join()
 
 
 def _hear(pipe: connection.Connection, work: _Work) -> list[Message]:

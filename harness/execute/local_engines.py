@@ -20,6 +20,7 @@ class EngineProcess:
         self.settings, self.endpoint = settings, host.engine.endpoint
         self.state = ""
         self.busy = False
+        self.starting = host.ahead is not None
         self.collected: Work = []
         self.process = context.Process(target=host_engine, args=(host, theirs), daemon=True)
         self.process.start()
@@ -43,7 +44,7 @@ class EngineProcess:
     def close(self) -> None:
         """Let the engine close itself; a process that does not end is killed, and its server dies with it."""
         self.pipe.close()
-        self.process.join(timeout=15)
+        self.process.join(timeout=0 if self.starting else 15)  # one that starts a server hears of nothing
         if self.process.is_alive():
             self.process.kill()
             self.process.join()
@@ -81,6 +82,15 @@ class LocalEngines:
         """The engine of a process."""
         return next(each for each in self._all if each.process is process)
 
+    @property
+    def starting(self) -> dict[Any, EngineProcess]:
+        """Those that start a server ahead, by their pipes."""
+        return {each.pipe: each for each in self._all if each.starting}
+
+    def start_ahead(self, settings: EngineSettings, checkpoint: Path) -> None:
+        """Start one of our own before any step asks for it."""
+        self._start(settings, checkpoint)
+
     def fit(self, asked: Resources) -> int | None:
         """0 where an engine serves what is asked for and can take it, 1 where one has to change or start, or None."""
         if self._taking(asked):
@@ -113,12 +123,12 @@ class LocalEngines:
             self.close(next(each for each in beside if each.idle))
         return found or self._start(cast(EngineSettings, asked.engine))
 
-    def _start(self, settings: EngineSettings) -> EngineProcess:
+    def _start(self, settings: EngineSettings, ahead: Path | None = None) -> EngineProcess:
         making = self._making
         used = {each.endpoint for each in self._all}
         endpoint = next((url for url in settings.evaluation.endpoints if url not in used), "")
         placed = replace(settings, endpoint=endpoint, tensor_parallel=making.tensor_parallel)
-        host = Host(placed, making.logs, making.log, making.threads)
+        host = Host(placed, making.logs, making.log, making.threads, ahead)
         engine = EngineProcess(making.context, settings, host)
         self._all.append(engine)
         return engine

@@ -134,17 +134,20 @@ class SwappingEngine(ABC):
     def _measure(self, prompts: list[list[int]]) -> Canary:
         """The canary of the model served."""
 
+    def start(self, base: Path) -> None:
+        """Serve a backbone as it is, unproven, for models that will be swapped in. Raises UserError."""
+        self._open(base)
+        self._base, self._differs = base, set()
+
     def load(self, model: Model, canary: Canary) -> Loaded:
         """See `Engine.load`: swap, and restart where the swap fails or cannot be proven."""
-        begin = time.perf_counter()
-        held = self._holds(model.backbone)
+        begin, held = time.perf_counter(), self._holds(model.backbone)
         how: Literal["start", "swap", "restart"] = "swap" if held else "start"
         with model.changed() as changed:
             tensors = overlaid(model.backbone, changed)
             swaps = not changes_more(tensors, changed)
             if swaps and not held:
-                self._open(model.backbone)
-                self._base, self._differs = model.backbone, set()
+                self.start(model.backbone)
             difference = self._swapped(model.backbone, changed, tensors, canary) if swaps else UNPROVEN
         if difference > self._tolerance:
             how = "restart" if self._alive or swaps else "start"
@@ -219,12 +222,10 @@ class VllmEngine(SwappingEngine):
 
     def _open(self, checkpoint: Path) -> None:
         self.close()
-        log = next(self._logs)
-        self._server = VllmServer(checkpoint, log, self._settings, choose_port(self._settings.port))
+        self._server = VllmServer(checkpoint, next(self._logs), self._settings, choose_port(self._settings.port))
         length = served_length(model_config(checkpoint), self._settings.max_length)
         with quiet():
-            trusted = self._settings.trust_remote_code
-            self._lm = ServerLM.connect(self._server, checkpoint, length, trusted)
+            self._lm = ServerLM.connect(self._server, checkpoint, length, self._settings.trust_remote_code)
 
     def replace(self, base: Path, changed: Sequence[Path], names: set[str]) -> None:
         """See `SwappingEngine.replace`."""

@@ -13,7 +13,7 @@ from typing import Any
 from lm_eval.api.instance import Instance
 from lm_eval.api.task import ConfigurableTask
 
-from esft_bench.harness.backbone.prompts import Form, parted, text_ids
+from esft_bench.harness.backbone.prompts import Form, ids_of_texts, parted
 from esft_bench.harness.evaluate import Asked, Benchmark, lm_eval_task, quiet
 from esft_bench.harness.store.names import REQUESTS, TEXTS
 from esft_bench.spec.files import read_jsonl, write_jsonl
@@ -46,7 +46,8 @@ def write_questions(task: Benchmark, items: Sequence[Item], form: Form, folder: 
         for text in (begins, *_encoded(instance)):
             numbers.setdefault(text, len(numbers))
         requests.append(Request(instance.request_type, instance.doc_id, instance.idx, numbers[begins], more))
-    write_jsonl(folder / TEXTS, ({"text": text, "ids": text_ids(form.tokenizer, text)} for text in numbers))
+    ids = ids_of_texts(form.tokenizer, numbers)
+    write_jsonl(folder / TEXTS, ({"text": text, "ids": ids[text]} for text in numbers))
     write_jsonl(folder / REQUESTS, (asdict(request) for request in requests))
     return len(requests)
 

@@ -1,6 +1,7 @@
 """A served model: an engine and what it serves, so that a model is loaded once for all steps that ask it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from lm_eval.api.model import LM
@@ -8,7 +9,14 @@ from lm_eval.api.model import LM
 from esft_bench.harness.backbone.model import load_config
 from esft_bench.harness.merging import Model
 from esft_bench.harness.serving.canary import BFLOAT16_TOLERANCE, Canary
-from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, Engine, Loaded, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.engines import (
+    FLOAT32_TOLERANCE,
+    Engine,
+    Loaded,
+    SwappingEngine,
+    TransformersEngine,
+    VllmEngine,
+)
 from esft_bench.harness.serving.external import external_engine
 from esft_bench.harness.serving.server import Settings
 from esft_bench.harness.serving.settings import EngineSettings
@@ -52,6 +60,14 @@ class Served:
             raise
         self.state, self.has_served = asked, True
         return self._loaded
+
+    def start(self, backbone: Path) -> None:
+        """Have the engine serve a backbone before any step asks; where it cannot, the first that asks is told why."""
+        with suppress(UserError):
+            load_config(backbone, self._trusts)
+            self._engine = self._engine or self._make()
+            if isinstance(self._engine, SwappingEngine):
+                self._engine.start(backbone)
 
     def lm(self) -> LM:
         """The model as lm-eval asks it."""

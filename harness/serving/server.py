@@ -108,8 +108,17 @@ def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str,
     return env
 
 
+def takes_one_core(checkpoint: Path) -> bool:
+    """Whether a server of this checkpoint computes on a single core of a machine without a GPU, unless told."""
+    return _is_small(int(model_config(checkpoint).get("hidden_size") or 0))
+
+
+def _is_small(hidden_size: int) -> bool:
+    return hidden_size <= SMALL_HIDDEN_SIZE
+
+
 def _cpu_environment(hidden_size: int, settings: Settings) -> dict[str, str]:
-    threads = settings.cpu_threads or (1 if hidden_size <= SMALL_HIDDEN_SIZE else os.cpu_count() or 1)
+    threads = settings.cpu_threads or (1 if _is_small(hidden_size) else os.cpu_count() or 1)
     env = {
         "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib),
         # vLLM would pin its threads to cores; beside any other busy process that is several times slower.

@@ -5,13 +5,13 @@ The order of everything follows from the seed alone, so a run that is resumed me
 
 import itertools
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 
-from esft_bench.harness.backbone.prompts import Form, Turn, question_ids, text_ids
+from esft_bench.harness.backbone.prompts import Form, Turn, beginning, ids_of_texts, question_ids, text_ids
 from esft_bench.harness.training.held_out import held_out_rows
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, read_jsonl
@@ -44,23 +44,33 @@ def encode(form: Form, conversation: Conversation) -> list[Sample]:
     A turn whose question goes on from the turn before is in one sample with it. Raises UserError where the format
     cannot take the conversation.
     """
-    samples: list[Sample] = []
-    seen = ""
-    for question, answer in form.turns(conversation):
-        goes_on = bool(samples) and question.startswith(seen)
-        asked = _asked(form, question, seen if goes_on else "")
-        answered = text_ids(form.tokenizer, answer)
-        if not goes_on:
-            samples.append(Sample([], []))
-        samples[-1].ids.extend([*asked, *answered])
-        samples[-1].labels.extend([*[IGNORED] * len(asked), *answered])
-        seen = question + SEAM + answer + SEAM
+    (samples,) = _encoded(form, [conversation])
     return samples
 
 
-def _asked(form: Form, question: str, seen: str) -> list[int]:
-    """The ids of a question after what was seen of it already."""
-    return text_ids(form.tokenizer, question[len(seen) :]) if seen else question_ids(form.tokenizer, question)
+def _encoded(form: Form, conversations: Iterable[Conversation]) -> Iterator[list[Sample]]:
+    """The samples of each conversation; all texts are encoded in one go."""
+    told = [list(_new(form.turns(conversation))) for conversation in conversations]
+    texts = (text for turns in told for _, *both in turns for text in both)
+    ids = ids_of_texts(form.tokenizer, texts)
+    for turns in told:
+        samples: list[Sample] = []
+        for goes_on, question, answer in turns:
+            asked = [*([] if goes_on else beginning(form.tokenizer, question)), *ids[question]]
+            if not goes_on:
+                samples.append(Sample([], []))
+            samples[-1].ids.extend([*asked, *ids[answer]])
+            samples[-1].labels.extend([*[IGNORED] * len(asked), *ids[answer]])
+        yield samples
+
+
+def _new(turns: Iterable[Turn]) -> Iterator[tuple[bool, str, str]]:
+    """Of each turn: whether it goes on from the one before, what is new of its question, and its answer."""
+    seen = ""
+    for question, answer in turns:
+        goes_on = bool(seen) and question.startswith(seen)
+        yield goes_on, question[len(seen) :] if goes_on else question, answer
+        seen = question + SEAM + answer + SEAM
 
 
 def encode_file(form: Form, path: Path, sequence_length: int, truncation: Truncation = "refuse") -> list[Sample]:
@@ -70,8 +80,8 @@ def encode_file(form: Form, path: Path, sequence_length: int, truncation: Trunca
     beginning, else a UserError is raised, with file and line.
     """
     samples = []
-    for number, conversation in enumerate(read_jsonl(path), start=1):
-        for sample in (replace(each, row=number - 1) for each in encode(form, conversation)):
+    for number, encoded in enumerate(_encoded(form, read_jsonl(path)), start=1):
+        for sample in (replace(each, row=number - 1) for each in encoded):
             if all(label == IGNORED for label in sample.labels[:sequence_length]):
                 if truncation == "left":
                     samples.append(_without_beginning(sample, sequence_length))

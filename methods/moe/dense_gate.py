@@ -21,8 +21,9 @@ from torch.nn import functional as F  # noqa: N812
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.experts import UPDATES, Factors, plug_in, register, selective_experts_forward
+from esft_bench.methods.moe.experts import UPDATES, plug_in, register, selective_experts_forward
 from esft_bench.methods.moe.router_scores import SeenRouter
+from esft_bench.methods.moe.updates import Factors
 from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "dense-gate"

@@ -22,8 +22,9 @@ from transformers import PreTrainedModel
 from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.fp8 import Packed, product, weights_of
+from esft_bench.methods.moe.fp8 import Packed, weights_of
 from esft_bench.methods.moe.rows import Combine, Dispatch, Rows, sort_rows
+from esft_bench.methods.moe.updates import Factors, GroupedProduct, Groups, updated_product
 from esft_bench.methods.moe.view import BIAS, DOWN, UP, MoeLayer, check_not_quantised, moe_layers
 
 IMPLEMENTATION = "selective"
@@ -36,10 +37,6 @@ UPDATES = "low_rank_updates"
 """Where an experts module keeps, for fused parameters by name, what gives the factors of low-rank updates."""
 DROPOUT = "low_rank_dropout"
 """Where it keeps the share of the updates' inputs that is dropped while it trains."""
-GroupedProduct = Callable[..., Tensor]
-"""(rows [n, in], weights [experts, …], ends, is_transposed=…) → [n, out], as transformers' grouped linear layer."""
-Factors = Sequence[tuple[Tensor, Tensor]]
-"""Pairs of factors [E, …, R] and [E, R, …] whose products are added to a fused parameter."""
 
 
 def use_selective_experts(model: PreTrainedModel, selection: Mapping[int, Sequence[int]]) -> list[nn.Parameter]:
@@ -251,43 +248,16 @@ def _mlp(experts: Any, rows: Tensor, weights: Tensor, part: _Part, grouped: Grou
     The gate weights go in before the down projection, so that their gradient is a sum over I products, not H, and no
     [n, H] is kept for it.
     """
-    dtype, transposed = rows.dtype, experts.is_transposed
-    inner = product(rows, part.up, part.ends, transposed, grouped)
-    inner = _updated(inner, _dropped(rows, part.dropout), part.up_updates, part.ends, transposed, grouped)
+    dtype, groups = rows.dtype, Groups(part.ends, experts.is_transposed, grouped, part.dropout)
+    inner = updated_product(rows, part.up, part.up_updates, groups)
     if part.up_bias is not None:
         inner = inner + F.embedding(part.ids, part.up_bias.to(dtype))
     activate = experts._apply_gate if experts.has_gate else experts.act_fn
     inner = (activate(inner) * weights).to(dtype)
-    outer = product(inner, part.down, part.ends, transposed, grouped)
-    outer = _updated(outer, _dropped(inner, part.dropout), part.down_updates, part.ends, transposed, grouped)
+    outer = updated_product(inner, part.down, part.down_updates, groups)
     if part.down_bias is not None:
         outer = outer + F.embedding(part.ids, part.down_bias.to(dtype)) * weights.to(dtype)
     return outer
-
-
-def _dropped(rows: Tensor, share: float) -> Tensor:
-    return F.dropout(rows, share) if share else rows
-
-
-def _updated(
-    out: Tensor, rows: Tensor, updates: Factors, ends: Tensor, transposed: bool, grouped: GroupedProduct
-) -> Tensor:
-    """Add low-rank updates to products `out` of `rows`, in place: two thin products a row, no product of factors."""
-    for left, right in updates:
-        left, right = _aligned(left, right, rows.dtype)
-        first, second = (left, right) if transposed else (right, left)
-        thin = grouped(rows, first, ends, is_transposed=transposed)
-        out.add_(grouped(thin, second, ends, is_transposed=transposed))
-    return out
-
-
-def _aligned(left: Tensor, right: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Factors as grouped products want them: of one type, contiguous, the rank filled up to whole 16 bytes."""
-    missing = -left.shape[-1] % (16 // dtype.itemsize)
-    left, right = left.to(dtype), right.to(dtype)
-    if not missing:
-        return left.contiguous(), right.contiguous()
-    return F.pad(left, (0, missing)), F.pad(right, (0, 0, 0, missing))
 
 
 def _compute_dtype(hidden: Tensor) -> torch.dtype:

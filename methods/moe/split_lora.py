@@ -83,5 +83,5 @@ def _linear_forward(self: Any, hidden: Tensor) -> Tensor:
     out: Tensor = self.get_base_layer()(hidden)
     for name in _active(self):
         dropped = self.lora_dropout[name](hidden)
-        out = out + self.scaling[name] * self.lora_B[name](self.lora_A[name](dropped))
+        out = out + self.lora_B[name](self.scaling[name] * self.lora_A[name](dropped))
     return out

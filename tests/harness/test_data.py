@@ -53,6 +53,9 @@ class Letters:
             for token in ([self.convert_tokens_to_ids(piece)] if piece in self.CONTROL else map(ord, piece))
         ]
 
+    def __call__(self, texts, **told):
+        return {"input_ids": [self.encode(text, **told) for text in texts]}
+
 
 FORM = Release(Letters())
 

@@ -1,15 +1,17 @@
 """Steps in processes of their own: progress, measurements, errors, and dying with their parent."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
 
 from esft_bench.harness.execute.executor import Ended
+from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Resources
 from tests.harness.toys import Toy, executor, job
 
@@ -72,6 +74,45 @@ def test_there_is_room_for_as_many_processes_as_workers_and_for_no_engine_beside
     local.start(Toy("sleeps", told=str(tmp_path / "2")), job(tmp_path / "2-"))
     assert local.fit(process) is None
     local.close()
+
+
+ENGINE = Toy("works", holds="engine", model="a model")
+
+
+@pytest.fixture
+def ahead(tmp_path):
+    """An executor of one worker that starts an engine ahead, on a checkpoint that is none."""
+    local = executor(tmp_path)
+    local.start_engine(cast(EngineSettings, ENGINE.resources.engine), tmp_path / "nothing")
+    assert (local.fit(Resources("process")), local.fit(ENGINE.resources)) == (None, None)
+    yield local
+    local.close()
+
+
+def result(local, step, folder):
+    """Start a step and wait for its end."""
+    local.start(step, job(folder))
+    while not (ended := [each for each in local.wait() if isinstance(each, Ended)]):
+        pass
+    return ended[0].measured
+
+
+def test_an_engine_started_ahead_is_in_the_place_of_a_process_until_it_serves_and_stays_beside_others(ahead, tmp_path):
+    while ahead.fit(Resources("process")) is None:
+        ahead.wait()
+    engine = ahead._engines.own.process.pid
+    assert result(ahead, Toy("works"), tmp_path / "1")["pid"] != engine
+    assert result(ahead, ENGINE, tmp_path / "2")["pid"] == engine
+    ahead.start(Toy("sleeps", told=str(tmp_path / "3")), job(tmp_path / "3-"))
+    assert ahead.fit(ENGINE.resources) is None
+
+
+def test_an_engine_that_dies_while_it_is_started_ahead_is_started_again_by_who_asks(ahead, tmp_path):
+    engine = ahead._engines.own.process.pid
+    os.kill(engine, signal.SIGKILL)
+    while ahead.fit(ENGINE.resources) is None:
+        ahead.wait()
+    assert result(ahead, ENGINE, tmp_path / "1")["pid"] != engine
 
 
 def test_children_die_with_a_parent_that_is_killed(tmp_path):

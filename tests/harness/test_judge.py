@@ -3,6 +3,7 @@
 import json
 import re
 import sqlite3
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -136,12 +137,15 @@ def test_an_endpoint_that_is_not_there_is_failed(judge: MakeJudge) -> None:
 
 
 def test_an_endpoint_that_never_answers_is_failed(server: Server, judge: MakeJudge) -> None:
-    def sleep(number: int, body: dict[str, Any]) -> Response:
-        time.sleep(0.5)
+    given_up = threading.Event()
+
+    def wait(number: int, body: dict[str, Any]) -> Response:
+        given_up.wait(100)
         return gives(8)
 
-    server.respond = sleep
+    server.respond = wait
     [verdict] = judge(timeout=0.1).score(RUBRIC, [Item("a")])
+    given_up.set()
     assert (verdict.score, verdict.state) == (None, "failed")
 
 

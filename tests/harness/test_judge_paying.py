@@ -61,7 +61,7 @@ def test_a_judge_killed_in_the_middle_pays_again_for_nothing_that_was_stored(ser
     killed.set()
     assert len(server.requests) == 8
     second = process()
-    assert json.loads(second.communicate(timeout=60)[0]) == [0.7] * 12
+    assert json.loads(second.communicate(timeout=280)[0]) == [0.7] * 12
     assert len(server.paid) == 12
     assert len(server.requests) == 12 + 2, "more was lost than the two replies that were under way"
 
@@ -73,7 +73,7 @@ def test_two_processes_that_judge_the_same_pay_once(server: Server, process: Any
 
     server.respond = respond
     both = [process(), process()]
-    assert [json.loads(each.communicate(timeout=60)[0]) for each in both] == [[0.7] * 12] * 2
+    assert [json.loads(each.communicate(timeout=280)[0]) for each in both] == [[0.7] * 12] * 2
     assert set(server.paid.values()) == {1}
 
 

@@ -70,12 +70,15 @@ def test_of_many_who_claim_at_once_one_gets_it_and_nothing_is_left_of_the_others
         assert list(folder.iterdir()) == []
 
 
-def test_a_lease_that_is_touched_stays_and_one_that_is_not_is_taken_over_once_it_is_stale(tmp_path):
-    mine = Leases(tmp_path, LAPSE).claim("a")
-    laid(tmp_path / "other")
+def test_a_lease_that_is_touched_stays_and_one_that_is_not_is_taken_over_once_it_is_stale(tmp_path, monkeypatch):
+    began = laid(tmp_path / "other").stat().st_mtime
     theirs = Leases(tmp_path / "other", LAPSE)
+    mine = Leases(tmp_path, LAPSE).claim("a")
+    while (touched := mine._path.stat().st_mtime) < began + 1.5 * LAPSE:
+        time.sleep(0.02)
+    monkeypatch.setattr(Leases, "_now", lambda self: began + 0.5 * LAPSE)
     assert theirs.claim("a") is None
-    time.sleep(2 * LAPSE)
+    monkeypatch.setattr(Leases, "_now", lambda self: touched)
     assert Leases(tmp_path, LAPSE).claim("a") is None
     assert theirs.claim("a").renew()
     assert mine.renew()
@@ -175,7 +178,7 @@ def ran(folder):
 
 def test_drivers_that_share_a_store_run_each_step_once_and_all_come_to_the_end(tmp_path, folder):
     drivers = [started(tmp_path / "store", 40, 60.0, folder) for _ in range(3)]
-    said = [driver.communicate(timeout=60)[0] for driver in drivers]
+    said = [driver.communicate(timeout=280)[0] for driver in drivers]
     assert said == ["finished\n"] * 3
     assert set(ran(folder).values()) == {1}
     assert len(ran(folder)) == 1 + 2 * 40
@@ -197,7 +200,7 @@ def test_a_driver_that_is_killed_loses_what_it_had_at_work_to_the_others_and_not
     done = len(list(store.glob("toy/*/manifest.json")))
     assert held
     other = started(store, 40, LAPSE, folder)
-    assert other.communicate(timeout=60)[0] == "finished\n"
+    assert other.communicate(timeout=280)[0] == "finished\n"
     assert len(list(store.glob("toy/*/manifest.json"))) == 81
     again = [name for name, count in ran(folder).items() if count > 1]
     assert len(again) <= 1  # it has one step at work at a time
@@ -213,10 +216,10 @@ def test_a_driver_that_was_stopped_and_goes_on_throws_away_what_another_has_take
     slept.send_signal(signal.SIGSTOP)
     try:
         other = started(store, 20, LAPSE, folder)
-        assert other.communicate(timeout=60)[0] == "finished\n"
+        assert other.communicate(timeout=280)[0] == "finished\n"
         made = {path: path.stat().st_ino for path in store.glob("toy/*")}
     finally:
         slept.send_signal(signal.SIGCONT)
-    assert slept.communicate(timeout=60)[0] == "finished\n"
+    assert slept.communicate(timeout=280)[0] == "finished\n"
     assert made == {path: path.stat().st_ino for path in store.glob("toy/*")}
     assert len(made) == len(matrix(folder, 20)) * 2 + 1

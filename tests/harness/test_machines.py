@@ -105,8 +105,10 @@ def test_a_machine_that_is_in_no_cluster_says_so_within_bounds(monkeypatch):
         connect._check_answer("ray")
 
 
-def test_one_machine_imports_nothing_of_ray():
-    program = "import sys, esft_bench.harness.commands.run; sys.exit('ray' in sys.modules)"
+def test_a_run_begins_without_ray_and_before_torch_is_there():
+    """The process that children are forked from begins its imports first; one machine never needs Ray."""
+    modules = "esft_bench.harness.commands.run, esft_bench.harness.commands.prepare"
+    program = f"import sys, {modules}; sys.exit(bool({{'ray', 'torch', 'transformers'}} & sys.modules.keys()))"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

@@ -28,11 +28,11 @@ def test_a_run_that_is_stopped_says_how_to_go_on_and_leaves_no_process(tmp_path,
         time.sleep(0.05)
     children = psutil.Process(process.pid).children(recursive=True)
     process.send_signal(how)
-    _, complaint = process.communicate(timeout=60)
+    _, complaint = process.communicate(timeout=280)
     assert process.returncode == 130
     assert "The same command goes on where it was." in complaint
     assert "Traceback" not in complaint
-    _, alive = psutil.wait_procs(children, timeout=20)
+    _, alive = psutil.wait_procs(children, timeout=100)
     assert not alive
 
 

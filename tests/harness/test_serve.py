@@ -13,7 +13,15 @@ import pytest
 
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
-from esft_bench.harness.serving.server import Settings, VllmServer, arguments, choose_port, environment, first_error
+from esft_bench.harness.serving.server import (
+    Settings,
+    VllmServer,
+    arguments,
+    choose_port,
+    environment,
+    first_error,
+    takes_one_core,
+)
 from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint, untrained
 
@@ -49,6 +57,15 @@ def test_the_configuration_decides_what_mla_needs(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(PLAIN)
     assert "-rotary_embedding" not in " ".join(arguments(tmp_path, 1, Settings(), on_cpu=True))
     assert "VLLM_MLA_DISABLE" not in environment(tmp_path, Settings(), on_cpu=True)
+
+
+@pytest.mark.parametrize(("width", "alone"), [(64, True), (512, True), (2048, False)])
+def test_a_small_models_server_takes_one_core_of_a_machine_without_a_gpu(
+    tmp_path: Path, width: int, alone: bool
+) -> None:
+    (tmp_path / "config.json").write_text(PLAIN.replace("64", str(width)))
+    assert takes_one_core(tmp_path) is alone
+    assert (environment(tmp_path, Settings(), on_cpu=True)["OMP_NUM_THREADS"] == "1") is (alone or os.cpu_count() == 1)
 
 
 def test_the_server_is_offered_to_this_machine_only(tmp_path: Path) -> None:
@@ -147,7 +164,7 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     assert not _gone(server, seconds=0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert _gone(server, seconds=20)
+    assert _gone(server, seconds=100)
     assert not segment.exists()
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from esft_bench.harness.merging import Merger, Model
 from esft_bench.harness.serving.canary import compare
 from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
+from esft_bench.harness.serving.served import Served
 from esft_bench.harness.serving.server import Settings, VllmServer
 from esft_bench.methods.errors import MethodError
 from tests.conftest import ARCHITECTURES
@@ -50,6 +51,13 @@ def test_transformers_serves_one_cell_after_another_as_a_fresh_engine_would(each
         assert (loaded.how, loaded.difference < 1e-5) == ("swap" if number else "start", True)
     assert not any(path.is_file() for path in served["base"].model.scratch.rglob("*"))
     assert sha(weights) == before
+
+
+def test_a_backbone_that_was_served_ahead_is_swapped_into(olmoe: dict[str, Cell]) -> None:
+    engine = TransformersEngine(Settings(max_length=128))
+    Served(lambda: engine).start(olmoe["base"].model.backbone)
+    loaded = engine.load(olmoe["experts"].model, olmoe["experts"].canary)
+    assert (loaded.how, loaded.difference < 1e-5) == ("swap", True)
 
 
 @pytest.mark.slow
