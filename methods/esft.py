@@ -158,11 +158,6 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
             raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
         return self
 
-    @property
-    def expert_parallel(self) -> bool:  # type: ignore[override]
-        """Groups are selected by a profile of the coarse model, which needs the weights of all experts."""
-        return self.group_size == 1
-
     def remarks(self, context: Context) -> list[str]:
         """What is to be said of the scores, and of the groups."""
         return [*super().remarks(context), *GroupedExperts.remarks(self, context)]

@@ -57,6 +57,12 @@ class Lora(Method):
             )
         return self
 
+    @property
+    def held_whole(self) -> str:  # type: ignore[override]
+        """peft keeps the updates of a layer's experts, and copies of routers, in one piece."""
+        pieces = [name for name, told in (("experts", self.experts), ("routers", self.routers)) if told]
+        return f"peft holds its updates of {' and '.join(pieces)} in one piece" if pieces else ""
+
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for experts or routers that the model has not, or layers that are tied."""
         check_not_tied(model, self.target_modules)

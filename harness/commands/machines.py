@@ -124,7 +124,7 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
     methods = _by_method(prepared, sizes)
 
     def gpus(step: Step) -> int:
-        if isinstance(step, TrainStep) and step.kind != "rehearsal":
+        if isinstance(step, TrainStep) and (most or step.kind != "rehearsal"):
             return step.how.expert_parallel or max(processes, methods.get(step.method_name, 1))
         if step.resources.holds == "engine" and step.resources.gpus:
             return sharing

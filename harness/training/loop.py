@@ -125,6 +125,8 @@ def train(
                 writer.save(scratch, state, step, resumable=not last)
             tell(accelerator, step, state.log)
             options.progress(step, settings.steps)
+        if not settings.steps and accelerator.num_processes > 1:
+            writer.save(scratch, state, 0, resumable=False)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
     _at_rest(accelerator, core.loss_module, options.at_end).eval()

@@ -1,10 +1,10 @@
 """Where the tensors of a hub checkpoint lie in a model in memory, to write some of them without loading the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
@@ -76,13 +76,30 @@ def read_tensor(model: PreTrainedModel, name: str, files: TensorFiles) -> Tensor
     """
     like = model.get_parameter_or_buffer(name)
     room = torch.empty(like.shape, dtype=like.dtype)
-    views = hub_tensors(model, {name: room})
+    views = hub_tensors(model, {name.replace(".base_layer.", "."): room})  # by the name it had before peft wrapped it
     memory = room.untyped_storage().data_ptr()
     if sum(view.numel() for view in views.values() if view.untyped_storage().data_ptr() == memory) != room.numel():
         raise _kept_otherwise(model, name)
     for stored, view in views.items():
         _read_into(view, stored, files)
     return room
+
+
+def read_into(model: PreTrainedModel, names: Iterable[str], files: TensorFiles) -> None:
+    """Give parameters and buffers of a model that have no values those of a checkpoint, in main memory.
+
+    Raises MethodError as `read_tensor` does.
+    """
+    for name in names:
+        there = model.get_parameter_or_buffer(name)
+        if not there.is_meta:
+            continue
+        module, _, key = name.rpartition(".")
+        held, value = model.get_submodule(module), read_tensor(model, name, files)
+        if isinstance(there, nn.Parameter):
+            held._parameters[key] = nn.Parameter(value, there.requires_grad)
+        else:
+            held._buffers[key] = value
 
 
 def _read_into(view: Tensor, name: str, files: TensorFiles) -> None:
