@@ -90,9 +90,16 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
         return []
     if cell.training.frozen_experts == "fp8":
         raise UserError("training.frozen_experts fp8 was not tried with several processes: use one process a cell.")
-    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart)
+    trained = _bytes_of_trained(cell, checkpoint) if cell.apart else 0
+    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart, trained)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
     return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+
+
+def _bytes_of_trained(cell: CellTraining, checkpoint: Path) -> int:
+    """What the parameters that a cell trains take, by their shapes."""
+    model = cell.start.load(checkpoint, "meta")
+    return sum(parameter.nbytes for parameter in cell.make_method().prepare(model, _context(cell.start.form(), cell)))
 
 
 def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def _options(
     )
 
 
-def _context(form: Form, cell: CellTraining, unread: Unread | None) -> Context:
+def _context(form: Form, cell: CellTraining, unread: Unread | None = None) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
