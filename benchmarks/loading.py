@@ -2,7 +2,9 @@
 
     python -m benchmarks.loading [PROCESSES] [apart]
 
-`apart`: each holds experts of its own (training.expert_parallel), and reads no others. A model of about 1 GB, random, is written, loaded and shared out among processes without accelerators (gloo), so that
+`apart`: each holds experts of its own (training.expert_parallel), and reads no others.
+
+A model of about 1 GB, random, is written, loaded and shared out among processes without accelerators (gloo), so that
 the shards lie in main memory, too. Counted is what the kernel cannot drop (RssAnon and RssShmem in /proc/PID/status;
 pages of the checkpoint's files are the cache's), above what a process holds before, summed over all at each moment.
 """
