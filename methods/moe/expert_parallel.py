@@ -138,7 +138,10 @@ class _Trained:
         ids = range(0 if self.every else len(held))
         arrange(local, {"": ids} if ids else {})
         if self.every:
-            return [local.experts.get_parameter(kind).requires_grad_(True) for kind in local.kinds]
+            every = [local.experts.get_parameter(kind) for kind in local.kinds]
+            for parameter in every:
+                parameter.requires_grad_(True)
+            return every
         bank = add_part(local, "", ids) if ids else []
         if not self.updates:
             return bank

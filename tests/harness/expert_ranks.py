@@ -59,7 +59,7 @@ SELECTED: Mapping[str, tuple[str, Method]] = {
 }
 """Cases by name, an architecture and a method: every architecture; two train what all processes share besides."""
 OTHERS: Mapping[str, tuple[str, Method]] = {
-    "fft": ("deepseek-v3", FullFineTuning()),
+    "fft": ("deepseek-v2", FullFineTuning()),
     "fft of fused experts": ("gpt-oss", FullFineTuning()),
     "das stage 1": ("deepseek-v2", AttentionRouter()),
     "das stage 2": ("deepseek-v2", DasTune(count=5)),

@@ -160,15 +160,23 @@ def written(folder: Path) -> tuple[dict[str, bytes], dict[str, Tensor]]:
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*.json"))}, tensors
 
 
-@pytest.mark.parametrize("name", APART)
-def test_what_was_trained_is_exported_without_any_other_weights(name: str, tmp_path: Path) -> None:
-    method, context = TRAINING[name], seen_by(build("deepseek-v2"))
-    whole = build("deepseek-v2")
+@pytest.mark.parametrize(
+    ("name", "architecture"),
+    [
+        *((name, "deepseek-v2") for name in APART),
+        ("fft", "deepseek-v3"),
+        ("fft", "gpt-oss"),
+        ("das-tune", "granite-moe"),
+    ],
+)
+def test_what_was_trained_is_exported_without_any_other_weights(name: str, architecture: str, tmp_path: Path) -> None:
+    method, context = TRAINING[name], seen_by(build(architecture))
+    whole = build(architecture)
     whole.save_pretrained(tmp_path / "base")
     files = tensor_files(tmp_path / "base")
     method.prepare(whole, context)
     with torch.device("meta"):
-        shapes = build("deepseek-v2")
+        shapes = build(architecture)
     method.prepare(shapes, replace(context, unread=Unread(files)))
     give_room(shapes)
     with torch.no_grad():
