@@ -82,6 +82,8 @@ def test_tokens_on_their_way_to_experts_take_the_time_that_their_bytes_do(tmp_pa
     sending = shared(made, device)["ESFT-Token"].sending
     assert sending == pytest.approx(training.steps * step / (0.25 * 300e9))
     assert shared(planned(tmp_path / "again", 4), device)["FFT"].sending == pytest.approx(0.75 / 0.5 * sending)
+    sixteen = shared(planned(tmp_path / "nodes", 16), device)["ESFT-Token"].sending  # a half behind the network
+    assert sixteen == pytest.approx(training.steps * step * 2 / 16 * (7 / 300e9 + 8 / 25e9) / 0.25)
 
 
 def test_rows_that_share_no_experts_out_are_named_with_the_reason(tmp_path: Path) -> None:

@@ -17,14 +17,16 @@ from pathlib import Path
 from esft_bench.harness.backbone.model import empty_model
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import TrainingPrice, step_of
-from esft_bench.harness.plan.price.hardware import MARGIN, UTILISATION, Accelerator
+from esft_bench.harness.plan.price.hardware import MARGIN, NETWORK, UTILISATION, Accelerator
 from esft_bench.harness.plan.price.step import SimulatedStep
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.methods.moe.view import moe_layers
 
-COUNTS = (*range(2, 9), *range(16, 129, 8))
-"""How many devices are thought of: those of one node, and nodes of eight."""
+NODE = 8
+"""The devices that a node is taken to have, where no cluster is asked."""
+COUNTS = (*range(2, NODE + 1), *range(2 * NODE, 129, NODE))
+"""How many devices are thought of then: those of one node, and whole nodes."""
 
 
 @dataclass(frozen=True)
@@ -88,23 +90,26 @@ def _apart(
     size = min(micro_batch or share, share)
     steps = [step_of(plan, graph, stage, size, shared=True, apart=count) for stage in stages]
     each = max(bytes_of_each(step, count) for step in steps)
-    sending = price.batches * sent_bytes(plan, count) / (device.link * UTILISATION)
+    sending = price.batches * _sending(plan, device, count)
     seconds = _seconds(plan, price, count) + sending
     return Sharing(price.row, count, each, seconds, True, each <= MARGIN * device.memory, sending)
 
 
-def sent_bytes(plan: Plan, count: int) -> float:
-    """The bytes that each of so many devices sends to others in a step on a batch, of tokens to experts and back.
+def _sending(plan: Plan, device: Accelerator, count: int) -> float:
+    """The seconds that tokens of a batch are on their way to experts and back, at a share of the stated rates.
 
     A token's state goes to each of its experts, and what that makes of it back, in every layer; so do their gradients
-    in the backward pass, and states again where it computes layers anew. Of all experts 1/count are the device's own.
+    in the backward pass, and states again where it computes layers anew. Of all experts 1/count are the device's own,
+    and those of other nodes are behind the network.
     """
     training, loading = plan.suite.training, plan.suite.backbone
     tokens = ceil(training.batch_size / count) * training.sequence_length
     passes = 3 if training.gradient_checkpointing else 2
     width = 2 if loading.precision == "bf16" else 4
     numbers = _numbers_of_token(plan.backbone.path, loading.trust_remote_code)
-    return 2.0 * passes * tokens * numbers * width * (count - 1) / count
+    near = min(count, NODE)
+    by_bytes = (near - 1) / device.link + (count - near) / NETWORK
+    return 2.0 * passes * tokens * numbers * width / count * by_bytes / UTILISATION
 
 
 @cache
