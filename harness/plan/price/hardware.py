@@ -15,8 +15,8 @@ MARGIN = 0.9
 """Share of a device's memory that tensors may take; the rest is the allocator's and the driver's."""
 
 NETWORK = 25e9
-"""Bytes a second that a device is taken to send to other nodes: 200 Gb/s, as NVIDIA states of the DGX A100; the DGX H100
-has twice that, other machines often less."""
+"""Bytes a second that a device is taken to send to other nodes: 200 Gb/s, as NVIDIA states of the DGX A100; the DGX
+H100 has twice that, other machines often less."""
 
 
 @dataclass(frozen=True)

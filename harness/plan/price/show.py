@@ -76,7 +76,8 @@ def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
     table.caption = (
         "FSDP2: with --processes. Experts apart: training.expert_parallel. Time is that of a cell, on all of them. "
         f"Sending is the part of it that tokens are on their way to experts: at {UTILISATION:.0%} of the stated rate "
-        "of a node's links (NVLink, else PCIe) and of 200 Gb/s a device between nodes; what FSDP2 sends is taken to go on beside the work."
+        "of a node's links (NVLink, else PCIe) and of 200 Gb/s a device between nodes; what FSDP2 sends is taken to go "
+        "on beside the work."
     )
     if not all(each.holds for each in sharings):
         table.caption += " Red: more devices must share the experts."
