@@ -60,9 +60,8 @@ class Lora(Method):
 
     @property
     def held_whole(self) -> str:  # type: ignore[override]
-        """peft keeps the updates of a layer's experts, and copies of routers, in one piece."""
-        pieces = [name for name, told in (("experts", self.experts), ("routers", self.routers)) if told]
-        return f"peft holds its updates of {' and '.join(pieces)} in one piece" if pieces else ""
+        """peft trains a copy of each router, which without values has none either."""
+        return "peft copies routers before they are read" if self.routers else ""
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for experts or routers that the model has not, or layers that are tied."""

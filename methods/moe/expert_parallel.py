@@ -12,7 +12,7 @@ Shapes: T tokens, K experts a token, n rows that a process gets from all, E expe
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -27,11 +27,19 @@ from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import EpDispatchExpertsParallel
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.experts import IMPLEMENTATION, UPDATES, add_part, arrange, bank_of, selected_experts
+from esft_bench.methods.moe.experts import (
+    IMPLEMENTATION,
+    UPDATES,
+    add_part,
+    arrange,
+    bank_of,
+    selected_experts,
+)
 from esft_bench.methods.moe.low_rank import LowRank
 from esft_bench.methods.moe.observed import OBSERVER
 from esft_bench.methods.moe.placement import Placement, place
 from esft_bench.methods.moe.places import read_experts
+from esft_bench.methods.moe.updates import Factors
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.tensor_files import TensorFiles
 
@@ -75,6 +83,7 @@ def hold_own_experts(
         held = what.held(own)
         for parameter in what.train(local, held):
             _share_out(parameter, Rows(what.total(layer), held, mesh), dtype)
+        _update_own(layer, torch.tensor(own, device=mesh.device_type))
         order = torch.tensor(list(chain(*placed)), device=mesh.device_type)
         layer.experts.forward = _Dispatched(layer.experts, order.argsort(), group, what.total(layer) > 0)
     return [layer.experts for layer in layers.values()]
@@ -90,6 +99,7 @@ def shapes_of_own(model: PreTrainedModel, processes: int) -> list[nn.Module]:
     for index, (own, *_) in _placed(layers, trained, processes).items():
         local = _with_room(layers[index], len(own), torch.device("meta"))
         trained[index].train(local, trained[index].held(own))
+        _update_own(layers[index], torch.tensor(own, device="meta"))
     return [layer.experts for layer in layers.values()]
 
 
@@ -117,7 +127,7 @@ class _Trained:
         """Take it off a layer. Raises MethodError for anything else that is trained, or experts not `run_by` that."""
         trains = {layer.experts.get_parameter(kind).requires_grad for kind in layer.kinds}
         selected, runs = selected_experts(layer), getattr(layer.experts.config, "_experts_implementation", None)
-        mixed = len(trains) > 1 or (True in trains and selected) or getattr(layer.experts, UPDATES, None)
+        mixed = len(trains) > 1 or (True in trains and selected)
         if mixed or (run_by and runs != run_by):
             raise MethodError(
                 f"`{layer.name}` is not trained expert by expert, so its experts cannot be shared out; leave out "
@@ -180,6 +190,20 @@ def _with_room(layer: MoeLayer, count: int, device: torch.device) -> MoeLayer:
         experts.register_parameter(kind, nn.Parameter(room, requires_grad=False))
     experts.num_experts = count  # type: ignore[assignment]
     return replace(layer, num_experts=count)
+
+
+def _update_own(layer: MoeLayer, own: Tensor) -> None:
+    """Have a process's `own` experts take their factors of the updates that all processes share, if there are any.
+
+    Of these each process has the gradients of its own, from all tokens; averaged over processes they are the losses'.
+    """
+    whole: Mapping[str, Callable[[], Factors]] = getattr(layer.experts, UPDATES, {})
+    if whole:
+        setattr(layer.experts, UPDATES, {kind: partial(_of_own, each, own) for kind, each in whole.items()})
+
+
+def _of_own(factors: Callable[[], Factors], own: Tensor) -> Factors:
+    return [(left[own], right[own]) for left, right in factors()]
 
 
 def _share_out(parameter: nn.Parameter, rows: Rows, dtype: torch.dtype) -> None:

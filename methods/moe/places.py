@@ -35,7 +35,7 @@ def _of_experts(model: PreTrainedModel, layer: MoeLayer, kind: str, weight: Tens
     """The views of a fused parameter [E, …]: where an expert's numbers lie is seen by converting their indices."""
     indices = torch.arange(weight[0].numel()).view(1, *weight.shape[1:])
     found: dict[str, Tensor] = {}
-    for name, order in hub_tensors(model, {f"{layer.name}.{kind}": indices}).items():
+    for name, order in hub_tensors(model, {_plain(f"{layer.name}.{kind}"): indices}).items():
         single = EXPERT.search(name) is not None
         layout = _affine(order if single else order[0])
         if layout is None or not (single or len(order) == 1):
@@ -76,7 +76,7 @@ def read_tensor(model: PreTrainedModel, name: str, files: TensorFiles) -> Tensor
     """
     like = model.get_parameter_or_buffer(name)
     room = torch.empty(like.shape, dtype=like.dtype)
-    views = hub_tensors(model, {name.replace(".base_layer.", "."): room})  # by the name it had before peft wrapped it
+    views = hub_tensors(model, {_plain(name): room})
     memory = room.untyped_storage().data_ptr()
     if sum(view.numel() for view in views.values() if view.untyped_storage().data_ptr() == memory) != room.numel():
         raise _kept_otherwise(model, name)
@@ -106,6 +106,11 @@ def _read_into(view: Tensor, name: str, files: TensorFiles) -> None:
     if not files.holds(name):
         raise MethodError(f"{files.folder} has no weights for `{name}`; fetch or write the checkpoint again")
     view.copy_(files.read(name))
+
+
+def _plain(name: str) -> str:
+    """The name that a parameter had before peft wrapped its layer."""
+    return name.replace(".base_layer", "")
 
 
 def _kept_otherwise(model: PreTrainedModel, name: str) -> MethodError:

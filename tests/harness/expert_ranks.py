@@ -65,13 +65,24 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
     "das stage 2": ("deepseek-v2", DasTune(count=5)),
     "kappa": ("olmoe", Kappa(count=3)),
     "lora": ("qwen3-moe", Lora(rank=2)),
+    "lora of experts": ("deepseek-v2", Lora(rank=2, experts=True)),
+    "lora of transposed experts": ("gpt-oss", Lora(rank=2, experts=True)),
     "esft-lora": ("deepseek-v2", EsftLora(p=0.4, rank=2)),
     "esft-lora of fused experts": ("granite-moe", EsftLora(p=0.5, rank=2)),
     "all experts": ("olmoe", AllExperts()),
 }
 """What is trained of experts is all of them, nothing, low-rank updates, or what a look at their weights says."""
 CASES = {**SELECTED, **OTHERS}
-GO_ON = ("olmoe gate", "deepseek shared", "gpt-oss token", "fft", "fft of fused experts", "das stage 2", "esft-lora")
+GO_ON = (
+    "olmoe gate",
+    "deepseek shared",
+    "gpt-oss token",
+    "fft",
+    "fft of fused experts",
+    "das stage 2",
+    "esft-lora",
+    "lora of experts",
+)
 """Cases that are stopped, and gone on with by as many processes and by fewer."""
 SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
 
@@ -107,7 +118,7 @@ def held(model: PreTrainedModel, base: Path) -> dict[str, Any]:
     """
     layers, files = moe_layers(model), tensor_files(base)
     for name, parameter in model.named_parameters():
-        experts = ".experts." in name
+        experts = ".experts." in name and ".lora_" not in name  # updates of peft's are shared as all else is
         assert isinstance(parameter, DTensor) != experts, name
         if experts or parameter.requires_grad:
             continue

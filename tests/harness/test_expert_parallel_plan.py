@@ -196,7 +196,7 @@ def test_what_was_trained_is_exported_without_any_other_weights(name: str, archi
 
 
 def test_methods_that_need_all_experts_in_one_place_or_change_what_they_train_share_nothing_out() -> None:
-    whole = {"esft-dynamic", "esft-gradual", "densemixer", "densemixer-lora", "lora-experts"}
+    whole = {"esft-dynamic", "esft-gradual", "densemixer", "densemixer-lora"}
     assert set(TRAINING) - set(APART) == whole
     assert all(TRAINING[name].held_whole for name in whole)
     assert FullFineTuning(group_size=2).held_whole
