@@ -99,7 +99,7 @@ def shapes_of_own(model: PreTrainedModel, processes: int) -> list[nn.Module]:
     for index, (own, *_) in _placed(layers, trained, processes).items():
         local = _with_room(layers[index], len(own), torch.device("meta"))
         trained[index].train(local, trained[index].held(own))
-        _update_own(layers[index], torch.tensor(own, device="meta"))
+        _update_own(layers[index], torch.tensor(own))
     return [layer.experts for layer in layers.values()]
 
 

@@ -140,7 +140,9 @@ def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
         assert sorted(digest for own in held for digest in own["rows"][row]) == sorted(experts)
 
 
-@pytest.mark.parametrize("case", ["olmoe gate", "deepseek gate", "fft", "fft of fused experts", "lora", "esft-lora"])
+@pytest.mark.parametrize(
+    "case", ["olmoe gate", "deepseek gate", "fft", "fft of fused experts", "lora", "lora of experts", "esft-lora"]
+)
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_plan_knows_what_a_process_has_for_itself(trained: Trained, count: int, case: str) -> None:
     architecture, method = CASES[case]
