@@ -1,4 +1,8 @@
-"""How much main memory do processes take that load one model together? python -m benchmarks.loading [PROCESSES]
+"""How much main memory do processes take that load one model together?
+
+    python -m benchmarks.loading [PROCESSES] [apart]
+
+`apart`: each holds experts of its own (training.expert_parallel), and reads no others.
 
 A model of about 1 GB, random, is written, loaded and shared out among processes without accelerators (gloo), so that
 the shards lie in main memory, too. Counted is what the kernel cannot drop (RssAnon and RssShmem in /proc/PID/status;
@@ -15,12 +19,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch.distributed.tensor import DTensor
 from transformers import OlmoeConfig, OlmoeForCausalLM
 
-from esft_bench.harness.backbone.model import load_model
+from esft_bench.harness.backbone.model import load_model, load_shapes
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.together.processes import launch
 from esft_bench.harness.training.together.sharding import SHARDED, read_onto, share_out
+from esft_bench.methods.moe.experts import use_fast_experts
 from esft_bench.spec.progress import Progress
 
 EVERY = 0.005
@@ -52,11 +58,15 @@ def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """One process's part: load, share out, and say what it held when."""
     watch = Watch()
     watch.start()
-    loss = AnswerLoss(load_model(Path(told["folder"]), device=read_onto()).requires_grad_(False))
-    share_out(loss, torch.device("cpu"), "no", torch.float32)
+    folder = Path(told["folder"])
+    model = load_shapes(folder) if told["apart"] else load_model(folder, device=read_onto())
+    use_fast_experts(model.requires_grad_(False))
+    loss = AnswerLoss(model)
+    share_out(loss, torch.device("cpu"), "no", torch.float32, folder if told["apart"] else None)
     watch.over.set()
     watch.join()
-    kept = sum(parameter.to_local().nbytes for parameter in loss.parameters())  # type: ignore[attr-defined]
+    parameters = [each.to_local() if isinstance(each, DTensor) else each for each in loss.parameters()]
+    kept = sum(parameter.nbytes for parameter in parameters)
     return {"seen": watch.seen, "shards": kept}
 
 
@@ -81,7 +91,7 @@ def main() -> None:
         size = sum(parameter.nbytes for parameter in model.parameters())
         model.save_pretrained(folder / "model")
         del model
-        told = {"folder": str(folder / "model")}
+        told = {"folder": str(folder / "model"), "apart": "apart" in sys.argv}
         results = launch("benchmarks.loading:share", told, count, folder, lambda step, steps: None)
     most = peak([result["seen"] for result in results])
     alone = max(max(held for _, held in result["seen"]) - result["seen"][0][1] for result in results)

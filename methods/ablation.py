@@ -55,9 +55,9 @@ class SelectionAblation(Method):
         return self.of.needs_general
 
     @property
-    def expert_parallel(self) -> bool:  # type: ignore[override]
+    def held_whole(self) -> str:  # type: ignore[override]
         """As what it ablates."""
-        return self.of.expert_parallel
+        return self.of.held_whole
 
     @property
     def first_stage(self) -> FirstStage | None:
@@ -101,6 +101,10 @@ class SelectionAblation(Method):
     def learning_rate_factors(self, model: PreTrainedModel) -> Mapping[str, float]:
         """As what it ablates."""
         return self.of.learning_rate_factors(model)
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """As what it ablates."""
+        return self.of.also_written(model)
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the official adapter layout."""

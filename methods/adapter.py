@@ -39,6 +39,7 @@ class Adapter(Method):
 
     name: ClassVar[str] = "adapter"
     trains: ClassVar[bool] = False
+    held_whole: ClassVar[str] = ""
     of_one_backbone: ClassVar[bool] = True
     path: str = Field(min_length=1)
     revision: str | None = None

@@ -20,6 +20,7 @@ class UntrainedBase(Method):
 
     name: ClassVar[str] = "base"
     trains: ClassVar[bool] = False
+    held_whole: ClassVar[str] = ""
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze everything; nothing to train."""

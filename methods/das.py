@@ -5,12 +5,12 @@ Source: the expert-concentration paper, Sections 2.1 and 3.2.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from esft_bench.methods.attention_router import first_stage_tensors
+from esft_bench.methods.attention_router import attention_and_routers, first_stage_tensors
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.expert_training import ExpertTraining
 from esft_bench.methods.method import Context, FirstStage, Method
@@ -119,7 +119,10 @@ class DasTune(DomainAdvantage, ExpertTraining):
     """Train attention and routers, then the experts that the domain uses more than general data do."""
 
     name: ClassVar[str] = "das-tune"
-    expert_parallel: ClassVar[bool] = False
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """What stage 1 trained."""
+        return list(attention_and_routers(model))
 
     def other_tensors(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """What stage 1 trained."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, ClassVar
 from pydantic import Field
 
 from esft_bench.methods.atomic import write_tensors
-from esft_bench.methods.attention_router import first_stage_tensors
+from esft_bench.methods.attention_router import attention_and_routers, first_stage_tensors
 from esft_bench.methods.das import DomainAdvantage
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.expert_training import chosen_experts
@@ -36,6 +36,10 @@ class DasLora(DomainAdvantage, LowRankTraining):
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model, which stage 1 has trained, but for the updates. Raises MethodError as ESFT does."""
         return self.train_low_rank(model, chosen_experts(model, context, self.choice(context)), context)
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """What stage 1 trained."""
+        return list(attention_and_routers(model))
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the factors, and in a folder of its own what stage 1 trained."""

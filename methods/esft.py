@@ -145,7 +145,7 @@ def read_selection(name: str, first_layer: int = 0) -> Selection:
     return {layer - first_layer: chosen for layer, chosen in experts.items()}
 
 
-class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
+class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):  # type: ignore[override]  # held_whole
     """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options.
 
     With a `group_size` the experts of the simulated coarse-grained model are groups: it is profiled on the task's data,
@@ -157,11 +157,6 @@ class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
         if self.group_size > 1 and (self.selection is not None or self.scores is not None):
             raise ValueError("a selection or scores of single experts are no selection of groups: leave out group_size")
         return self
-
-    @property
-    def expert_parallel(self) -> bool:  # type: ignore[override]
-        """Groups are selected by a profile of the coarse model, which needs the weights of all experts."""
-        return self.group_size == 1
 
     def remarks(self, context: Context) -> list[str]:
         """What is to be said of the scores, and of the groups."""

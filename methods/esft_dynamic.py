@@ -46,7 +46,7 @@ class EsftDynamic(ExpertTraining):
     """
 
     name: ClassVar[str] = "esft-dynamic"
-    expert_parallel: ClassVar[bool] = False
+    held_whole: ClassVar[str] = "it changes which experts are trained"
     score: Literal["gate", "token"] = "gate"
     p: float = Field(default=0.1, gt=0, le=1)
     every: int = Field(default=50, ge=1)

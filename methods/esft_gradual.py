@@ -40,7 +40,7 @@ class EsftGradual(ExpertTraining):
     """
 
     name: ClassVar[str] = "esft-gradual"
-    expert_parallel: ClassVar[bool] = False
+    held_whole: ClassVar[str] = "it changes which experts are trained"
     score: Score = "gate"
     p: float = Field(default=0.1, gt=0, le=1)
     every: int = Field(default=50, ge=1)

@@ -31,7 +31,7 @@ class ExpertTraining(Method):
     """
 
     needs_profile: ClassVar[bool] = True
-    expert_parallel: ClassVar[bool] = True
+    held_whole: ClassVar[str] = ""
     shared_experts: bool = False
     non_expert_modules: bool = False
 

@@ -34,6 +34,10 @@ class FullFineTuning(GroupedExperts):
         use_fast_experts(model)
         return list(model.parameters())
 
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """The buffers that a checkpoint has."""
+        return sorted(model.state_dict().keys() - {name for name, _ in model.named_parameters(remove_duplicate=False)})
+
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write all tensors under their names in hub checkpoints, a tensor for each expert and projection."""
         if self.group_size > 1:

@@ -33,6 +33,11 @@ class GroupedExperts(Method):
     group_size: int = Field(default=1, ge=1)
 
     @property
+    def held_whole(self) -> str:  # type: ignore[override]
+        """Groups route otherwise than the checkpoint, and are selected by a profile of that."""
+        return "groups of experts are profiled by a model in one piece" if self.group_size > 1 else ""
+
+    @property
     def needs_general(self) -> bool:  # type: ignore[override]
         """Groups are made by how general data are routed."""
         return self.group_size > 1

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedModel
 
+    from esft_bench.methods.moe.unread import Unread
+    from esft_bench.methods.moe.view import MoeLayer
+
 
 SMALLEST = 1e-8
 """Added to the smallest singular value, as peft does."""
@@ -35,7 +38,6 @@ class Kappa(ExpertTraining):
 
     name: ClassVar[str] = "kappa"
     needs_profile: ClassVar[bool] = False
-    expert_parallel: ClassVar[bool] = False
     count: int = Field(default=6, ge=1)
 
     def check_model(self, model: PreTrainedModel) -> None:
@@ -48,22 +50,25 @@ class Kappa(ExpertTraining):
 
     def prepare(self, model: PreTrainedModel, context: Context) -> Sequence[nn.Parameter]:
         """Freeze the model but for the chosen experts. Raises MethodError for a model without routed experts."""
-        return self.train_experts(model, self.chosen(model))
+        return self.train_experts(model, self.chosen(model, context.unread))
 
-    def chosen(self, model: PreTrainedModel) -> Selection:
+    def chosen(self, model: PreTrainedModel, unread: Unread | None = None) -> Selection:
         """The experts with the lowest κ, lowest first; of equal ones the lower id."""
-        import torch
-
         from esft_bench.methods.moe.view import moe_layers
 
-        ranked = {
-            index: sum(
-                (condition_numbers(layer.experts.get_parameter(name)) for name in layer.weights),
-                torch.zeros(layer.num_experts),
-            )
-            for index, layer in moe_layers(model).items()
-        }
+        if unread is not None:
+            ranked = unread.measured(model, _of_experts)
+        else:
+            ranked = {index: _of_experts(layer) for index, layer in moe_layers(model).items()}
         return {index: row.sort(stable=True).indices[: self.count].tolist() for index, row in ranked.items()}
+
+
+def _of_experts(layer: MoeLayer) -> Tensor:
+    """κ of each of a layer's experts, summed over its matrices, [E]."""
+    import torch
+
+    numbers = [condition_numbers(layer.experts.get_parameter(name)).cpu() for name in layer.weights]
+    return sum(numbers, torch.zeros(layer.num_experts))
 
 
 def condition_numbers(weight: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -57,6 +58,11 @@ class Lora(Method):
             )
         return self
 
+    @property
+    def held_whole(self) -> str:  # type: ignore[override]
+        """peft trains a copy of each router, which without values has none either."""
+        return "peft copies routers before they are read" if self.routers else ""
+
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for experts or routers that the model has not, or layers that are tied."""
         check_not_tied(model, self.target_modules)
@@ -87,7 +93,8 @@ class Lora(Method):
             target_parameters=[*_routed(model), *_shared(model), *_dense(model)] if self.experts else None,
             modules_to_save=_routers(model) if self.routers else None,
         )
-        with torch.random.fork_rng(), lora_adapter.quiet_about_ranks():
+        placed = _placed(model) if context.unread is not None else nullcontext()
+        with torch.random.fork_rng(), lora_adapter.quiet_about_ranks(), placed:
             torch.manual_seed(context.seed)
             try:
                 model.add_adapter(config)
@@ -111,6 +118,31 @@ class Lora(Method):
     def write_changed(self, base: Path, adapter: Path, folder: Path) -> None:
         """Write the tensors that the updates change."""
         lora_adapter.write_changed(adapter, base, folder)
+
+
+@contextmanager
+def _placed(model: PreTrainedModel) -> Iterator[None]:
+    """Have parameters without values stand in main memory while the block runs, where they take none.
+
+    peft puts an update where the layer is, and so without values beside a layer that has none.
+    """
+    import torch
+    from torch import nn
+
+    own = [
+        (module, name, parameter)
+        for module in model.modules()
+        for name, parameter in module._parameters.items()
+        if parameter is not None and parameter.is_meta
+    ]
+    for module, name, parameter in own:
+        one = torch.zeros((), dtype=parameter.dtype)
+        module._parameters[name] = nn.Parameter(one.expand(parameter.shape), parameter.requires_grad)
+    yield
+    for module, name, parameter in own:
+        stood = module._parameters[name]
+        assert stood is not None
+        module._parameters[name] = parameter.requires_grad_(stood.requires_grad)
 
 
 def _attention(model: PreTrainedModel) -> list[str]:

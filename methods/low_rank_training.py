@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -25,6 +25,7 @@ class LowRankTraining(Method):
         alpha: numerator of the scaling alpha / rank.
     """
 
+    held_whole: ClassVar[str] = ""
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
 
@@ -48,7 +49,8 @@ class LowRankTraining(Method):
         model.requires_grad_(False)
         with torch.random.fork_rng():
             torch.manual_seed(context.seed)
-            use_low_rank_experts(model, selection, self.rank, self.alpha / self.rank)
+            unread = context.unread is not None
+            use_low_rank_experts(model, selection, self.rank, self.alpha / self.rank, unread)
         check_exportable(model)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
 

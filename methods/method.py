@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from esft_bench.methods.changes import Changes
     from esft_bench.methods.moe.profile import Profile
+    from esft_bench.methods.moe.unread import Unread
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Context:
         reprofile: profiles the training task's data again, with a model that `prepare` has changed; None where the
             method's `needs_profile` is False.
         further: expert statistics of the other tasks' data, where several are trained together.
+        unread: where the weights lie of a model that `prepare` gets on the meta device, to be trained all the same.
     """
 
     seed: int
@@ -43,6 +45,7 @@ class Context:
     general: Profile | None = None
     reprofile: Callable[[PreTrainedModel], Profile] | None = None
     further: tuple[Profile, ...] = ()
+    unread: Unread | None = None
 
 
 @dataclass(frozen=True)
@@ -70,8 +73,10 @@ class Method(BaseModel):
         needs_profile: True if `prepare` reads `context.profile` and `context.further`.
         needs_general: True if it reads `context.general`.
         of_one_backbone: True for what fits one backbone only; left out where a command puts another in its place.
-        expert_parallel: True where of routed experts it trains selected ones alone, which stay the same, and where
-            `prepare` and `export` look at no weights but these: processes can then each hold some of the experts.
+        held_whole: why processes cannot each hold some of the experts for it; empty where they can. What it trains of
+            routed experts then stays the same and is selected experts (banks, or low-rank updates of these), all of
+            them or none, and `prepare` and `export` look at no weights but what is trained, what `also_written` names
+            and what `context.unread` gives.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -80,7 +85,12 @@ class Method(BaseModel):
     needs_profile: ClassVar[bool] = False
     needs_general: ClassVar[bool] = False
     of_one_backbone: ClassVar[bool] = False
-    expert_parallel: ClassVar[bool] = False
+    held_whole: ClassVar[str] = "the method does not say that it can do without the weights of all experts"
+
+    @property
+    def expert_parallel(self) -> bool:
+        """Whether processes can each hold some of the experts."""
+        return not self.held_whole
 
     @property
     def by_task(self) -> bool:
@@ -146,6 +156,10 @@ class Method(BaseModel):
     def at_most(self) -> Method:
         """A method that trains from the start what this one trains at most: its step is what a plan estimates."""
         return self
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """Names of the parameters and buffers that `export` writes of a prepared model besides what is trained."""
+        return ()
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter, only what changed, as safetensors and JSON into the existing, empty `folder`."""

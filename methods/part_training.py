@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from esft_bench.methods.hub import write_trained
 from esft_bench.methods.method import Context, Method
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 class PartTraining(Method):
     """Train the parameters that `part` names; all else is frozen, and the adapter is those parameters."""
+
+    held_whole: ClassVar[str] = ""
 
     def part(self, model: PreTrainedModel) -> Mapping[str, nn.Parameter]:
         """What is trained, by name. Raises MethodError for a model that has no such part."""

@@ -44,8 +44,8 @@ class Training(Strict):
     benchmarks, which is a look at the test). `choose: best` keeps the weights that did best. `profile_every` measures
     the routing every so many steps. None of it changes how the weights move.
 
-    `expert_parallel` says among how many processes, one a GPU, the experts of a model are shared out by rows that train
-    selected experts, each of which then holds as many. Other rows are trained as without it.
+    `expert_parallel` says among how many processes, one a GPU, the experts of a model are shared out evenly.
+    Rows whose method cannot do that are trained as without it.
     """
 
     steps: Count = 500

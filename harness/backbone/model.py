@@ -85,8 +85,8 @@ def check_methods(
 ) -> None:
     """Refuse a backbone that a row's method cannot train, from its config alone: no weights are loaded.
 
-    `shares`: the processes that are to hold a share of its experts each, for methods that allow it. Raises UserError
-    naming the row and what was looked for.
+    `shares`: the processes that are to hold a share of its experts each, for methods that allow it. Raises MethodError
+    naming the row or that setting, and what was looked for.
     """
     model = empty_model(folder, trust_remote_code)
     for row, method in methods.items():
@@ -95,11 +95,14 @@ def check_methods(
             if method.needs_profile or method.needs_general:
                 with observed(model, moe_layers(model), {}):
                     pass
-            if shares and method.expert_parallel:
-                for layer in moe_layers(model).values():
-                    check_divides(layer.num_experts, shares)
         except MethodError as error:
             raise MethodError(f"methods.{row}: {error}") from error
+    if shares and any(method.expert_parallel for method in methods.values()):
+        try:
+            for layer in moe_layers(model).values():
+                check_divides(layer.num_experts, shares)
+        except MethodError as error:
+            raise MethodError(f"training.expert_parallel: {error}") from error
 
 
 def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:

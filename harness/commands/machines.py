@@ -124,8 +124,9 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
     methods = _by_method(prepared, sizes)
 
     def gpus(step: Step) -> int:
-        if isinstance(step, TrainStep) and step.kind != "rehearsal":
-            return step.how.expert_parallel or max(processes, methods.get(step.method_name, 1))
+        if isinstance(step, TrainStep) and (most or step.kind != "rehearsal"):
+            least = 1 if step.method.trains else sharing  # what trains nothing is looked at all the same
+            return step.how.expert_parallel or max(processes, least, methods.get(step.method_name, 1))
         if step.resources.holds == "engine" and step.resources.gpus:
             return sharing
         return step.resources.gpus

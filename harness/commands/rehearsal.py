@@ -80,9 +80,11 @@ def _name(step: AnswerStep) -> str:
 
 def _walk(graph: Graph, left: Mapping[AnswerStep, str], on: Machines, display: Display) -> dict[str, str]:
     """Walk the rehearsal's graph; returns the rows that failed and why."""
+    from esft_bench.harness.training.together.sharding import sharded  # here: torch takes seconds to import
+
     watcher = Before(display, "rehearsing", "rehearsal · {}")
     executor = on.executor(Panel([make_judge(JudgeSettings())]), False)
-    parallelism = replace(on.parallelism, processes=1)
+    parallelism = on.parallelism if sharded() else replace(on.parallelism, processes=1)
     try:
         failed = Schedule(graph, executor, watcher, parallelism, left).run()
     except NoSpaceError:

@@ -1,7 +1,8 @@
 """The rehearsal of a training: all that comes with it but its steps, so that what would fail after hours fails now.
 
-The model is made ready the method's way, and its adapter and canary are written. What an answer step makes of these is
-what it will make of a trained model's: merge, serve, compare with the canary, ask.
+The model is made ready the method's way, by as many processes as are to train it where these share it, and its adapter
+and canary are written. What an answer step makes of these is what it will make of a trained model's: merge, serve,
+compare with the canary, ask.
 """
 
 from dataclasses import dataclass, fields
@@ -26,14 +27,19 @@ class RehearsedTraining(TrainStep):
         """None: they are assumed."""
         return {}
 
+    @property
+    def size(self) -> float:
+        """No token."""
+        return 0.0
+
     def run(self, job: Job) -> dict[str, Any]:
         """Make the model ready and export it."""
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
 
-        assumed: dict[str, Any] = {}
+        assumed: dict[str, Any] = {"rehearsed": True}
         if self.method.needs_profile or self.general:
             task, general = self._assumed(made_folder(job.scratch))
-            assumed = {"profiles": [task] * len(self.tasks), "general": general if self.general else None}
+            assumed |= {"profiles": [task] * len(self.tasks), "general": general if self.general else None}
         return train_cell(self.told(job).model_copy(update=assumed), job.progress)
 
     def _assumed(self, folder: Path) -> list[Path]:
@@ -52,7 +58,8 @@ class RehearsedTraining(TrainStep):
 
 def rehearsed(step: TrainStep) -> RehearsedTraining:
     """The rehearsal of a training and of those it goes on from; it is the same for all seeds and learning rates."""
-    none = {"steps": 0, "learning_rate": 1.0, "choose": "last", "expert_parallel": None}
+    none = {"steps": 1, "learning_rate": 1.0, "choose": "last", "schedule": "constant", "warmup_steps": 0.0}
+    none |= {"epochs": None}
     none |= dict.fromkeys(("evaluate_every", "profile_every"))
     told = {field.name: getattr(step, field.name) for field in fields(step)} | {
         "training": step.training.model_copy(update=none),

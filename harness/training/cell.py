@@ -1,7 +1,7 @@
 """Training a cell: from a model and data to an adapter, the canary that proves it when it is served, and a log."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from importlib import import_module
@@ -13,10 +13,9 @@ from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import default_device, experts_of
 from esft_bench.harness.backbone.prompts import Form
-from esft_bench.harness.merging import Merger, merged
+from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
-from esft_bench.harness.store.artifacts import bytes_in
-from esft_bench.harness.store.names import ADAPTER, LOG
+from esft_bench.harness.store.names import LOG
 from esft_bench.harness.training.data import (
     Sample,
     encode_file,
@@ -25,7 +24,7 @@ from esft_bench.harness.training.data import (
     mixture,
     sequences,
 )
-from esft_bench.harness.training.leaving import leave
+from esft_bench.harness.training.leaving import export, leave
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.loop import Options, gathered, train
 from esft_bench.harness.training.loss import auxiliary_loss_sentence
@@ -33,17 +32,20 @@ from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
 from esft_bench.harness.training.profiling import measuring, profile_together
-from esft_bench.harness.training.readings import ROWS, check_reading
 from esft_bench.harness.training.spent import Spent, count_shares, without_looks
 from esft_bench.harness.training.together.processes import launch
 from esft_bench.harness.training.together.room import check_room
 from esft_bench.harness.training.together.sharding import SHARDED, give_room, read_onto, sharded, shares_a_model
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.harness.training.tracking import Measure, Tracked
+from esft_bench.harness.training.untrained import leave_untrained
 from esft_bench.harness.training.validation import drop_damaged
-from esft_bench.methods.method import Context, Method
+from esft_bench.methods.method import Context
 from esft_bench.methods.moe.frozen import pack_frozen
+from esft_bench.methods.moe.places import read_into
 from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.unread import Unread
+from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress
@@ -55,35 +57,30 @@ SCORING = "esft_bench.harness.training.scoring"
 def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
     method, start = cell.make_method(), cell.start
-    form = start.form()
+    if not method.trains:
+        return leave_untrained(cell)
     measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch)}
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
-        shares = _train_together(cell, checkpoint, history.wrapped(progress)) if method.trains else []
+        shares = _train_together(cell, checkpoint, history.wrapped(progress))
         shared = bool(shares) and (cell.apart or sharded())  # more than an accelerator may hold, or a machine
-        packs = method.trains and cell.training.frozen_experts == "fp8"
-        model = start.load(checkpoint, "meta" if cell.apart else "cpu" if shared or packs else None)
+        on_cpu = shared or cell.training.frozen_experts == "fp8"
+        model = start.load(checkpoint, "meta" if cell.apart else "cpu" if on_cpu else None)
         layers = experts_of(model)  # as they are before a method wraps anything around them
-        measured |= {"trainable_parameters": 0, "steps": 0}
-        if method.trains:
-            trained = _train(model, cell, history.wrapped(progress), gather=bool(shares))
-            measured |= {**trained.counted, "steps": len(trained.log.losses)}
-            measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
-            write_json(cell.out / LOG, trained.log.told)
-            Tracked(trained.log.routing, next((layer.top_k for layer in layers.values()), 0)).save(cell.out)
+        known = shares[0]["known"] if shares else None
+        trained = _train(model, cell, history.wrapped(progress), _Course(checkpoint, bool(shares), known))
+        measured |= {**trained.counted, "steps": len(trained.log.losses)}
+        measured["notes"] = [auxiliary_loss_sentence(model.config), *trained.remarks]
+        write_json(cell.out / LOG, trained.log.told)
+        Tracked(trained.log.routing, next((layer.top_k for layer in layers.values()), 0)).save(cell.out)
     count_shares(measured, shares)
     history.add_to(measured)
-    if method.trains:
-        without_looks(measured, trained.log.looks, cell.processes)
+    without_looks(measured, trained.log.looks, cell.processes)
     if cell.trial:
         return measured
-    measured["stored_bytes"] = _export(method, model, cell)
-    if not method.trains:
-        model = _as_merged(cell)
-        rows = encode_file(form, cell.tasks[0], cell.training.sequence_length, "left")[:ROWS]
-        measured["notes"] = check_reading(method, model, start, cell.out, rows)
+    measured["stored_bytes"] = export(method, model, cell)
     if not shared:
-        leave(model, form, cell.tasks[0], cell.out, cell.after if method.trains else None, layers)
+        leave(model, start.form(), cell.tasks[0], cell.out, cell.after, layers)
     return measured
 
 
@@ -93,9 +90,16 @@ def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) ->
         return []
     if cell.training.frozen_experts == "fp8":
         raise UserError("training.frozen_experts fp8 was not tried with several processes: use one process a cell.")
-    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart)
+    trained = _bytes_of_trained(cell, checkpoint) if cell.apart else 0
+    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart, trained)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
     return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+
+
+def _bytes_of_trained(cell: CellTraining, checkpoint: Path) -> int:
+    """What the parameters that a cell trains take, by their shapes."""
+    model = cell.start.load(checkpoint, "meta")
+    return sum(parameter.nbytes for parameter in cell.make_method().prepare(model, _context(cell.start.form(), cell)))
 
 
 def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -105,60 +109,86 @@ def share_of_training(told: dict[str, Any], progress: Progress) -> dict[str, Any
     """
     cell = CellTraining.model_validate(told["cell"])
     measured: dict[str, Any] = {}
-    checkpoint = Path(told["checkpoint"])
+    course = _Course(Path(told["checkpoint"]))
     if cell.apart:
         os.environ[SHARDED] = "1"
     with metered(measured):
-        model = cell.start.shapes(checkpoint) if cell.apart else cell.start.load(checkpoint, read_onto())
-        _train(model, cell, progress, apart=checkpoint if cell.apart else None)
+        start, checkpoint = cell.start, course.checkpoint
+        model = start.shapes(checkpoint) if cell.apart else start.load(checkpoint, read_onto())
+        measured["known"] = _train(model, cell, progress, course).known
     return measured
 
 
 @dataclass(frozen=True)
+class _Course:
+    """What a training begins with, the folder `checkpoint`, and whether it goes its way or is gathered.
+
+    `gather`: several processes have trained it. `known`: what these have measured of the weights, where none has all.
+    """
+
+    checkpoint: Path
+    gather: bool = False
+    known: Mapping[str, list[float]] | None = None
+
+    def unread(self, cell: CellTraining) -> Unread | None:
+        """The weights that the model has not, where each process has experts of its own."""
+        if not cell.apart:
+            return None
+        known = {int(layer): row for layer, row in (self.known or {}).items()}
+        return Unread(tensor_files(self.checkpoint), known)
+
+
+@dataclass(frozen=True)
 class _Trained:
-    """What a training was: how many parameters on what mixture, its log, and what the method has to remark on it."""
+    """What a training was: how many parameters on what mixture, its log, what the method has to remark on it.
+
+    `known`: what was measured of weights that no process has all of.
+    """
 
     counted: dict[str, Any]
     log: TrainingLog
     remarks: Sequence[str]
+    known: Mapping[int, list[float]]
 
 
-def _train(
-    model: PreTrainedModel, cell: CellTraining, progress: Progress, *, gather: bool = False, apart: Path | None = None
-) -> _Trained:
-    """Make a model ready and train it, in place; or `gather` into it what several processes have trained.
+def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, course: _Course) -> _Trained:
+    """Make a model ready and train it, in place; or gather into it what several processes have trained.
 
-    One whose experts several processes hold has no weights yet; they are read from the checkpoint `apart`.
+    One whose experts several processes hold has no weights yet; they are read from the checkpoint.
     """
     torch.manual_seed(cell.seed)
     method, form = cell.make_method(), cell.start.form()
     isolated = cell.training.packing and cell.training.packed_attention == "within"
     if isolated and not cell.apart and read_onto() != "meta":  # the process that has weights looks
         check_isolation(model)
-    looks = _Looks(model, form, cell)
-    context = _context(form, cell)
+    looks, unread = _Looks(model, form, cell), course.unread(cell)
+    context = _context(form, cell, unread)
     parameters = method.prepare(model, context)
     if cell.training.frozen_experts == "fp8":  # packed layer by layer on their way to the accelerator
         pack_frozen(model, default_device())
         model.to(default_device())  # type: ignore[arg-type]
     count = sum(parameter.numel() for parameter in parameters)
     own, other, held_out = _data(form, cell)
-    training = cell.training
-    if gather:
+    training = cell.course
+    if course.gather:
         give_room(model)
         log = gathered(model, cell.scratch, method.changes(model, context))
+        if unread:
+            read_into(model, method.also_written(model), unread.files)
     else:
         stream = mixed(own, other, training.alignment_share, cell.seed, training.mix_by)
         batches = sequences(stream, training)
         options = replace(_options(model, cell, looks, held_out, progress), changes=method.changes(model, context))
-        if apart:
-            options = replace(options, apart=apart, at_start=partial(check_isolation, model) if isolated else None)
+        if unread:
+            check = partial(check_isolation, model) if isolated else None
+            options = replace(options, apart=course.checkpoint, at_start=check)
         with held(parameters, held_in(training.optimizer)):
             log = train(model, parameters, batches, training, cell.scratch, options)
     count = max(count, sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad))
     came_out = mixture(own, other, training, cell.seed)
     shares = {f"alignment_{name}": share for name, share in asdict(came_out).items()} if came_out else {}
-    return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context))
+    known = unread.known if unread else {}
+    return _Trained({"trainable_parameters": count, **shares}, log, method.remarks(context), known)
 
 
 def _options(
@@ -180,7 +210,7 @@ def _options(
     )
 
 
-def _context(form: Form, cell: CellTraining) -> Context:
+def _context(form: Form, cell: CellTraining, unread: Unread | None = None) -> Context:
     """What the method may look at."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
     wanted = cell.profiling
@@ -194,6 +224,7 @@ def _context(form: Form, cell: CellTraining) -> Context:
         further=tuple(profiles[1:]),
         reprofile=again,
         general=Profile.load(cell.general) if cell.general else None,
+        unread=unread,
     )
 
 
@@ -237,18 +268,3 @@ class _Looks:
     def leave(self) -> None:
         """Write what the trained model leaves besides its weights."""
         leave(self.model, self.form, self.cell.tasks[0], self.cell.out, self.cell.after, self.layers)
-
-
-def _export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
-    """Write the adapter and who made it; returns the adapter's bytes."""
-    adapter = cell.out / ADAPTER
-    adapter.mkdir()
-    method.export(model, adapter)
-    Merger(method=cell.method, hyperparameters=cell.hyperparameters).save(cell.out)
-    return bytes_in(adapter)
-
-
-def _as_merged(cell: CellTraining) -> PreTrainedModel:
-    """What an adapter that was not trained here makes of the model; no training has made it in memory."""
-    with merged(cell.backbone, [*cell.trained, cell.out], cell.scratch / "merged") as checkpoint:
-        return cell.start.load(checkpoint)

@@ -1,4 +1,4 @@
-"""What a trained model leaves besides its weights: the canary that proves it when it is served, and its routing."""
+"""What a cell leaves: its adapter, the canary that proves it when it is served, and the routing of what it trained."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,10 +7,14 @@ from accelerate import PartialState
 from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.prompts import Form
+from esft_bench.harness.merging import Merger
 from esft_bench.harness.serving import canary
-from esft_bench.harness.store.names import AFTER, CANARY
+from esft_bench.harness.store.artifacts import bytes_in
+from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY
 from esft_bench.harness.training.data import first_turns, turn_ids
 from esft_bench.harness.training.profiling import profile_model
+from esft_bench.harness.training.told import CellTraining
+from esft_bench.methods.method import Method
 from esft_bench.methods.moe.view import MoeLayer
 from esft_bench.spec.suite import Profiling
 
@@ -41,3 +45,12 @@ def leave(
     if after:
         (out / AFTER).mkdir(exist_ok=True)
         after.save(out / AFTER)
+
+
+def export(method: Method, model: PreTrainedModel, cell: CellTraining) -> int:
+    """Write the adapter and who made it; returns the adapter's bytes."""
+    adapter = cell.out / ADAPTER
+    adapter.mkdir()
+    method.export(model, adapter)
+    Merger(method=cell.method, hyperparameters=cell.hyperparameters).save(cell.out)
+    return bytes_in(adapter)

@@ -91,8 +91,7 @@ def train(
 
     `settings.batch_size` is the global batch: processes share it, and each walks its share in chunks of `micro_batch`.
     Neither that nor `checkpoint_every` changes what is computed, but for the noise that a model draws (dropout, router
-    jitter), which chunks share out otherwise. Where several processes train, a last checkpoint in `scratch` holds the
-    weights that came out, for `gathered`.
+    jitter), which chunks share out otherwise. Where several train, a last checkpoint is what `gathered` takes.
 
     Raises DivergedError where the loss or a gradient is no finite number; no checkpoint of such a training is left.
     """
@@ -100,13 +99,12 @@ def train(
     model.train()
     loss_module, optimizer, moves = _prepared(accelerator, model, parameters, settings, options)
     state = State(model, optimizer, TrainingLog(), scratch.name, options.changes)
-    writer = checkpoint.Writer(scratch, scratch / BEST)
+    writer, tracking = checkpoint.Writer(scratch, scratch / BEST), Tracking(options.measure, settings)
     validation = Validation(options.held_out, settings, scratch, writer, options.score)
     done = checkpoint.load(scratch, state)
     loss_module, rates = wrapped(accelerator, loss_module, state), scheduled(moves, settings, done)
     core = _Core(accelerator, loss_module, optimizer, rates, settings, options)
     sequences = itertools.islice(sequences, done * settings.batch_size, None)
-    tracking = Tracking(options.measure, settings)
     if done == 0:
         tracking.after(0, accelerator, _at_rest(accelerator, loss_module, options.at_start), state)
     with writer, told(accelerator, options.trackers if done < settings.steps else None, options.cell, settings):
@@ -119,12 +117,14 @@ def train(
             state.log.add(loss, norm)
             tracking.after(step, accelerator, core.loss_module, state)
             validation.after(step, accelerator, core.loss_module, state)
-            last = step == settings.steps
-            core.loss_module = core.loss_module if last else change(step, accelerator, core.loss_module, state)
-            if (step % options.checkpoint_every == 0 and not last) or (last and accelerator.num_processes > 1):
-                writer.save(scratch, state, step, resumable=not last)
+            if step < settings.steps:
+                core.loss_module = change(step, accelerator, core.loss_module, state)
+                if step % options.checkpoint_every == 0:
+                    writer.save(scratch, state, step)
             tell(accelerator, step, state.log)
             options.progress(step, settings.steps)
+        if accelerator.num_processes > 1:
+            writer.save(scratch, state, settings.steps, resumable=False)
     accelerator.wait_for_everyone()
     restore_best(scratch, state)
     _at_rest(accelerator, core.loss_module, options.at_end).eval()

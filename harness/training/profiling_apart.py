@@ -1,24 +1,16 @@
 """Profiling a model that no process holds: each has some of the experts, as in a training that shares them out."""
 
-import os
 from pathlib import Path
 from typing import Any
 
-import torch
-from accelerate import Accelerator
-
 from esft_bench.harness.merging import merged
 from esft_bench.harness.meter import metered
-from esft_bench.harness.training.looking import at_rest
-from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.profiling import Start, save_profiles
+from esft_bench.harness.training.resting import held_together
 from esft_bench.harness.training.spent import count_shares
 from esft_bench.harness.training.together.processes import launch
 from esft_bench.harness.training.together.room import check_room
-from esft_bench.harness.training.together.sharding import SHARDED, share_out
-from esft_bench.methods.moe.experts import use_selective_experts
-from esft_bench.methods.moe.view import moe_layers
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Backbone, Profiling
 
@@ -41,18 +33,10 @@ def profile_apart(
 
 def share_of_profile(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
     """One process's part; `told` says what `profile_apart` was asked for, and where. Returns what it cost."""
-    os.environ[SHARDED] = "1"
     start = Start(Path(told["backbone"]), Backbone.model_validate(told["loading"]))
     wanted, measured = Profiling.model_validate(told["wanted"]), dict[str, Any]()
-    with metered(measured):
-        accelerator = Accelerator(mixed_precision="no")
-        model = start.shapes(Path(told["checkpoint"])).requires_grad_(False)
-        layers = moe_layers(model)  # as they are before others hold some of their experts
-        use_selective_experts(model, {})
-        whole = AnswerLoss(model)
-        share_out(whole, accelerator.device, "no", torch.float32, Path(told["checkpoint"]))
-        with at_rest(accelerator, whole):
-            if wanted.packed_attention == "within":
-                check_isolation(model)
-            save_profiles(model, start.form(), Path(told["task"]), wanted, Path(told["out"]), layers)
+    with metered(measured), held_together(start, Path(told["checkpoint"]), apart=True) as (model, layers):
+        if wanted.packed_attention == "within":
+            check_isolation(model)
+        save_profiles(model, start.form(), Path(told["task"]), wanted, Path(told["out"]), layers)
     return measured

@@ -26,6 +26,7 @@ class CellTraining(BaseModel):
         profile_after: whether the trained model is profiled on the task's data too.
         scored, longest: what it is scored on while it trains, and how many tokens question and answer may have.
         trial: whether it is trained for its log alone, and nothing else of it is kept.
+        rehearsed: whether no step of `training` is taken, and all else is.
         out, scratch: the artifact's folder, and the one that outlives a kill.
         micro_batch, processes, trackers, name: how it is carried out, who is told of it, and what they call it.
     """
@@ -47,6 +48,7 @@ class CellTraining(BaseModel):
     scored: list[dict[str, Any]] = []
     longest: int = 0
     trial: bool = False
+    rehearsed: bool = False
     out: Path
     scratch: Path
     micro_batch: int | None = None
@@ -58,6 +60,11 @@ class CellTraining(BaseModel):
     def after(self) -> Profiling | None:
         """How the trained model is profiled, where it is."""
         return self.profiling if self.profile_after else None
+
+    @property
+    def course(self) -> Training:
+        """`training`, with the steps that are taken."""
+        return self.training.model_copy(update={"steps": 0} if self.rehearsed else {})
 
     @property
     def apart(self) -> bool:

@@ -43,16 +43,30 @@ class LowRank(nn.Module):
 
     def __init__(self, bank: Tensor, projections: int, rank: int, scaling: float, transposed: bool = False) -> None:
         super().__init__()
+        self.projections = projections
         experts, rows, columns = bank.mT.shape if transposed else bank.shape
-        bound = 1 / math.sqrt(columns)  # LoRA's own, that of a linear layer
-        self.a = nn.Parameter(bank.new_empty(experts, projections, rank, columns).uniform_(-bound, bound))
+        self.a = nn.Parameter(bank.new_empty(experts, projections, rank, columns))
         self.b = nn.Parameter(bank.new_zeros(experts, projections, rows // projections, rank))
         self.scaling, self.transposed = scaling, transposed
+
+    def draw(self, device: str | None = None) -> None:
+        """Begin: `a` from torch's global generator, `b` as zeros; on a `device`, or where they are."""
+        bound = 1 / math.sqrt(self.a.shape[-1])  # LoRA's own, that of a linear layer
+        self.a = nn.Parameter(torch.empty_like(self.a, device=device).uniform_(-bound, bound))
+        self.b = nn.Parameter(torch.zeros_like(self.b, device=device))
 
     def forward(self, bank: Tensor) -> Tensor:
         """The bank with the update added."""
         update = self.scaling * (self.b @ self.a).flatten(1, 2)
         return bank + (update.mT if self.transposed else update)
+
+    def of(self, rows: Sequence[int], bank: Tensor) -> "LowRank":
+        """The update of `bank`, which is some `rows` of the one that this is of."""
+        part = LowRank(bank, self.projections, self.a.shape[2], self.scaling, self.transposed)
+        with torch.no_grad():
+            part.a.copy_(self.a[list(rows)])
+            part.b.copy_(self.b[list(rows)])
+        return part
 
     def factors(self) -> dict[str, Tensor]:
         """A [S, P·R, in] and B [S, P·out, R] as in an adapter, the scaling in B."""
@@ -61,11 +75,16 @@ class LowRank(nn.Module):
 
 
 def use_low_rank_experts(
-    model: PreTrainedModel, selection: Mapping[int, Sequence[int]], rank: int, scaling: float
+    model: PreTrainedModel,
+    selection: Mapping[int, Sequence[int]],
+    rank: int,
+    scaling: float,
+    unread: bool = False,
 ) -> None:
     """Give each selected expert of each layer (layer number → expert ids) trainable factors, in place.
 
     `selection` must be valid for the model. Draws from torch's global generator. Nothing else becomes trainable.
+    Where the model's weights are `unread` factors are real all the same, in main memory.
     Raises MethodError as `use_selective_experts` does, and where checkpoints keep weights in a form without factors.
     """
     layers = moe_layers(model)
@@ -78,6 +97,7 @@ def use_low_rank_experts(
                 projections = _projections(model, layer, kind, transposed)
                 update = LowRank(bank, projections, rank, scaling, transposed)
                 parametrize.register_parametrization(layer.experts, name, update)
+                update.draw("cpu" if unread else None)
 
 
 def _projections(model: PreTrainedModel, layer: MoeLayer, kind: str, transposed: bool) -> int:

@@ -1,7 +1,8 @@
 """Looking at routed experts while they run: an experts implementation that tells how long each expert's output is.
 
 It computes what transformers' own grouped forward does, product by product, so that the model's outputs stay the same
-to the last bit; an observer gets the routing and the norms of the experts' outputs besides.
+to the last bit, and adds the low-rank updates that the experts keep; an observer gets the routing and the norms of the
+experts' outputs besides.
 
 Shapes: T tokens, K experts a token, N = T·K pairs, E experts, hidden size H, expert width I.
 """
@@ -13,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
-from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS, _grouped_linear
+from transformers.integrations.moe import _grouped_linear
 
-from esft_bench.methods.moe.experts import BANK, bank_weights, plug_in
+from esft_bench.methods.moe.experts import BANK, UPDATES, bank_weights, plug_in, register
 from esft_bench.methods.moe.fp8 import ORIGINAL, Packed, weights_of
+from esft_bench.methods.moe.updates import Groups, updated_product
 from esft_bench.methods.moe.view import MoeLayer
 
 IMPLEMENTATION = "observed"
@@ -64,7 +66,11 @@ def observed_experts_forward(experts: Any, hidden_states: Tensor, top_k_index: T
 def _linear(experts: Any, name: str, rows: Tensor, keys: Tensor, ends: Tensor) -> Tensor:
     """One projection of rows [N, …] sorted by expert: `keys` [N] are their experts, `ends` [E] where each one's end."""
     bias = _weights(experts, f"{name}_bias")[keys] if experts.has_bias else None
-    out: Tensor = _grouped_linear(rows, _weights(experts, name), ends, bias=bias, is_transposed=experts.is_transposed)
+    transposed = experts.is_transposed
+    if factors := getattr(experts, UPDATES, {}).get(name):
+        updated = updated_product(rows, _weights(experts, name), factors(), Groups(ends, transposed))
+        return updated if bias is None else updated + bias
+    out: Tensor = _grouped_linear(rows, _weights(experts, name), ends, bias=bias, is_transposed=transposed)
     return out
 
 
@@ -77,4 +83,4 @@ def _weights(experts: Any, name: str) -> Tensor:
     return whole
 
 
-ALL_EXPERTS_FUNCTIONS.register(IMPLEMENTATION, observed_experts_forward)
+register(IMPLEMENTATION, observed_experts_forward)

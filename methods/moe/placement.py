@@ -41,8 +41,8 @@ def check_divides(experts: int, processes: int) -> None:
     if experts % processes:
         fitting = [count for count in range(2, experts + 1) if experts % count == 0]
         raise MethodError(
-            f"{experts} experts of a layer cannot be shared out evenly among {processes} processes; set "
-            f"training.expert_parallel to one of {', '.join(map(str, fitting))}"
+            f"{experts} experts of a layer cannot be shared out evenly among {processes} processes; set it to one of "
+            f"{', '.join(map(str, fitting))}"
         )
 
 

@@ -1,10 +1,10 @@
 """Where the tensors of a hub checkpoint lie in a model in memory, to write some of them without loading the others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
@@ -35,7 +35,7 @@ def _of_experts(model: PreTrainedModel, layer: MoeLayer, kind: str, weight: Tens
     """The views of a fused parameter [E, …]: where an expert's numbers lie is seen by converting their indices."""
     indices = torch.arange(weight[0].numel()).view(1, *weight.shape[1:])
     found: dict[str, Tensor] = {}
-    for name, order in hub_tensors(model, {f"{layer.name}.{kind}": indices}).items():
+    for name, order in hub_tensors(model, {_plain(f"{layer.name}.{kind}"): indices}).items():
         single = EXPERT.search(name) is not None
         layout = _affine(order if single else order[0])
         if layout is None or not (single or len(order) == 1):
@@ -76,7 +76,7 @@ def read_tensor(model: PreTrainedModel, name: str, files: TensorFiles) -> Tensor
     """
     like = model.get_parameter_or_buffer(name)
     room = torch.empty(like.shape, dtype=like.dtype)
-    views = hub_tensors(model, {name: room})
+    views = hub_tensors(model, {_plain(name): room})
     memory = room.untyped_storage().data_ptr()
     if sum(view.numel() for view in views.values() if view.untyped_storage().data_ptr() == memory) != room.numel():
         raise _kept_otherwise(model, name)
@@ -85,10 +85,32 @@ def read_tensor(model: PreTrainedModel, name: str, files: TensorFiles) -> Tensor
     return room
 
 
+def read_into(model: PreTrainedModel, names: Iterable[str], files: TensorFiles) -> None:
+    """Give parameters and buffers of a model that have no values those of a checkpoint, in main memory.
+
+    Raises MethodError as `read_tensor` does.
+    """
+    for name in names:
+        there = model.get_parameter_or_buffer(name)
+        if not there.is_meta:
+            continue
+        module, _, key = name.rpartition(".")
+        held, value = model.get_submodule(module), read_tensor(model, name, files)
+        if isinstance(there, nn.Parameter):
+            held._parameters[key] = nn.Parameter(value, there.requires_grad)
+        else:
+            held._buffers[key] = value
+
+
 def _read_into(view: Tensor, name: str, files: TensorFiles) -> None:
     if not files.holds(name):
         raise MethodError(f"{files.folder} has no weights for `{name}`; fetch or write the checkpoint again")
     view.copy_(files.read(name))
+
+
+def _plain(name: str) -> str:
+    """The name that a parameter had before peft wrapped its layer."""
+    return name.replace(".base_layer", "")
 
 
 def _kept_otherwise(model: PreTrainedModel, name: str) -> MethodError:

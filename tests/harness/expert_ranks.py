@@ -1,10 +1,10 @@
 """What each process runs that `accelerate launch` starts for test_expert_parallel: experts shared out, whole and not.
 
-    accelerate launch ... -m tests.harness.expert_ranks BASES FOLDER [LEFT]
+    accelerate launch ... -m tests.harness.expert_ranks CASES BASES FOLDER [LEFT]
 
-BASES/ARCHITECTURE are checkpoints. What came out lies in FOLDER/CASE/whole, …/resumed and …/left, as the training
-loop's checkpoint, and in LEFT/CASE, where it went on from what another number of processes had left. In
-FOLDER/CASE/held.json stands what each process held.
+CASES are names with commas between them, BASES/ARCHITECTURE checkpoints. What came out lies in FOLDER/CASE/whole and,
+of cases that go on, …/resumed and …/left, as the training loop's checkpoint, and in LEFT/CASE, where it went on from
+what another number of processes had left. In FOLDER/CASE/held.json stands what each process held.
 """
 
 import json
@@ -12,6 +12,7 @@ import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
@@ -26,36 +27,78 @@ from transformers import PreTrainedModel
 from esft_bench.harness.backbone.model import load_shapes
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.methods.all_experts import AllExperts
+from esft_bench.methods.attention_router import AttentionRouter
+from esft_bench.methods.das import DasTune
 from esft_bench.methods.esft import EsftGate, EsftToken
-from esft_bench.methods.method import Context, Method
+from esft_bench.methods.esft_lora import EsftLora
+from esft_bench.methods.fft import FullFineTuning
+from esft_bench.methods.kappa import Kappa
+from esft_bench.methods.lora import Lora
+from esft_bench.methods.method import Method
 from esft_bench.methods.moe.places import read_tensor
+from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
+from esft_bench.methods.random_experts import RandomExperts
 from esft_bench.methods.tensor_files import tensor_files
 from tests.conftest import build
 from tests.harness.ranks import LEFT, SETTINGS, StoppedError, looks_at, sequences, stop
-from tests.methods.helpers import profiled
+from tests.methods.helpers import seen_by
 
-CASES: Mapping[str, tuple[str, Method]] = {
-    "olmoe token": ("olmoe", EsftToken(p=0.5)),
+SELECTED: Mapping[str, tuple[str, Method]] = {
     "olmoe gate": ("olmoe", EsftGate(p=0.3)),
     "deepseek token": ("deepseek-v2", EsftToken(p=0.2)),
     "deepseek gate": ("deepseek-v2", EsftGate(p=0.4)),
     "deepseek shared": ("deepseek-v2", EsftToken(p=0.5, shared_experts=True)),
+    "qwen2 shared": ("qwen2-moe", EsftToken(p=0.5, shared_experts=True)),
+    "qwen3 token": ("qwen3-moe", EsftToken(p=0.5)),
+    "olmoe random": ("olmoe", RandomExperts(of=EsftToken(p=0.5))),
+    "mixtral gate": ("mixtral", EsftGate(p=0.5)),
+    "deepseek-v3 token": ("deepseek-v3", EsftToken(p=0.5)),
+    "granite token": ("granite-moe", EsftToken(p=0.5)),
+    "gpt-oss token": ("gpt-oss", EsftToken(p=0.5)),
 }
-"""Cases by name: an architecture and a method; the last one trains, beside experts, what all processes share."""
+"""Cases by name, an architecture and a method: every architecture; two train what all processes share besides."""
+OTHERS: Mapping[str, tuple[str, Method]] = {
+    "fft": ("deepseek-v2", FullFineTuning()),
+    "fft of fused experts": ("gpt-oss", FullFineTuning()),
+    "das stage 1": ("deepseek-v2", AttentionRouter()),
+    "das stage 2": ("deepseek-v2", DasTune(count=5)),
+    "kappa": ("olmoe", Kappa(count=3)),
+    "lora": ("qwen3-moe", Lora(rank=2)),
+    "lora of experts": ("deepseek-v2", Lora(rank=2, experts=True)),
+    "lora of transposed experts": ("gpt-oss", Lora(rank=2, experts=True)),
+    "esft-lora": ("deepseek-v2", EsftLora(p=0.4, rank=2)),
+    "esft-lora of fused experts": ("granite-moe", EsftLora(p=0.5, rank=2)),
+    "all experts": ("olmoe", AllExperts()),
+}
+"""What is trained of experts is all of them, nothing, low-rank updates, or what a look at their weights says."""
+CASES = {**SELECTED, **OTHERS}
+GO_ON = (
+    "olmoe gate",
+    "deepseek shared",
+    "gpt-oss token",
+    "fft",
+    "fft of fused experts",
+    "das stage 2",
+    "esft-lora",
+    "lora of experts",
+)
+"""Cases that are stopped, and gone on with by as many processes and by fewer."""
 SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
 
 
-def prepared(case: str, model: PreTrainedModel) -> list[torch.nn.Parameter]:
-    """Make a case's model ready, with or without weights, by the profile that the whole one gives."""
+def prepared(case: str, model: PreTrainedModel, base: Path | None = None) -> list[torch.nn.Parameter]:
+    """Make a case's model ready, by the profiles that the whole one gives; one without weights is that of `base`."""
     architecture, method = CASES[case]
-    return list(method.prepare(model, Context(seed=0, profile=profiled(build(architecture)))))
+    unread = Unread(tensor_files(base)) if base else None
+    return list(method.prepare(model, replace(seen_by(build(architecture)), unread=unread)))
 
 
 def run(case: str, model: PreTrainedModel, scratch: Path, **more: Any) -> TrainingLog:
     """Train a case's model, alone or with others."""
     layers = moe_layers(model)
-    parameters = prepared(case, model)
+    parameters = prepared(case, model, more.get("apart"))
     scratch.mkdir(parents=True, exist_ok=True)
     looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
     return train(model, parameters, sequences(), SAVING, scratch, Options(**looks, **more))
@@ -70,13 +113,13 @@ def digests(layer: MoeLayer) -> list[str]:
 
 
 def held(model: PreTrainedModel, base: Path) -> dict[str, Any]:
-    """How many experts this process has of each layer, which, how many it trains, and their bytes.
+    """How many experts this process has of each layer, which, how many in a bank, and their bytes.
 
     Raises AssertionError where anything frozen is not, to the last bit, what the checkpoint has.
     """
     layers, files = moe_layers(model), tensor_files(base)
     for name, parameter in model.named_parameters():
-        experts = ".experts." in name
+        experts = ".experts." in name and ".lora_" not in name  # updates of peft's are shared as all else is
         assert isinstance(parameter, DTensor) != experts, name
         if experts or parameter.requires_grad:
             continue
@@ -94,15 +137,18 @@ def main() -> None:
     """All cases in one launch, since imports take longer than training."""
     torch.set_num_threads(1)
     os.environ[SHARDED] = "1"
-    bases, folder, left = Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if sys.argv[3:] else None
-    for case, (architecture, _) in CASES.items():
-        base, out = bases / architecture, folder / case
+    cases, bases, folder = sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3])
+    left = Path(sys.argv[4]) if sys.argv[4:] else None
+    for case in cases:
+        base, out = bases / CASES[case][0], folder / case
         told: dict[str, Any] = {"apart": base}
         model = load_shapes(base)
         run(case, model, out / "whole", **told)
         seen = gather_object([held(model, base)])
         if PartialState().is_main_process:
             (out / "held.json").write_text(json.dumps(seen))
+        if case not in GO_ON:
+            continue
         for scratch in (out / "resumed", out / LEFT):
             with suppress(StoppedError):
                 run(case, load_shapes(base), scratch, checkpoint_every=2, progress=stop, **told)

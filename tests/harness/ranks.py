@@ -56,7 +56,7 @@ SETTINGS = Training(steps=4, batch_size=3, sequence_length=12, learning_rate=1e-
 PLAIN = SETTINGS.model_copy(update={"evaluate_every": None, "profile_every": None})
 
 
-MOVED = ("fft", "esft-token")
+MOVED = ("fft", "lora", "esft-token", "das-tune")
 """Methods whose trainings another number of processes goes on with."""
 LEFT = "left"
 """Where they are left."""

@@ -18,6 +18,7 @@ from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.profiling import Start, profile_task
 from esft_bench.harness.training.profiling_apart import profile_apart
 from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.methods.moe.profile import STATISTICS, Profile
 from esft_bench.spec.errors import UserError
@@ -93,6 +94,58 @@ def test_a_cell_whose_experts_two_processes_hold_is_the_cell_one_trains(make: Ma
     torch.testing.assert_close(after[0].norm_sums, after[1].norm_sums, rtol=1e-5, atol=0)
     assert [each["trainable_parameters"] for each in seen] == [seen[0]["trainable_parameters"]] * 2
     assert seen[1]["processes"] == 2
+
+
+def check_alike(one: CellTraining, two: CellTraining) -> None:
+    """Two cells leave the same adapter, and models that answer the same."""
+    check_same(adapter(one), adapter(two))
+    assert compare(*(Canary.load(cell.out / CANARY) for cell in (one, two))) < 1e-4
+
+
+@pytest.mark.parametrize(("method", "told"), [("fft", {}), ("kappa", {"count": 6}), ("esft-lora", {})])
+def test_methods_that_train_all_experts_or_updates_or_look_at_weights_leave_what_one_process_leaves(
+    make: Make, method: str, told: dict[str, Any]
+) -> None:
+    one, two = (make(f"{count}", count, method=method, hyperparameters=told) for count in (1, 2))
+    seen = [train_cell(cell, silent) for cell in (one, two)]
+    check_alike(one, two)
+    assert [each["trainable_parameters"] for each in seen] == [seen[0]["trainable_parameters"]] * 2
+
+
+def test_two_stages_by_two_processes_each_leave_what_one_process_leaves(make: Make) -> None:
+    told = {"count": 20, "advantage": False}
+    seconds = []
+    for count in (1, 2):
+        first = make(f"first {count}", count, method="attention-router")
+        train_cell(first, silent)
+        seconds.append(make(f"second {count}", count, method="das-tune", hyperparameters=told, trained=[first.out]))
+        train_cell(seconds[-1], silent)
+    check_alike(*seconds)
+
+
+@pytest.mark.parametrize("apart", [True, False], ids=["experts apart", "FSDP2"])
+def test_of_the_base_model_processes_that_share_it_leave_the_canary(
+    make: Make, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    one, two = (make(f"{count}", count, method="base") for count in (1, 2))
+    if not apart:
+        monkeypatch.setenv(SHARDED, "1")
+        two = two.model_copy(update={"training": one.training})
+    seen = [train_cell(cell, silent) for cell in (one, two)]
+    assert compare(*(Canary.load(cell.out / CANARY) for cell in (one, two))) < 1e-5
+    assert seen[1]["processes"] == 2
+    assert list((two.out / ADAPTER).iterdir()) == []
+
+
+def test_a_rehearsal_is_by_the_processes_that_train_and_leaves_every_expert_as_it_was(make: Make) -> None:
+    cell = make("rehearsed", 2, rehearsed=True)
+    measured = train_cell(cell, silent)
+    whole = load_file(BACKBONE / "model.safetensors")
+    tensors = adapter(cell)
+    assert tensors
+    assert all(torch.equal(tensor, whole[name]) for name, tensor in tensors.items())
+    assert (measured["processes"], measured["steps"]) == (2, 0)
+    assert Canary.load(cell.out / CANARY)
 
 
 def test_a_profile_by_two_processes_that_hold_some_experts_each_is_the_profile_of_one(

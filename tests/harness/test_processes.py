@@ -102,6 +102,9 @@ def test_a_machine_with_too_little_memory_is_found_out_before_anything_is_read(t
     check_room(BACKBONE, "bf16", 3)
     monkeypatch.setenv(SHARDED, "1")
     check_room(BACKBONE, "float32", 3)
+    check_room(BACKBONE, "float32", 3, apart=True, trained=39_000_000)
+    with pytest.raises(UserError, match=r"^3 processes need 0\.0 GiB of main memory to put together what they"):
+        check_room(BACKBONE, "float32", 3, apart=True, trained=41_000_000)
 
 
 def test_no_process_outlives_the_one_that_launched_it(tmp_path):

@@ -141,6 +141,14 @@ def test_a_row_that_would_fail_after_its_training_is_refused_before_it(run, tmp_
 
 
 @pytest.mark.slow
+def test_processes_that_hold_some_experts_each_rehearse_what_they_are_to_train(run):
+    done, kinds = run("{odd: {method: merge-fails}}", "--set", "training.expert_parallel=2")
+    assert done.returncode == 2
+    assert "methods.odd fails in the rehearsal, before anything is trained: RuntimeError: shapes differ" in done.stderr
+    assert not kinds
+
+
+@pytest.mark.slow
 def test_rows_of_every_kind_are_rehearsed_once_and_not_where_the_suite_says_never(tmp_path, backbone):
     methods = "{base: {}, fft: {}, esft-token: {p: 0.2}, again: {method: esft-token, p: 0.2, learning_rate: 1.0e-3}, "
     text = suite_of(methods + "wide: {method: esft-token, p: 0.4}, das-tune: {count: 2}}", backbone)

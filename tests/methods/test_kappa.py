@@ -1,6 +1,7 @@
 """The choice of experts by their condition numbers, beside peft's own and the definition."""
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,7 +10,9 @@ from transformers import PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.kappa import Kappa, condition_numbers
+from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.moe.view import moe_layers
+from esft_bench.methods.tensor_files import tensor_files
 from tests.methods.helpers import MOE
 
 Models = Callable[..., PreTrainedModel]
@@ -39,6 +42,19 @@ def test_the_best_conditioned_experts_are_chosen(tiny_model: Models) -> None:
             weight = layer.experts.get_parameter(name)
             weight[5] = torch.eye(*weight.shape[1:])
     assert Kappa(count=2).chosen(model)[index][0] == 5
+
+
+@pytest.mark.parametrize("architecture", MOE)
+def test_experts_that_are_read_one_by_one_are_ranked_as_those_in_memory(
+    tiny_model: Models, tmp_path: Path, architecture: str
+) -> None:
+    model = tiny_model(architecture)
+    model.save_pretrained(tmp_path)
+    with torch.device("meta"):
+        shapes = tiny_model(architecture)
+    unread = Unread(tensor_files(tmp_path))
+    assert Kappa(count=3).chosen(shapes, unread) == Kappa(count=3).chosen(model)
+    assert Kappa(count=5).chosen(shapes, Unread(unread.files, unread.known)) == Kappa(count=5).chosen(model)
 
 
 def test_more_experts_than_a_layer_has_are_refused(tiny_model: Models) -> None:

@@ -50,7 +50,7 @@ class TrainingPrice:
     """What one cell of a row costs to train, on average over its tasks, of which some may take more steps.
 
     `operations` floating-point operations, `seconds` on the device, of which `looks` are for looking at the training
-    while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept.
+    while it goes on, `peak_bytes` of the device's memory, `adapter_bytes` kept, `batches` that it is shown, full ones.
     `why_not`: why there is no estimate.
     """
 
@@ -61,6 +61,7 @@ class TrainingPrice:
     peak_bytes: float = 0.0
     adapter_bytes: float = 0.0
     looks: float = 0.0
+    batches: float = 0.0
     why_not: str = ""
 
 
@@ -124,6 +125,7 @@ def training_prices(plan: Plan, graph: Graph, device: Accelerator, micro_batch: 
                 largest.peak_bytes,
                 sum(step.trainable_parameters for _, step in steps) * _stored_width(plan),
                 looking,
+                sum(shown),
             )
         )
     return prices

@@ -3,31 +3,38 @@
 Those are rows that one device does not hold, and those whose experts a suite shares out (`training.expert_parallel`).
 
 Each device holds its share of weights, optimizer state and gradients, and besides what its part of the batch needs, the
-layer at work and the next one, whole, and what is no layer's (embeddings and head). What devices send each other is
-taken to go on beside the work. Experts that are shared out are whole where they are, with their optimizer states and
-gradients, and a device gets as many rows of tokens from others as it sends.
+layer at work and the next one, whole, and what is no layer's (embeddings and head). What they send of these is taken to
+go on beside the work. Experts that are shared out are whole where they are, with their optimizer states and gradients,
+and a device gets as many rows of tokens from others as it sends: for those it waits.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from math import ceil
+from pathlib import Path
 
+from esft_bench.harness.backbone.model import empty_model
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.estimate import TrainingPrice, step_of
-from esft_bench.harness.plan.price.hardware import MARGIN, Accelerator
+from esft_bench.harness.plan.price.hardware import MARGIN, NETWORK, UTILISATION, Accelerator
 from esft_bench.harness.plan.price.step import SimulatedStep
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.train import TrainStep
+from esft_bench.methods.moe.view import moe_layers
 
-COUNTS = (*range(2, 9), *range(16, 129, 8))
-"""How many devices are thought of: those of one node, and nodes of eight."""
+NODE = 8
+"""The devices that a node is taken to have, where no cluster is asked."""
+COUNTS = (*range(2, NODE + 1), *range(2 * NODE, 129, NODE))
+"""How many devices are thought of then: those of one node, and whole nodes."""
 
 
 @dataclass(frozen=True)
 class Sharing:
     """`devices` that share a row's model, the `bytes_each` holds, and the `seconds` that they take for a cell.
 
-    `apart`: each holds experts of its own, as the suite says; they may then be more than a device `holds`.
+    `apart`: each holds experts of its own, as the suite says; they may then be more than a device `holds`, and of the
+    seconds `sending` go by with tokens on their way to experts.
     """
 
     row: str
@@ -36,6 +43,7 @@ class Sharing:
     seconds: float
     apart: bool = False
     holds: bool = True
+    sending: float = 0.0
 
 
 def sharings(
@@ -82,7 +90,41 @@ def _apart(
     size = min(micro_batch or share, share)
     steps = [step_of(plan, graph, stage, size, shared=True, apart=count) for stage in stages]
     each = max(bytes_of_each(step, count) for step in steps)
-    return Sharing(price.row, count, each, _seconds(plan, price, count), True, each <= MARGIN * device.memory)
+    sending = price.batches * _sending(plan, device, count)
+    seconds = _seconds(plan, price, count) + sending
+    return Sharing(price.row, count, each, seconds, True, each <= MARGIN * device.memory, sending)
+
+
+def _sending(plan: Plan, device: Accelerator, count: int) -> float:
+    """The seconds that tokens of a batch are on their way to experts and back, at a share of the stated rates.
+
+    A token's state goes to each of its experts, and what that makes of it back, in every layer; so do their gradients
+    in the backward pass, and states again where it computes layers anew. Of all experts 1/count are the device's own,
+    and those of other nodes are behind the network.
+    """
+    training, loading = plan.suite.training, plan.suite.backbone
+    tokens = ceil(training.batch_size / count) * training.sequence_length
+    passes = 3 if training.gradient_checkpointing else 2
+    width = 2 if loading.precision == "bf16" else 4
+    numbers = _numbers_of_token(plan.backbone.path, loading.trust_remote_code)
+    near = min(count, NODE)
+    by_bytes = (near - 1) / device.link + (count - near) / NETWORK
+    return 2.0 * passes * tokens * numbers * width / count * by_bytes / UTILISATION
+
+
+@cache
+def _numbers_of_token(backbone: Path, trust_remote_code: bool) -> int:
+    """The numbers of a token's states that go to its experts, in all layers."""
+    model = empty_model(backbone, trust_remote_code)
+    experts = sum(layer.top_k for layer in moe_layers(model).values())
+    return experts * int(model.config.get_text_config().hidden_size)
+
+
+def held_whole(plan: Plan) -> dict[str, str]:
+    """Rows whose experts cannot be shared out, by their titles, and why, where a suite shares experts out."""
+    trained = {plan.suite.title(row): method for row, method in plan.methods.items() if method.trains}
+    wanted = plan.suite.training.expert_parallel
+    return {title: method.held_whole for title, method in trained.items() if wanted and method.held_whole}
 
 
 def _seconds(plan: Plan, price: TrainingPrice, count: int) -> float:

@@ -14,10 +14,10 @@ from esft_bench.harness.plan.price.estimate import (
     tuning_prices,
 )
 from esft_bench.harness.plan.price.fleet import Fleet, fleet_table
-from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
+from esft_bench.harness.plan.price.hardware import GIB, MARGIN, UTILISATION, Accelerator
 from esft_bench.harness.plan.price.serving import COUNTS as SHARE
 from esft_bench.harness.plan.price.serving import serving
-from esft_bench.harness.plan.price.sharded import COUNTS, Sharing, sharings
+from esft_bench.harness.plan.price.sharded import COUNTS, Sharing, held_whole, sharings
 from esft_bench.harness.steps.graph import Graph
 
 
@@ -29,10 +29,12 @@ def price_tables(plan: Plan, graph: Graph, fleet: Fleet, micro_batch: int | None
     tuned = [tuning_table(tunings, device)] if plan.searches else []
     together = sharings(plan, graph, device, trainings, micro_batch)
     shared = [sharing_table(together, device)] if together else []
+    training = training_table(trainings, device)
+    training.caption = f"{training.caption} {whole_sentence(plan)}".strip()
     several = [fleet_table(fleet, trainings, tunings, together)] if fleet.count > 1 else []
     testing = evaluation_table(evaluation_prices(plan))
     testing.caption = f"{testing.caption or ''} {served(plan, device)}".strip() or None
-    return [*tuned, training_table(trainings, device), *shared, *several, testing]
+    return [*tuned, training, *shared, *several, testing]
 
 
 def served(plan: Plan, device: Accelerator) -> str:
@@ -52,22 +54,30 @@ def served(plan: Plan, device: Accelerator) -> str:
     return f"Served by {found.devices} {device.name} that share a model (tensor parallelism){how}: {each} each{over}."
 
 
+def whole_sentence(plan: Plan) -> str:
+    """Which rows share no experts out though the suite wants that, and why; empty where all do."""
+    told = "; ".join(f"{row}: {why}" for row, why in held_whole(plan).items())
+    return f"Trained as without training.expert_parallel: {told}." if told else ""
+
+
 def sharing_table(sharings: list[Sharing], device: Accelerator) -> Table:
     """How many devices the rows take that one does not hold."""
-    table = _table(
-        f"Rows that share their model among several {device.name}", "method", "how", "devices", "memory of each", "time"
-    )
+    columns = ("method", "how", "devices", "memory of each", "time", "sending")
+    table = _table(f"Rows that share their model among several {device.name}", *columns)
     for each in sharings:
         how, memory = "experts apart" if each.apart else "FSDP2", Text(_bytes(each.bytes_each))
         if not each.holds:
             memory.append(f" > {device.memory / GIB:.0f} GiB", "red")
         if each.devices:
-            table.add_row(each.row, how, str(each.devices), memory, _duration(each.seconds))
+            sending = _duration(each.sending) if each.apart else "–"
+            table.add_row(each.row, how, str(each.devices), memory, _duration(each.seconds), sending)
         else:
-            table.add_row(each.row, how, f"more than {COUNTS[-1]}", f"{_bytes(each.bytes_each)} of these", "–")
+            table.add_row(each.row, how, f"more than {COUNTS[-1]}", f"{_bytes(each.bytes_each)} of these", "–", "–")
     table.caption = (
-        "FSDP2: with --processes. Experts apart: training.expert_parallel. Time is that of a cell, on all of them; "
-        "sending is taken to cost none."
+        "FSDP2: with --processes. Experts apart: training.expert_parallel. Time is that of a cell, on all of them. "
+        f"Sending is the part of it that tokens are on their way to experts: at {UTILISATION:.0%} of the stated rate "
+        "of a node's links (NVLink, else PCIe) and of 200 Gb/s a device between nodes; what FSDP2 sends is taken to go "
+        "on beside the work."
     )
     if not all(each.holds for each in sharings):
         table.caption += " Red: more devices must share the experts."

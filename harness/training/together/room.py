@@ -13,11 +13,12 @@ from esft_bench.spec.errors import UserError
 GIB = 2**30
 
 
-def check_room(checkpoint: Path, precision: str, processes: int, apart: bool = False) -> None:
+def check_room(checkpoint: Path, precision: str, processes: int, apart: bool = False, trained: int = 0) -> None:
     """Raise UserError where less memory is available than loading takes: a copy, or one for each that shares nothing.
 
-    Processes that hold experts `apart` and have accelerators read one tensor at a time. It is asked before anything is
-    read; shapes come from the files' headers.
+    Processes that hold experts `apart` and have accelerators read one tensor at a time; in the end one process puts
+    together all that was `trained`, so many bytes. It is asked before anything is read; shapes come from the files'
+    headers.
     """
     files = tensor_files(checkpoint)
     width = 2 if precision == "bf16" else 4
@@ -26,10 +27,10 @@ def check_room(checkpoint: Path, precision: str, processes: int, apart: bool = F
         numbers = processes * max(sizes) if torch.cuda.is_available() else sum(sizes)
     else:
         numbers = (1 if sharded() else processes) * sum(sizes)
-    needed = width * numbers
+    needed, what = max((width * numbers, "load the model"), (trained, "put together what they train"))
     available = psutil.virtual_memory().available
     if needed > available:
         raise UserError(
-            f"{processes} processes need {needed / GIB:.1f} GiB of main memory to load the model, and "
+            f"{processes} processes need {needed / GIB:.1f} GiB of main memory to {what}, and "
             f"{available / GIB:.1f} GiB are available: free some, or train on a machine that has more."
         )

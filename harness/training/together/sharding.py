@@ -80,10 +80,13 @@ def share_out(
     fully_shard(loss_module, mesh=mesh, mp_policy=policy, ignored_params=apart)
 
     def read(name: str) -> Tensor:
+        made = values.pop(name, None)  # what the method has added
+        if made is not None and not made.is_meta:
+            return made
         assert files is not None
         return read_tensor(loss_module.model, name.removeprefix("model."), files)
 
-    _give_values(loss_module, read if files else values.pop, mesh)
+    _give_values(loss_module, read, mesh)
     _give_buffers(loss_module, own, device, read)
 
 
