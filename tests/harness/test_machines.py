@@ -27,7 +27,7 @@ from tests.harness.runs import SUITE
 pytest.importorskip("ray")
 
 from esft_bench.harness.execute.cluster import checks, connect
-from esft_bench.harness.execute.cluster.room import Need, Node, Room
+from esft_bench.harness.execute.cluster.room import Need, Node, Room, counts_of
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_node_that_does_not_see_the_store_or_the_backbone_is_named(monkeypatch
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """`rows(most)`: the GPUs that rows of 60, 200 and 500 GiB take of nodes with so many cards of 80 GiB."""
+    """`rows(sizes)`: the GPUs that rows of 60, 200 and 500 GiB take of nodes with so many cards of 80 GiB each."""
     made = prepared(tmp_path, SUITE.replace("ENGINE", "transformers"))
     sizes = {"FFT": 500, "ESFT-Token": 60, "Random": 200}
     prices = [TrainingPrice(row, 1, peak_bytes=size * GIB) for row, size in sizes.items()]
@@ -173,7 +173,7 @@ def rows(tmp_path, monkeypatch):
     monkeypatch.setattr(needs, "training_prices", lambda *_: prices)
     monkeypatch.setattr(needs, "sharings", lambda *_: shared)
     cards = [("H200-141GB", 141 * GIB), ("H100-80GB", 80 * GIB)]
-    return lambda most: needs.gpus_of_rows(made.plan, graph_of(made), cards, most, None)
+    return lambda *sizes: needs.gpus_of_rows(made.plan, graph_of(made), cards, counts_of(sizes), None)
 
 
 def test_a_row_takes_as_many_gpus_as_hold_it(rows):
