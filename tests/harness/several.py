@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shutil import copytree
 from typing import Any, ClassVar
 
 from esft_bench.harness.steps.step import Job
@@ -17,6 +18,8 @@ from esft_bench.spec.progress import Progress
 from tests.harness.toys import Toy
 
 STRATEGIES = {"ddp": "0", "fsdp2": "1"}
+TRAINED = "trained"
+"""The folder that such a step leaves: its last checkpoints, by strategy and method."""
 AGAIN = "again"
 """The file that lets a training which waits go on, once it is begun anew."""
 
@@ -30,7 +33,9 @@ class Together(Toy):
     def _trains(self, job: Job) -> dict[str, Any]:
         crew = Crew(job.parallelism.processes, job.parallelism.machines)
         told = {"scratch": str(job.scratch), "told": self.told}
-        return {"shares": launch("tests.harness.several:share", told, crew, job.scratch, job.progress)}
+        shares = launch("tests.harness.several:share", told, crew, job.scratch, job.progress)
+        copytree(job.scratch, job.out / TRAINED)
+        return {"shares": shares}
 
 
 def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
@@ -71,6 +76,24 @@ def begun_at(steps: Sequence[int]) -> int:
     """The step that the first of several trainings began at."""
     assert all(after == before + 1 or after == 1 for before, after in pairwise(steps))
     return steps[0]
+
+
+def check_weights(trained: Path, method: str) -> None:
+    """That processes came to what one comes to, with both strategies."""
+    import torch
+
+    from esft_bench.harness.training.loop import gathered
+    from tests.harness.ranks import METHODS, prepared
+    from tests.harness.test_distributed import alone
+
+    weights, log, before = alone(method)
+    for strategy in STRATEGIES:
+        model, _ = prepared(METHODS[method])
+        found = gathered(model, trained / strategy / method)
+        torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
+        for name, tensor in weights.items():
+            torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=2e-6, msg=f"{strategy} {name}")
+    assert max(float((tensor - before[name]).abs().max()) for name, tensor in weights.items()) > 1e-3
 
 
 if __name__ == "__main__":

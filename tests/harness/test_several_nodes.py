@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import torch
 
 pytest.importorskip("ray")
 
@@ -17,11 +16,8 @@ import ray
 from ray.util import placement_group_table
 
 from esft_bench.harness.execute.executor import Progressed
-from esft_bench.harness.training.loop import gathered
 from tests.harness.nodes import add_node, cluster, executor, kill
-from tests.harness.ranks import METHODS, prepared
-from tests.harness.several import AGAIN, STRATEGIES, Together, begun_at
-from tests.harness.test_distributed import alone
+from tests.harness.several import AGAIN, TRAINED, Together, begun_at, check_weights
 from tests.harness.toys import job
 
 pytestmark = pytest.mark.slow
@@ -84,18 +80,6 @@ def check_given_back() -> None:
         time.sleep(0.2)
 
 
-def check_weights(scratch: Path, method: str) -> None:
-    """That processes came to what one comes to."""
-    weights, log, before = alone(method)
-    for strategy in STRATEGIES:
-        model, _ = prepared(METHODS[method])
-        found = gathered(model, scratch / strategy / method)
-        torch.testing.assert_close(found.losses, log.losses, rtol=1e-5, atol=1e-6)
-        for name, tensor in weights.items():
-            torch.testing.assert_close(model.state_dict()[name], tensor, rtol=0, atol=2e-6, msg=f"{strategy} {name}")
-    assert max(float((tensor - before[name]).abs().max()) for name, tensor in weights.items()) > 1e-3
-
-
 @pytest.mark.parametrize("each", [1, 2])
 def test_processes_of_two_nodes_reach_the_weights_of_one(nodes, tmp_path, each):
     larger = [add_node(nodes, num_cpus=each, num_gpus=each) for _ in range(2 * (each - 1))]
@@ -104,7 +88,7 @@ def test_processes_of_two_nodes_reach_the_weights_of_one(nodes, tmp_path, each):
     places = [(share["machine"], share["rank"]) for share in ended.measured["shares"]]
     assert places == [(rank // each, rank) for rank in range(2 * each)]
     for method in ("fft", "esft-token"):
-        check_weights(tmp_path / "job" / "scratch", method)
+        check_weights(tmp_path / "job" / "out" / TRAINED, method)
     check_given_back()
     for node in larger:
         kill(node)
@@ -131,7 +115,7 @@ def test_a_training_that_loses_a_part_is_begun_again_and_comes_to_the_same(nodes
     ended = run.end()
     assert ended.error == ""
     assert {begun_at(share["steps"]) for share in ended.measured["shares"]} <= {3, 4}
-    check_weights(tmp_path / "job" / "scratch", "esft-token")
+    check_weights(tmp_path / "job" / "out" / TRAINED, "esft-token")
     check_given_back()
     if part == "node":
         add_node(nodes, num_gpus=1)
