@@ -185,3 +185,19 @@ def test_steps_take_the_accelerators_they_need_and_an_idle_engine_makes_room(two
     assert seen[asked]["tensor_parallel"] == 2
     assert (sorted(seen[wide]["devices"].split(",")), seen[wide]["processes"]) == (["0", "1"], 2)
     kill(node)
+
+
+def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_being_free(two_nodes, tmp_path):
+    made = [add_node(two_nodes, num_cpus=3, num_gpus=3) for _ in range(2)]
+    asked = Frail("sees", told="asked", holds="engine", model="a")
+    wide = Frail("meets", (asked,), "wide")
+    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 4 if step is wide else 2)
+    assert failed == {}
+    seen = watcher.ended[wide].measured
+    assert set(seen["nodes"]) == {node.node_id for node in made}
+    assert (len(seen["nodes"]), seen["processes"]) == (2, 4)
+    assert seen["address"] in {node.node_ip_address for node in made}
+    log = (tmp_path / "esft-bench.log").read_text()
+    assert all(f"on {node}" in log for node in seen["nodes"])
+    for node in made:
+        kill(node)

@@ -188,7 +188,8 @@ def _heard_of(others: Sequence[Future[Said]], here: Said) -> list[Said]:
     """What other machines' processes said; where a sentence of this one's tells enough, nobody is waited for."""
     if "error" in here.words:
         return []
-    over, late = wait(others, WORD if here.code else None)
+    late = wait(others, WORD if here.code else None).not_done
+    over = [other for other in others if other not in late]
     lost = [error for other in over if isinstance(error := other.exception(), LostError)]
     heard = [other.result() for other in over if not isinstance(other.exception(), LostError)]
     if (lost or late) and not any("error" in said.words for said in heard):
