@@ -266,14 +266,14 @@ class RayExecutor:
             self._gathers.discard(token)
 
     def _give_up(self) -> None:
-        """End what has said nothing for too long, and what waits for machines that are gone."""
+        """End what has said nothing for too long, and what waits for nodes that are gone."""
         for ref, attempt in self._running.items():
             if attempt.why:
                 continue
             if attempt.silent_for() > self._ways.patience:
                 attempt.why = f"it said nothing for {self._ways.patience / 60:.0f} minutes"
-            elif attempt.token in self._gathers and attempt.need and not self._room.could_have(attempt.need):
-                attempt.why = "machines that it waited for are gone"
+            elif not attempt.node and attempt.need and not self._room.could_have(attempt.need):
+                attempt.why = "what it waited for is gone"
             if attempt.why:
                 self._post.end(ref, attempt.engine.handle if attempt.engine else None)
 
