@@ -2,12 +2,15 @@
 
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from esft_bench.harness.training.together import launching
 from esft_bench.harness.training.together.launching import Place, Said, part
 from esft_bench.harness.training.together.machines import LostError
+from esft_bench.harness.training.together.processes import MARK
+from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.spec.errors import DivergedError, UserError
 
 WELL = Said({"done": [{}]}, 0)
@@ -24,7 +27,7 @@ def other(came: Said | Exception | None) -> Future[Said]:
     return future
 
 
-def results(here: Said, *others: Said | Exception | None) -> list[dict]:
+def results(here: Said, *others: Said | Exception | None) -> list[dict[str, Any]]:
     """What is made of it."""
     said = [here, *launching._heard_of([other(each) for each in others], here)]
     return launching._results(said, 1 + len(others))
@@ -85,6 +88,5 @@ if __name__ == "__main__":
     import os
     import sys
 
-    said = {name: os.environ[key] for name, key in (("shared", launching.SHARDED), ("interface", launching.INTERFACE))}
-    said |= {"folder": str(Path.cwd()), "arguments": sys.argv[1:]}
-    print(f"{launching.MARK}{json.dumps(['told', said])}")
+    found = {"shared": os.environ[SHARDED], "interface": os.environ[launching.INTERFACE]}
+    print(f"{MARK}{json.dumps(['told', found | {'folder': str(Path.cwd()), 'arguments': sys.argv[1:]}])}")

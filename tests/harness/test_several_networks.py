@@ -1,7 +1,6 @@
 """One training over two nodes that have nothing but a wire in common: network namespaces of this machine."""
 
 import os
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -49,7 +48,7 @@ def start() -> Iterator[Start]:
             pytest.skip(f"two network namespaces with a wire between them cannot be made here: {error}")
 
         def started(number: int, *command: str, **more: Any) -> subprocess.Popen[str]:
-            environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_USAGE_STATS_ENABLED": "0"}
+            environment = os.environ | {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_AUTH_MODE": "disabled"}
             inside = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", *command]
             begun.append(subprocess.Popen(inside, env=environment, text=True, **more))
             return begun[-1]
@@ -58,8 +57,9 @@ def start() -> Iterator[Start]:
     finally:
         for process in reversed(begun):
             with suppress(psutil.NoSuchProcess):
-                for each in (*psutil.Process(process.pid).children(recursive=True), process):
-                    each.send_signal(signal.SIGKILL)
+                for each in psutil.Process(process.pid).children(recursive=True):
+                    each.kill()
+            process.kill()
             process.wait()
         for name in NAMES:
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -44,7 +45,7 @@ class Run:
         self.scratch = folder / "job" / "scratch"
         assert self.executor.fit(self.executor.asks(step)) == 0
         self.executor.start(step, job(folder / "job"))
-        self.seen: list = []
+        self.seen: list[Any] = []
 
     def until(self, what, seconds: float = 240.0) -> None:
         """Have it go on until something is so."""
@@ -123,7 +124,8 @@ def test_a_training_that_loses_a_part_is_begun_again_and_comes_to_the_same(nodes
 
 def raylet(node) -> int:
     """The process of a node."""
-    return node.all_processes["raylet"][0].process.pid
+    pid: int = node.all_processes["raylet"][0].process.pid
+    return pid
 
 
 def log_of(run: Run) -> str:

@@ -41,7 +41,8 @@ class Group:
     @property
     def count(self) -> int:
         """How many they are, with this one."""
-        return self._group.bundle_count
+        count: int = self._group.bundle_count
+        return count
 
     @property
     def address(self) -> str:
