@@ -1,6 +1,7 @@
 """One training over two nodes that have nothing but a wire in common: network namespaces of this machine."""
 
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,7 +9,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 pytest.importorskip("ray")
@@ -55,14 +55,14 @@ def start() -> Iterator[Start]:
 
         yield started
     finally:
-        for process in reversed(begun):
-            with suppress(psutil.NoSuchProcess):
-                for each in psutil.Process(process.pid).children(recursive=True):
-                    each.kill()
-            process.kill()
-            process.wait()
         for name in NAMES:
+            inside = subprocess.run(["ip", "netns", "pids", name], capture_output=True, text=True).stdout.split()
+            for pid in map(int, inside):
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             subprocess.run(["ip", "netns", "delete", name], capture_output=True)
+        for process in begun:
+            process.wait()
 
 
 def test_nodes_that_reach_each_other_by_their_addresses_alone_train_together(start: Start, tmp_path: Path) -> None:
