@@ -15,6 +15,7 @@ import ray
 
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.harness.execute.executor import Ended, Progressed
 from tests.harness.nodes import Afar, Frail, add_node, cluster, executor, kill, naps, walk
 from tests.harness.toys import Toy, job
@@ -201,3 +202,24 @@ def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_bein
     assert all(f"on {node}" in log for node in seen["nodes"])
     for node in made:
         kill(node)
+
+
+@pytest.mark.parametrize("ghosts", [(4,), (2, 2)])
+def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, tmp_path, ghosts):
+    here = executor(tmp_path, gpus=lambda step: 4)
+    there = [Node(str(number), "", size, size) for number, size in enumerate(ghosts)]
+    here.__dict__["_nodes"] = lambda: there
+    here.__dict__["_room"].look(there)
+    here.start(Frail("meets", told="x"), job(tmp_path / "job"))
+    there[:] = [Node("small", "", 1, 1)]
+    while not here.log.exists():
+        assert not here.wait()
+    assert "what it waited for is gone; it goes on elsewhere" in here.log.read_text()
+    node = add_node(two_nodes, num_cpus=4, num_gpus=4)
+    there[:] = nodes()
+    seen: list[Ended | Progressed] = []
+    while not seen:
+        seen += here.wait()
+    here.close()
+    assert (seen[-1].error, seen[-1].measured["nodes"]) == ("", [node.node_id])
+    kill(node)
