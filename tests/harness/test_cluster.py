@@ -223,3 +223,22 @@ def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, 
     here.close()
     assert (seen[-1].error, seen[-1].measured["nodes"]) == ("", [node.node_id])
     kill(node)
+
+
+class Holder:
+    """An actor of somebody else's."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def test_a_step_whose_nodes_others_keep_is_not_waited_for_for_ever(two_nodes, tmp_path):
+    made = [add_node(two_nodes, num_cpus=3, num_gpus=2) for _ in range(2)]
+    other = ray.remote(num_gpus=1)(Holder).remote()
+    ray.get(other.is_there.remote())
+    _, failed = walk(tmp_path, [Frail("meets", told="x")], gpus=lambda step: 4, patience=1.0, tries=2)
+    (why,) = failed.values()
+    assert why == "it was lost 2 times, the last time because others keep the nodes that it waits for"
+    ray.kill(other)
+    for node in made:
+        kill(node)

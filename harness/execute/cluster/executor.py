@@ -266,15 +266,11 @@ class RayExecutor:
             self._gathers.discard(token)
 
     def _give_up(self) -> None:
-        """End what has said nothing for too long, and what waits for nodes that are gone."""
+        """End what has said nothing for too long, and what waits for nodes that it will not get."""
+        alone = not any(attempt.node for attempt in self._running.values())
         for ref, attempt in self._running.items():
-            if attempt.why:
-                continue
-            if attempt.silent_for() > self._ways.patience:
-                attempt.why = f"it said nothing for {self._ways.patience / 60:.0f} minutes"
-            elif not attempt.node and attempt.need and not self._room.could_have(attempt.need):
-                attempt.why = "what it waited for is gone"
-            if attempt.why:
+            if not attempt.why and (why := attempt.hopeless(self._ways.patience, self._room, alone)):
+                attempt.why = why
                 self._post.end(ref, attempt.engine.handle if attempt.engine else None)
 
     def _start_again(self) -> None:
