@@ -140,7 +140,10 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
 def _too_many(what: str, sizes: Sequence[int], unit: str) -> str:
     """Why the nodes of a cluster cannot run so many processes together."""
     has = ", ".join(str(size) for size in sorted(sizes, reverse=True) if size)
-    return f"{what}: processes are as many on each node that they take, and the cluster's nodes have {has or 0} {unit}."
+    return (
+        f"{what}: the cluster's nodes have {has or 0} {unit}, and so many are not got of them in equal parts: give "
+        "another number, or add nodes."
+    )
 
 
 def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:

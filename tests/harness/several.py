@@ -102,5 +102,7 @@ if __name__ == "__main__":
     from tests.harness.nodes import walk
 
     ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
+    while ray.cluster_resources().get("GPU", 0) < 2:  # nodes come one after another
+        time.sleep(0.2)
     watcher, failed = walk(Path(sys.argv[2]), [Together("trains", told=sys.argv[3])], gpus=lambda step: 2)
     print(failed, [artifact.measured["shares"] for artifact in watcher.ended.values()], flush=True)
