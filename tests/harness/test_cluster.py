@@ -15,6 +15,7 @@ import ray
 
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.cluster.executor import RayExecutor
 from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.harness.execute.executor import Ended, Progressed
 from tests.harness.nodes import Afar, Frail, add_node, cluster, executor, kill, naps, walk
@@ -206,7 +207,7 @@ def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_bein
 
 @pytest.mark.parametrize("ghosts", [(4,), (2, 2)])
 def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, tmp_path, ghosts):
-    here = executor(tmp_path, gpus=lambda step: 4)
+    here: RayExecutor = executor(tmp_path, gpus=lambda step: 4)
     there = [Node(str(number), "", size, size) for number, size in enumerate(ghosts)]
     here.__dict__["_nodes"] = lambda: there
     here.__dict__["_room"].look(there)
@@ -221,7 +222,8 @@ def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, 
     while not seen:
         seen += here.wait()
     here.close()
-    assert (seen[-1].error, seen[-1].measured["nodes"]) == ("", [node.node_id])
+    (ended,) = [each for each in seen if isinstance(each, Ended)]
+    assert (ended.error, ended.measured["nodes"]) == ("", [node.node_id])
     kill(node)
 
 
