@@ -208,7 +208,7 @@ def fault(folder: Path, training: str) -> str:
         written = path.read_text("utf-8")
         manifest = json.loads(written)
         sealed = manifest.pop(DIGEST, "") == _seal(manifest)
-        shards, files = folder / manifest["shards"], manifest["files"]
+        shards, files = (folder / manifest["shards"], manifest["files"]) if sealed else (folder, {})
         if not sealed or any(_digest_of(shards / name) != digest for name, digest in files.items()):
             return f"{path} is not what was written"
     except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:

@@ -4,6 +4,7 @@ python -m esft_bench.harness.training.together.launcher … (as `accelerate laun
 """
 
 import os
+import runpy
 import signal
 import threading
 
@@ -24,6 +25,4 @@ def _die_at_the_end_of_input() -> None:
 
 if __name__ == "__main__":
     end_with_the_starter()
-    from accelerate.commands.launch import main  # here: it takes seconds to import
-
-    main()
+    runpy.run_module("accelerate.commands.launch", run_name="__main__", alter_sys=True)
