@@ -24,7 +24,7 @@ NAMES = [f"esft-{os.getpid()}-{number}" for number in range(4)]
 ADDRESSES = [f"10.213.0.{number}" for number in range(1, 5)]
 HEAD = f"{ADDRESSES[0]}:6399"
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
-SOON |= {"health_check_failure_threshold": 4, "gcs_rpc_server_reconnect_timeout_s": 5}
+SOON |= {"health_check_failure_threshold": 4, "gcs_rpc_server_reconnect_timeout_s": 15}
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_AUTH_MODE": "disabled"}
 ENVIRONMENT |= {f"RAY_{name}": str(value) for name, value in SOON.items()}
 Start = Callable[..., subprocess.Popen[str]]
@@ -77,13 +77,13 @@ def start() -> Iterator[Start]:
 
 
 def drive(start: Start, nodes: int, *told: str) -> subprocess.Popen[str]:
-    """Start a head without accelerators, so many nodes with one each, and a driver."""
-    node = ["ray.scripts.scripts", "start", "--block", "--disable-usage-stats", "--object-store-memory", "80000000"]
+    """Start a head without accelerators, then so many nodes with one each, and a driver."""
+    node = ["ray.scripts.scripts", "start", "--disable-usage-stats", "--object-store-memory", "80000000"]
     head = ["--head", "--port", HEAD.split(":")[1], "--num-cpus", "0", "--include-dashboard", "false"]
-    start(0, *node, *head, "--node-ip-address", ADDRESSES[0], stdout=subprocess.DEVNULL)
-    for number in range(1, nodes + 1):
-        has = ["--num-cpus", "1", "--num-gpus", "1", "--node-ip-address", ADDRESSES[number], "--address", HEAD]
-        start(number, *node, *has, stdout=subprocess.DEVNULL)
+    joins = ["--num-cpus", "1", "--num-gpus", "1", "--address", HEAD]
+    for number in range(nodes + 1):
+        place = ["--node-ip-address", ADDRESSES[number], *(joins if number else head)]
+        assert start(number, *node, *place, stdout=subprocess.DEVNULL).wait(60) == 0
     return start(0, "tests.harness.several", HEAD, *told, stdout=subprocess.PIPE)
 
 
