@@ -24,7 +24,8 @@ from transformers import OlmoeConfig, OlmoeForCausalLM
 
 from esft_bench.harness.backbone.model import load_model, load_shapes
 from esft_bench.harness.training.loss import AnswerLoss
-from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.launching import launch
+from esft_bench.harness.training.together.machines import Crew
 from esft_bench.harness.training.together.sharding import SHARDED, read_onto, share_out
 from esft_bench.methods.moe.experts import use_fast_experts
 from esft_bench.spec.progress import Progress
@@ -92,7 +93,7 @@ def main() -> None:
         model.save_pretrained(folder / "model")
         del model
         told = {"folder": str(folder / "model"), "apart": "apart" in sys.argv}
-        results = launch("benchmarks.loading:share", told, count, folder, lambda step, steps: None)
+        results = launch("benchmarks.loading:share", told, Crew(count), folder, lambda step, steps: None)
     most = peak([result["seen"] for result in results])
     alone = max(max(held for _, held in result["seen"]) - result["seen"][0][1] for result in results)
     print(

@@ -30,6 +30,8 @@ DOCUMENTED = (
     "lm_eval.tasks",
     "torchao.optim",
     "ray.exceptions",
+    "ray.util",
+    "ray.util.placement_group",
     "ray.util.scheduling_strategies",
     "ray.cluster_utils",
 )

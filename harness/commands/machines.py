@@ -105,23 +105,23 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
     from esft_bench.harness.execute.cluster.checks import check_nodes
     from esft_bench.harness.execute.cluster.connect import nodes
     from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+    from esft_bench.harness.execute.cluster.room import counts_of, machines_for
 
     alive, processes = nodes(), options.processes
     needed = [prepared.plan.backbone.path]
     seen = check_nodes(alive, prepared.store.root, needed, _libraries(prepared))
     most = max((node.gpus for node in alive), default=0)
     parallelism = Parallelism(1, 1, options.micro_batch or prepared.micro_batch, processes)
-    widest = most or max((node.cores for node in alive), default=0)
-    wanted, why = max((processes, "--processes"), (_shares(prepared), "training.expert_parallel"))
-    if wanted > widest:
-        unit = "GPU(s)" if most else "core(s)"
-        raise UserError(f"{why} {wanted}: no node of the cluster has more than {widest} {unit}.")
+    sizes = [node.gpus if most else node.cores for node in alive]
+    for wanted, why in ((processes, "--processes"), (_shares(prepared), "training.expert_parallel")):
+        if wanted > 1 and not machines_for(wanted, sizes):
+            raise UserError(_too_many(f"{why} {wanted}", sizes, "GPU(s)" if most else "core(s)"))
     cards = [card for each in seen.values() for card in each.cards]
     from esft_bench.harness.plan.price.needs import gpus_of_rows  # here: it brings torch along
 
-    sizes = gpus_of_rows(prepared.plan, graph, cards, most, parallelism.micro_batch) if most else {}
-    sharing = _sharing(prepared, graph, cards if most else [], widest)
-    methods = _by_method(prepared, sizes)
+    rows = gpus_of_rows(prepared.plan, graph, cards, counts_of(sizes), parallelism.micro_batch) if most else {}
+    sharing = _sharing(prepared, graph, cards if most else [], max(sizes, default=0))
+    methods = _by_method(prepared, rows)
 
     def gpus(step: Step) -> int:
         if isinstance(step, TrainStep) and (most or step.kind != "rehearsal"):
@@ -135,6 +135,15 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
         return RayExecutor(nodes, Told(prepared.folder, judges, batches), Ways(gpus=gpus))
 
     return parallelism, ray
+
+
+def _too_many(what: str, sizes: Sequence[int], unit: str) -> str:
+    """Why the nodes of a cluster cannot run so many processes together."""
+    has = ", ".join(str(size) for size in sorted(sizes, reverse=True) if size)
+    return (
+        f"{what}: the cluster's nodes have {has or 0} {unit}, and so many are not got of them in equal parts: give "
+        "another number, or add nodes."
+    )
 
 
 def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:

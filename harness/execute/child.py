@@ -20,6 +20,7 @@ from typing import Any
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.steps.step import Job, Step
 from esft_bench.harness.store.sealing import Sealed, seal
+from esft_bench.harness.training.together.machines import LostError
 from esft_bench.spec.errors import NoSpaceError, UserError
 from esft_bench.spec.files import full_disk_is_a_sentence, made_folder
 from esft_bench.spec.progress import Progress
@@ -33,7 +34,10 @@ AT_ONCE = 8
 
 @dataclass(frozen=True)
 class Message:
-    """What a child says of its step, by its place where it runs several; see `executor.Ended`."""
+    """What a child says of its step, by its place where it runs several; see `executor.Ended`.
+
+    `lost`: it ended as a machine that worked on it was lost; it can be begun again.
+    """
 
     place: int = 0
     done: int = 0
@@ -43,6 +47,7 @@ class Message:
     error: str = ""
     fatal: bool = False
     no_space: bool = False
+    lost: bool = False
     sealed: Sealed | None = None
 
     def of(self, step: Step) -> Progressed | Ended:
@@ -72,6 +77,8 @@ def run(step: Step, job: Job, send: Send, fatal: Fatal = never, place: int = 0) 
         send(Message(place, ended=True, error=str(error), fatal=True, no_space=True))
     except UserError as error:
         send(Message(place, ended=True, error=str(error), fatal=fatal()))
+    except LostError as error:
+        send(Message(place, ended=True, error=str(error), lost=True))
     except BaseException as error:
         print(f"--- {step.label}\n{traceback.format_exc()}", file=sys.stderr, flush=True)
         send(Message(place, ended=True, error=f"{type(error).__name__}: {first_line(error)}"))

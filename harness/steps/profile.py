@@ -72,8 +72,9 @@ class ProfileStep(Step):
         if self.apart is None:
             return profile_task(*told)
         from esft_bench.harness.training.profiling_apart import profile_apart
+        from esft_bench.harness.training.together.machines import Crew
 
-        return profile_apart(*told, self.apart)
+        return profile_apart(*told, Crew(self.apart, job.parallelism.machines))
 
 
 def loading(backbone: Backbone) -> dict[str, Any]:

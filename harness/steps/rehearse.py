@@ -40,7 +40,7 @@ class RehearsedTraining(TrainStep):
         if self.method.needs_profile or self.general:
             task, general = self._assumed(made_folder(job.scratch))
             assumed |= {"profiles": [task] * len(self.tasks), "general": general if self.general else None}
-        return train_cell(self.told(job).model_copy(update=assumed), job.progress)
+        return train_cell(self.told(job).model_copy(update=assumed), job.progress, job.parallelism.machines)
 
     def _assumed(self, folder: Path) -> list[Path]:
         """Folders of an assumed profile of a task, and of one of general data."""

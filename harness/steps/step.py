@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Literal, Self
 from esft_bench.harness.store.artifacts import Artifact
 from esft_bench.harness.store.keys import Code, key_of
 from esft_bench.harness.store.manifest import Manifest
+from esft_bench.harness.training.together.machines import ALONE, Machines
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.trackers import Trackers
@@ -52,13 +53,14 @@ class Resources:
 
 @dataclass(frozen=True)
 class Parallelism:
-    """How steps are carried out on a machine; nothing here changes a result, so none of it is in a key."""
+    """How steps are carried out; nothing here changes a result, so none of it is in a key."""
 
     workers: int = 1
     threads: int = 1
     micro_batch: int | None = None
     processes: int = 1
     trackers: Trackers | None = None
+    machines: Machines = ALONE
 
 
 @dataclass(frozen=True)

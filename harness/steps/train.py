@@ -218,7 +218,7 @@ class TrainStep(Step):
 
         told = self.told(job)
         values = {"learning_rate": told.training.learning_rate, "hyperparameters": told.hyperparameters}
-        return train_cell(told, job.progress) | ({"tuned": values} if self.tuned else {})
+        return train_cell(told, job.progress, job.parallelism.machines) | ({"tuned": values} if self.tuned else {})
 
     def told(self, job: Job) -> "CellTraining":
         """What the training core is told for a job."""

@@ -36,7 +36,8 @@ class TrialStep(TrainStep):
         from esft_bench.harness.training.cell import train_cell  # here: torch takes seconds to import
 
         try:
-            measured = train_cell(self.told(job).model_copy(update={"trial": True}), job.progress)
+            told = self.told(job).model_copy(update={"trial": True})
+            measured = train_cell(told, job.progress, job.parallelism.machines)
         except DivergedError as error:
             draft_json(job.out / LOG, {"diverged": str(error)})
             return {}

@@ -33,7 +33,8 @@ from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
 from esft_bench.harness.training.profiling import measuring, profile_together
 from esft_bench.harness.training.spent import Spent, count_shares, without_looks
-from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.launching import launch
+from esft_bench.harness.training.together.machines import ALONE, Crew, Machines
 from esft_bench.harness.training.together.room import check_room
 from esft_bench.harness.training.together.sharding import SHARDED, give_room, read_onto, sharded, shares_a_model
 from esft_bench.harness.training.told import CellTraining
@@ -54,15 +55,19 @@ SCORING = "esft_bench.harness.training.scoring"
 """By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""
 
 
-def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
-    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost."""
+def train_cell(cell: CellTraining, progress: Progress, machines: Machines = ALONE) -> dict[str, Any]:
+    """Train a cell into its folder: adapter, canary, log and, if asked for, the routing after. Returns what it cost.
+
+    Where its processes are of several `machines`, this one is the first of them.
+    """
     method, start = cell.make_method(), cell.start
     if not method.trains:
-        return leave_untrained(cell)
+        return leave_untrained(cell, machines)
     measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch)}
     history = Spent(cell.scratch, measured["damaged"])
     with merged(cell.backbone, cell.trained, cell.scratch / "merged") as checkpoint, metered(measured):
-        shares = _train_together(cell, checkpoint, history.wrapped(progress))
+        crew = Crew(cell.processes, machines)
+        shares = _train_together(cell, crew, checkpoint, history.wrapped(progress))
         shared = bool(shares) and (cell.apart or sharded())  # more than an accelerator may hold, or a machine
         on_cpu = shared or cell.training.frozen_experts == "fp8"
         model = start.load(checkpoint, "meta" if cell.apart else "cpu" if on_cpu else None)
@@ -84,16 +89,16 @@ def train_cell(cell: CellTraining, progress: Progress) -> dict[str, Any]:
     return measured
 
 
-def _train_together(cell: CellTraining, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
+def _train_together(cell: CellTraining, crew: Crew, checkpoint: Path, progress: Progress) -> list[dict[str, Any]]:
     """Train in several processes, if asked for; the checkpoint they leave is what `train_cell` goes on from."""
     if cell.processes == 1:
         return []
     if cell.training.frozen_experts == "fp8":
         raise UserError("training.frozen_experts fp8 was not tried with several processes: use one process a cell.")
     trained = _bytes_of_trained(cell, checkpoint) if cell.apart else 0
-    check_room(checkpoint, cell.loading.precision, cell.processes, cell.apart, trained)
+    check_room(checkpoint, cell.loading.precision, crew.on_each, cell.apart, trained)
     told = {"checkpoint": str(checkpoint), "cell": cell.model_dump(mode="json")}
-    return launch(f"{__name__}:{share_of_training.__name__}", told, cell.processes, cell.scratch, progress)
+    return launch(f"{__name__}:{share_of_training.__name__}", told, crew, cell.scratch, progress)
 
 
 def _bytes_of_trained(cell: CellTraining, checkpoint: Path) -> int:

@@ -40,6 +40,7 @@ CHECKPOINT = "checkpoint.json"
 SHARDS = "checkpoint-{step}-{run}"
 """The folder that the shards of a step's checkpoint are in; no two runs write into the same."""
 DIGEST = "digest"
+METADATA = ".metadata"
 CHANGES = "changes/"
 """What the names of tensors begin with that say what is trained, where that changes."""
 
@@ -107,9 +108,15 @@ def _complete(write: Callable[[], Any], folder: Path, about: dict[str, Any]) -> 
     if not PartialState().is_main_process:
         return
     shards = folder / about["shards"]
-    manifest = about | {"files": {path.name: _digest_of(path) for path in sorted(shards.iterdir())}}
+    manifest = about | {"files": {name: _digest_of(shards / name) for name in _files(shards)}}
     write_json(folder / CHECKPOINT, manifest | {DIGEST: _seal(manifest)})
     _drop(folder, keep=about["shards"])
+
+
+def _files(shards: Path) -> list[str]:
+    """The files of a checkpoint, as it says itself: a folder's list may be old where other machines write into it."""
+    told = FileSystemReader(shards).read_metadata().storage_data
+    return sorted({METADATA, *(each.relative_path for each in told.values())})
 
 
 def _alone(work: Callable[..., Any]) -> Callable[..., Any]:
@@ -145,9 +152,11 @@ def load(folder: Path, state: State) -> int:
 
     The random generators go on where they stood. A process that had no part in the run before keeps its own.
     """
-    if not (folder / CHECKPOINT).exists():
+    path = folder / CHECKPOINT
+    reads = PartialState().is_main_process and path.exists()  # one for all: machines may see a change one after another
+    (manifest,) = broadcast_object_list([json.loads(path.read_text("utf-8")) if reads else None])
+    if manifest is None:
         return 0
-    manifest = json.loads((folder / CHECKPOINT).read_text("utf-8"))
     reader = FileSystemReader(folder / manifest["shards"])
     kept = reader.read_metadata().state_dict_metadata
     if state.changes:
@@ -199,8 +208,8 @@ def fault(folder: Path, training: str) -> str:
         written = path.read_text("utf-8")
         manifest = json.loads(written)
         sealed = manifest.pop(DIGEST, "") == _seal(manifest)
-        found = {file.name: _digest_of(file) for file in (folder / manifest["shards"]).iterdir()} if sealed else {}
-        if not sealed or found != manifest["files"]:
+        shards, files = (folder / manifest["shards"], manifest["files"]) if sealed else (folder, {})
+        if not sealed or any(_digest_of(shards / name) != digest for name, digest in files.items()):
             return f"{path} is not what was written"
     except (OSError, AttributeError, TypeError, ValueError, RecursionError) as error:
         return f"{path} cannot be read ({error})"

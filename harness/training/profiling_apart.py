@@ -9,24 +9,23 @@ from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.profiling import Start, save_profiles
 from esft_bench.harness.training.resting import held_together
 from esft_bench.harness.training.spent import count_shares
-from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.launching import launch
+from esft_bench.harness.training.together.machines import Crew
 from esft_bench.harness.training.together.room import check_room
 from esft_bench.spec.progress import Progress
 from esft_bench.spec.suite import Backbone, Profiling
 
 
-def profile_apart(
-    start: Start, task: Path, wanted: Profiling, out: Path, scratch: Path, processes: int
-) -> dict[str, Any]:
-    """`profile_task` by so many processes, each of which holds some of the experts; returns what it cost."""
+def profile_apart(start: Start, task: Path, wanted: Profiling, out: Path, scratch: Path, crew: Crew) -> dict[str, Any]:
+    """`profile_task` by a crew's processes, each of which holds some of the experts; returns what it cost."""
     measured: dict[str, Any] = {}
     with merged(start.backbone, start.trained, scratch / "merged") as checkpoint, metered(measured):
-        check_room(checkpoint, start.loading.precision, processes, apart=True)
+        check_room(checkpoint, start.loading.precision, crew.on_each, apart=True)
         told = {"backbone": str(start.backbone), "loading": start.loading.model_dump(mode="json")}
         told |= {"checkpoint": str(checkpoint), "task": str(task), "out": str(out)}
         told |= {"wanted": wanted.model_dump(mode="json")}
         name = f"{__name__}:{share_of_profile.__name__}"
-        shares = launch(name, told, processes, scratch, lambda step, steps: None)
+        shares = launch(name, told, crew, scratch, lambda step, steps: None)
     count_shares(measured, shares)
     return measured
 

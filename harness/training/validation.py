@@ -13,7 +13,7 @@ from accelerate.utils import broadcast_object_list
 from torch import nn
 
 from esft_bench.harness.training import checkpoint
-from esft_bench.harness.training.checkpoint import CHECKPOINT, Writer
+from esft_bench.harness.training.checkpoint import Writer
 from esft_bench.harness.training.data import IGNORED, Sample, stack
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.looking import apart, at_rest
@@ -42,8 +42,8 @@ def drop_damaged(scratch: Path) -> list[str]:
 
 def restore_best(scratch: Path, state: State) -> None:
     """Put the best weights in place of the last ones, where they were kept."""
-    if (scratch / BEST / CHECKPOINT).exists():
-        state.log.chosen = checkpoint.load(scratch / BEST, replace(state, log=TrainingLog()))
+    if chosen := checkpoint.load(scratch / BEST, replace(state, log=TrainingLog())):
+        state.log.chosen = chosen
 
 
 class Validation:

@@ -49,6 +49,13 @@ class Frail(Toy):
         devices, key = (os.environ.get(name, "") for name in ("CUDA_VISIBLE_DEVICES", "VLLM_API_KEY"))
         return told | {"devices": devices, "processes": job.parallelism.processes, "key": key, "pid": os.getpid()}
 
+    def _meets(self, job: Job) -> dict[str, Any]:
+        """Says on which nodes it is, in how many processes, and how the others reach it."""
+        machines = job.parallelism.machines
+        others = machines.begin([here] * (machines.count - 1))
+        nodes = [here(), *(other.result() for other in others)]
+        return {"nodes": nodes, "processes": job.parallelism.processes, "address": machines.address}
+
     def _dies_once(self, job: Job) -> None:
         if self._is_first(job):
             os.kill(os.getpid(), signal.SIGKILL)
@@ -87,6 +94,13 @@ class Afar(Frail):
     def resources(self) -> Resources:
         engine = EngineSettings("vllm 0.32.0", "float32", 128, Evaluation(endpoints=("http://one", "http://two")))
         return Resources("engine", engine, self.model, gpus=engine.gpus)
+
+
+def here() -> str:
+    """The node that this is called on, which it prints, too."""
+    node: str = ray.get_runtime_context().get_node_id()
+    print(f"on {node}")
+    return node
 
 
 def lend(engine: EngineSettings, logs: Path) -> SimpleNamespace:

@@ -15,6 +15,8 @@ import ray
 
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.cluster.executor import RayExecutor
+from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.harness.execute.executor import Ended, Progressed
 from tests.harness.nodes import Afar, Frail, add_node, cluster, executor, kill, naps, walk
 from tests.harness.toys import Toy, job
@@ -185,3 +187,60 @@ def test_steps_take_the_accelerators_they_need_and_an_idle_engine_makes_room(two
     assert seen[asked]["tensor_parallel"] == 2
     assert (sorted(seen[wide]["devices"].split(",")), seen[wide]["processes"]) == (["0", "1"], 2)
     kill(node)
+
+
+def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_being_free(two_nodes, tmp_path):
+    made = [add_node(two_nodes, num_cpus=3, num_gpus=3) for _ in range(2)]
+    asked = Frail("sees", told="asked", holds="engine", model="a")
+    wide = Frail("meets", (asked,), "wide")
+    watcher, failed = walk(tmp_path, [wide], gpus=lambda step: 4 if step is wide else 2)
+    assert failed == {}
+    seen = watcher.ended[wide].measured
+    assert set(seen["nodes"]) == {node.node_id for node in made}
+    assert (len(seen["nodes"]), seen["processes"]) == (2, 4)
+    assert seen["address"] in {node.node_ip_address for node in made}
+    log = (tmp_path / "esft-bench.log").read_text()
+    assert all(f"on {node}" in log for node in seen["nodes"])
+    for node in made:
+        kill(node)
+
+
+@pytest.mark.parametrize("ghosts", [(4,), (2, 2)])
+def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, tmp_path, ghosts):
+    here: RayExecutor = executor(tmp_path, gpus=lambda step: 4)
+    there = [Node(str(number), "", size, size) for number, size in enumerate(ghosts)]
+    here.__dict__["_nodes"] = lambda: there
+    here.__dict__["_room"].look(there)
+    here.start(Frail("meets", told="x"), job(tmp_path / "job"))
+    there[:] = [Node("small", "", 1, 1)]
+    while not here.log.exists():
+        assert not here.wait()
+    assert "what it waited for is gone; it goes on elsewhere" in here.log.read_text()
+    node = add_node(two_nodes, num_cpus=4, num_gpus=4)
+    there[:] = nodes()
+    seen: list[Ended | Progressed] = []
+    while not seen:
+        seen += here.wait()
+    here.close()
+    (ended,) = [each for each in seen if isinstance(each, Ended)]
+    assert (ended.error, ended.measured["nodes"]) == ("", [node.node_id])
+    kill(node)
+
+
+class Holder:
+    """An actor of somebody else's."""
+
+    def is_there(self) -> bool:
+        return True
+
+
+def test_a_step_whose_nodes_others_keep_is_not_waited_for_for_ever(two_nodes, tmp_path):
+    made = [add_node(two_nodes, num_cpus=3, num_gpus=2) for _ in range(2)]
+    other = ray.remote(num_gpus=1)(Holder).remote()
+    ray.get(other.is_there.remote())
+    _, failed = walk(tmp_path, [Frail("meets", told="x")], gpus=lambda step: 4, patience=1.0, tries=2)
+    (why,) = failed.values()
+    assert why == "it was lost 2 times, the last time because others keep the nodes that it waits for"
+    ray.kill(other)
+    for node in made:
+        kill(node)

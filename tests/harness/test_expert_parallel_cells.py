@@ -17,7 +17,8 @@ from esft_bench.harness.training import cell as cells
 from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.profiling import Start, profile_task
 from esft_bench.harness.training.profiling_apart import profile_apart
-from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.launching import launch
+from esft_bench.harness.training.together.machines import Crew
 from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.methods.moe.profile import STATISTICS, Profile
@@ -152,7 +153,7 @@ def test_a_profile_by_two_processes_that_hold_some_experts_each_is_the_profile_o
     data: Path, tmp_path: Path
 ) -> None:
     start = Start(BACKBONE, Backbone())
-    measured = profile_apart(start, data / "task.jsonl", SHORT, tmp_path, tmp_path, 2)
+    measured = profile_apart(start, data / "task.jsonl", SHORT, tmp_path, tmp_path, Crew(2))
     one, two = Profile.load(data / "profile"), Profile.load(tmp_path)
     for name in STATISTICS:
         torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-5, atol=1e-7)

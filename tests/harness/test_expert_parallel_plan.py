@@ -108,7 +108,7 @@ def test_a_device_that_does_not_hold_its_share_is_told_of_and_no_run_begins_on_i
     fits = Accelerator("fits", 1.1 * each / MARGIN, 1e12, 1e12)
     assert shared(made, fits)["ESFT-Token"].holds
     with pytest.raises(UserError, match=r"^methods\.(fft|esft-token|random-token): a training needs"):
-        needs.gpus_of_rows(made.plan, graph_of(made), [("small", small.memory)], 2, 1)
+        needs.gpus_of_rows(made.plan, graph_of(made), [("small", small.memory)], [2], 1)
 
 
 def test_processes_that_do_not_divide_the_experts_are_refused_before_anything_is_computed(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ def test_hours_dollars_and_the_end_are_told_of_each_row_and_of_all():
     assert ["all", "12", "8.0", "h", "30.0", "min", "$16.00"] in lines
 
 
+def test_a_cell_that_no_node_holds_says_of_how_many_it_takes_its_cards():
+    lines = [" ".join(line) for line in shown(Fleet(H100, 32), [ROW], (), [replace(SHARED, devices=16)])]
+    assert any(line.startswith("FFT 4 16 of 2 nodes 7.5 min") for line in lines)
+    assert "Nodes are taken to have 8 cards" in " ".join(lines)
+    assert "Nodes are taken" not in str(shown(Fleet(H100, 32), [ROW]))
+
+
 def test_searches_come_before_the_cells_of_their_row():
     tuning = TuningPrice("FFT", searches=2, trials=2, steps=10, operations=1.0, seconds=4 * 3600.0)
     (line,) = [each for each in shown(Fleet(H100, 16), [ROW], [tuning]) if each[:1] == ["FFT"]]

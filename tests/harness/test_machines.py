@@ -27,7 +27,7 @@ from tests.harness.runs import SUITE
 pytest.importorskip("ray")
 
 from esft_bench.harness.execute.cluster import checks, connect
-from esft_bench.harness.execute.cluster.room import Need, Node, Room
+from esft_bench.harness.execute.cluster.room import Need, Node, Room, counts_of, machines_for
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def test_a_node_that_does_not_see_the_store_or_the_backbone_is_named(monkeypatch
 
 @pytest.fixture
 def rows(tmp_path, monkeypatch):
-    """`rows(most)`: the GPUs that rows of 60, 200 and 500 GiB take of nodes with so many cards of 80 GiB."""
+    """`rows(sizes)`: the GPUs that rows of 60, 200 and 500 GiB take of nodes with so many cards of 80 GiB each."""
     made = prepared(tmp_path, SUITE.replace("ENGINE", "transformers"))
     sizes = {"FFT": 500, "ESFT-Token": 60, "Random": 200}
     prices = [TrainingPrice(row, 1, peak_bytes=size * GIB) for row, size in sizes.items()]
@@ -173,16 +173,53 @@ def rows(tmp_path, monkeypatch):
     monkeypatch.setattr(needs, "training_prices", lambda *_: prices)
     monkeypatch.setattr(needs, "sharings", lambda *_: shared)
     cards = [("H200-141GB", 141 * GIB), ("H100-80GB", 80 * GIB)]
-    return lambda most: needs.gpus_of_rows(made.plan, graph_of(made), cards, most, None)
+    return lambda *sizes: needs.gpus_of_rows(made.plan, graph_of(made), cards, counts_of(sizes), None)
 
 
 def test_a_row_takes_as_many_gpus_as_hold_it(rows):
     assert rows(8) == {"fft": 7, "esft-token": 1, "random-token": 3}
 
 
-def test_a_gpu_type_that_cannot_hold_a_row_is_refused(rows):
+def test_a_row_that_the_cluster_cannot_hold_is_refused_with_the_most_it_can_give(rows):
     with pytest.raises(UserError, match=r"methods\.fft: a training needs 500 GiB, and 4 × H100-80GB with 80 GiB"):
         rows(4)
+    with pytest.raises(UserError, match=r"and 6 × H100-80GB with 80 GiB, as many as the cluster can give one training"):
+        rows(3, 3)
+    assert rows(4, 4)["fft"] == 7
+
+
+node_sizes = st.lists(st.integers(0, 8), max_size=6)
+
+
+@given(st.integers(1, 40), node_sizes)
+def test_devices_come_in_equal_parts_of_the_fewest_machines(count, sizes):
+    def has(machines: int) -> bool:
+        able = [size for size in sizes if size >= count // machines]
+        return count % machines == 0 and len(able) >= machines
+
+    assert machines_for(count, sizes) == next((each for each in range(1, len(sizes) + 1) if has(each)), 0)
+
+
+@given(node_sizes)
+def test_each_number_of_devices_that_may_share_a_model_can_be_had(sizes):
+    counts = counts_of(sizes)
+    assert all(machines_for(count, sizes) for count in counts)
+    assert set(range(2, max(sizes, default=0) + 1)) <= set(counts)
+    assert counts_of([8, 8, 8]) == [2, 3, 4, 5, 6, 7, 8, 16, 24]
+    assert counts_of([8, 4, 4]) == [2, 3, 4, 5, 6, 7, 8, 12]
+
+
+def test_a_training_that_no_node_has_room_for_takes_parts_of_several_and_an_engine_does_not():
+    room = Room([Node(str(number), "", 16, 8) for number in range(3)])
+    need = room.need(Resources("process", gpus=16))
+    assert (need, need.each) == (Need(16, 16, 2), Need(8, 8))
+    assert room.need(Resources("engine", gpus=16)).machines == 1
+    assert room.has(need)
+    room.take(need)
+    assert not room.has(need)
+    room.look([Node("left", "", 16, 8)])
+    assert not room.could_have(need)
+    assert not room.has(room.need(Resources("process", gpus=16)))
 
 
 needed = st.tuples(st.integers(0, 3), st.booleans())

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from esft_bench.harness.serving.canary import Canary, compare
 from esft_bench.harness.store.names import AFTER, CANARY, LOG
 from esft_bench.harness.training.cell import train_cell
-from esft_bench.harness.training.together.processes import launch
+from esft_bench.harness.training.together.launching import launch
+from esft_bench.harness.training.together.machines import Crew
 from esft_bench.harness.training.together.room import check_room
 from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.harness.training.told import CellTraining
@@ -79,16 +80,18 @@ def test_a_cell_trained_by_two_processes_is_the_cell_one_trains(tmp_path, monkey
 
 def test_a_mistake_found_in_one_of_the_processes_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(
-        "esft_bench.harness.training.together.processes._launcher", lambda processes: []
+        "esft_bench.harness.training.together.launching._launcher", lambda place: []
     )  # one process, without a launcher
     with pytest.raises(UserError, match=r"^The moon cannot be had\.$"):
-        launch("tests.harness.toys:refuses_its_share", {"what": "The moon"}, 1, tmp_path, lambda step, steps: None)
+        launch(
+            "tests.harness.toys:refuses_its_share", {"what": "The moon"}, Crew(1), tmp_path, lambda step, steps: None
+        )
 
 
 def test_processes_know_of_each_other_and_one_that_is_ended_while_it_loads_is_one_sentence(tmp_path):
     job = "tests.harness.toys:ends_in_its_share"
     with pytest.raises(UserError, match=r"^One of the 2 processes that train together was ended from outside"):
-        launch(job, {"folder": str(tmp_path)}, 2, tmp_path, lambda step, steps: None)
+        launch(job, {"folder": str(tmp_path)}, Crew(2), tmp_path, lambda step, steps: None)
     assert {path.name for path in tmp_path.glob("* of *")} == {"0 of 2", "1 of 2"}
 
 
@@ -110,10 +113,11 @@ def test_a_machine_with_too_little_memory_is_found_out_before_anything_is_read(t
 def test_no_process_outlives_the_one_that_launched_it(tmp_path):
     code = (
         "import pathlib\n"
-        "from esft_bench.harness.training.together.processes import launch\n"
+        "from esft_bench.harness.training.together.launching import launch\n"
+        "from esft_bench.harness.training.together.machines import Crew\n"
         f"folder = pathlib.Path({str(tmp_path)!r})\n"
         "job = 'tests.harness.toys:sleeps_over_its_share'\n"
-        "launch(job, {'folder': str(folder)}, 2, folder, lambda step, steps: None)\n"
+        "launch(job, {'folder': str(folder)}, Crew(2), folder, lambda step, steps: None)\n"
     )
     worker = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from esft_bench.harness.execute.cluster.engines import Engine
-from esft_bench.harness.execute.cluster.room import Need
+from esft_bench.harness.execute.cluster.room import Need, Room
 from esft_bench.harness.execute.sharing import Work
 from esft_bench.harness.steps.step import Step
 
@@ -37,6 +37,21 @@ class Attempt:
     def silent_for(self) -> float:
         """Seconds since it was heard of; none while it waits for its turn."""
         return time.monotonic() - self.heard if self.node else 0.0
+
+    def hopeless(self, patience: float, room: Room, alone: bool) -> str:
+        """Why it is to be given up after so many seconds of patience; empty where it is not.
+
+        `alone`: nothing of ours is at work that could end and so make room for it.
+        """
+        if self.silent_for() > patience:
+            return f"it said nothing for {patience / 60:.0f} minutes"
+        if self.node or self.need is None:
+            return ""
+        if not room.could_have(self.need):
+            return "what it waited for is gone"
+        if alone and self.need.machines > 1 and time.monotonic() - self.heard > patience:
+            return "others keep the nodes that it waits for"
+        return ""
 
 
 class Tries:

@@ -98,9 +98,16 @@ class Engines:
     def make_room(self, need: Need) -> None:
         """Close idle engines until there is room."""
         while not self._room.has(need) and self._idle:
-            engine = next(iter(self._idle))
-            ray.wait([engine.handle.close.remote()], timeout=CLOSES_WITHIN)
-            self.drop(engine)
+            self._close(next(iter(self._idle)))
+
+    def close_idle(self) -> None:
+        """Close all idle engines: wherever they are they keep a machine from being free as a whole."""
+        for engine in list(self._idle):
+            self._close(engine)
+
+    def _close(self, engine: Engine) -> None:
+        ray.wait([engine.handle.close.remote()], timeout=CLOSES_WITHIN)
+        self.drop(engine)
 
     def _start(self, asked: Resources, need: Need) -> Engine:
         """One more engine, on whichever node has room for it; all its accelerators are of one node."""

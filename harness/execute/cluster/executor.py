@@ -78,6 +78,7 @@ class RayExecutor:
         self._threads = Threads(told.judges, told.batches)
         self._looked = self._worked = time.monotonic()
         self._served = self._starves = False
+        self._gathers: set[int] = set()
 
     @property
     def log(self) -> Path:
@@ -99,6 +100,8 @@ class RayExecutor:
         if self._threads.take(asked):
             return self._threads.fit(asked)
         need = self._room.need(asked)
+        if self._gathers:
+            return None  # what a step that waits for several machines has them free for
         if asked.holds == "engine":
             found = self._engines.fit(asked, need)
         else:
@@ -123,6 +126,8 @@ class RayExecutor:
         self._room.take(need)
         job = replace(job, parallelism=replace(job.parallelism, processes=max(1, asked.gpus)))
         attempt = self._attempt([(step, job)], need=need)
+        if need.machines > 1:
+            self._gathers.add(attempt.token)
         self._running[self._post.task(attempt.token, attempt.work, need, not_on)] = attempt
 
     def _attempt(self, work: Work, **more: Any) -> Attempt:
@@ -155,6 +160,8 @@ class RayExecutor:
         if now - self._looked > LOOKS:
             self._looked = now
             self._room.look(self._nodes())
+            if self._gathers:
+                self._engines.close_idle()
 
     def _give(self) -> None:
         """Have engines run what was collected."""
@@ -194,6 +201,8 @@ class RayExecutor:
     def _free(self, attempt: Attempt) -> None:
         """What an attempt held is free again."""
         self._by_token.pop(attempt.token, None)
+        self._post.is_over(attempt.token)
+        self._gathers.discard(attempt.token)
         if attempt.need is not None:
             self._room.give_back(attempt.need)
         if attempt.engine is not None:
@@ -203,7 +212,8 @@ class RayExecutor:
         """A step ended: what it built is put where the run expects it."""
         step, job = attempt.work[said.place]
         built = place_of(job, attempt.token)
-        if said.no_space and shutil.disk_usage(job.out.parent).free > SPARE:  # it is a disk of the node's own
+        elsewhere = said.no_space and shutil.disk_usage(job.out.parent).free > SPARE  # it is a disk of the node's own
+        if said.lost or elsewhere:
             self._tries.lost(attempt)
             if not self._tries.exhausted(step):
                 yield from self._once_more(attempt, said.place, said.error)
@@ -253,12 +263,14 @@ class RayExecutor:
             yield said.of(attempt.work[said.place][0])
         else:
             attempt.node = said.node
+            self._gathers.discard(token)
 
     def _give_up(self) -> None:
-        """End what has said nothing for too long."""
+        """End what has said nothing for too long, and what waits for nodes that it will not get."""
+        alone = not any(attempt.node for attempt in self._running.values())
         for ref, attempt in self._running.items():
-            if not attempt.why and attempt.silent_for() > self._ways.patience:
-                attempt.why = f"it said nothing for {self._ways.patience / 60:.0f} minutes"
+            if not attempt.why and (why := attempt.hopeless(self._ways.patience, self._room, alone)):
+                attempt.why = why
                 self._post.end(ref, attempt.engine.handle if attempt.engine else None)
 
     def _start_again(self) -> None:

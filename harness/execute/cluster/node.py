@@ -2,23 +2,19 @@
 
 import os
 import platform
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import ray
 
 from esft_bench.harness.execute.child import Fatal, Message, never, quieten, run_together
+from esft_bench.harness.execute.cluster.group import Group
+from esft_bench.harness.execute.cluster.printed import caught, end_of
 from esft_bench.harness.serving.settings import EngineSettings
 from esft_bench.harness.steps.step import Job, Step
 
-LOG_BYTES = 64 * 1024
-"""So much of what an attempt prints comes back to the run's log: its end. Small enough for Ray to send it at once, so
-that it is not lost with its node."""
 SAID_WITHIN = 5.0
 """Seconds that a step waits for word of its progress to be in the mailbox."""
 
@@ -28,12 +24,16 @@ Lend = Callable[[EngineSettings, Path], Any]
 
 @dataclass(frozen=True)
 class Order:
-    """What a node is asked to do: steps, one or several to be run together, in the driver's working folder."""
+    """What a node is asked to do: steps, one or several to be run together, in the driver's working folder.
+
+    `group`: the machines that a step has, where these are several.
+    """
 
     token: int
     work: Sequence[tuple[Step, Job]]
     mailbox: Any
     folder: str = field(default_factory=os.getcwd)
+    group: Any = None
 
 
 @dataclass(frozen=True)
@@ -87,46 +87,19 @@ def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outco
         else:  # it may die in a moment, and how far it was counts
             ray.wait([order.mailbox.put.remote(order.token, message)], timeout=SAID_WITHIN)
 
-    with _caught() as printed:
+    with caught() as printed:
         if any("torch" in step.code.libraries for step, _ in order.work):
             quieten(order.work[0][1].parallelism.threads)
-        run_together([(step, _prepared(job, order.token, borrowed)) for step, job in order.work], send, fatal)
-        text = _end_of(printed)
+        run_together([(step, _prepared(job, order, borrowed)) for step, job in order.work], send, fatal)
+        text = end_of(printed)
     return Outcome(ended, text)
 
 
-def _prepared(job: Job, token: int, borrowed: Any) -> Job:
+def _prepared(job: Job, order: Order, borrowed: Any) -> Job:
     """A job as this attempt has it."""
-    return replace(job, out=place_of(job, token), borrowed=borrowed)
-
-
-@contextmanager
-def _caught() -> Iterator[IO[bytes]]:
-    """Catch what this process and its children print."""
-    _flush()
-    with tempfile.TemporaryFile() as file:
-        kept = {descriptor: os.dup(descriptor) for descriptor in (1, 2)}
-        for descriptor in kept:
-            os.dup2(file.fileno(), descriptor)
-        try:
-            yield file
-        finally:
-            _flush()
-            for descriptor, before in kept.items():
-                os.dup2(before, descriptor)
-                os.close(before)
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-
-
-def _end_of(file: IO[bytes]) -> str:
-    """The end of what was caught so far."""
-    _flush()
-    size = os.fstat(file.fileno()).st_size
-    return os.pread(file.fileno(), LOG_BYTES, max(0, size - LOG_BYTES)).decode(errors="replace")
+    if order.group is not None:
+        job = replace(job, parallelism=replace(job.parallelism, machines=Group(order.group)))
+    return replace(job, out=place_of(job, order.token), borrowed=borrowed)
 
 
 class EngineHost:

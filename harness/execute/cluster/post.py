@@ -7,9 +7,11 @@ from typing import Any
 
 import ray
 from ray.exceptions import GetTimeoutError, RayError
+from ray.util.placement_group import PlacementGroup, remove_placement_group
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from esft_bench.harness.execute.child import PAUSE
+from esft_bench.harness.execute.cluster.group import gather, within
 from esft_bench.harness.execute.cluster.node import Mailbox, Order, carry_out
 from esft_bench.harness.execute.cluster.room import Need
 from esft_bench.harness.execute.sharing import Work
@@ -29,6 +31,7 @@ class Post:
         self._mailbox = self._open()
         self._emptied = 0.0
         self._asked: Any = None
+        self._groups: dict[int, PlacementGroup] = {}
 
     def _open(self) -> Any:
         here = NodeAffinitySchedulingStrategy(self._here, soft=True)
@@ -36,10 +39,19 @@ class Post:
         return actor.options(num_cpus=0, scheduling_strategy=here).remote()
 
     def task(self, token: int, work: Work, need: Need, not_on: str = "") -> Any:
-        """Have a node run steps in a process."""
+        """Have a node run steps in a process; where they take several, the first of these."""
         function = self._heavy if need.gpus else self._light
-        options = {"num_cpus": need.cores, "num_gpus": need.gpus, "scheduling_strategy": self._elsewhere(not_on)}
-        return function.options(**options).remote(Order(token, work, self._mailbox))
+        group, where = None, self._elsewhere(not_on)
+        if need.machines > 1:
+            group = self._groups[token] = gather(need)
+            where = within(group, 0)
+        options = {"num_cpus": need.each.cores, "num_gpus": need.each.gpus, "scheduling_strategy": where}
+        return function.options(**options).remote(Order(token, work, self._mailbox, group=group))
+
+    def is_over(self, token: int) -> None:
+        """Give back the machines of an order, where it had several."""
+        if group := self._groups.pop(token, None):
+            remove_placement_group(group)
 
     def to_engine(self, engine: Any, token: int, work: Work) -> Any:
         """Have an engine run steps."""
@@ -100,4 +112,6 @@ class Post:
 
     def close(self) -> None:
         """No more orders."""
+        for token in list(self._groups):
+            self.is_over(token)
         ray.kill(self._mailbox)

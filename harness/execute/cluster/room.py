@@ -18,10 +18,33 @@ class Node:
 
 @dataclass(frozen=True)
 class Need:
-    """What one attempt takes of one node."""
+    """What one attempt takes in all: of one node or, in equal parts, of so many `machines`; 0 of these cannot be."""
 
     cores: int
     gpus: int = 0
+    machines: int = 1
+
+    @property
+    def each(self) -> "Need":
+        """What it takes of each."""
+        return Need(self.cores // self.machines, self.gpus // self.machines)
+
+
+def machines_for(count: int, sizes: Iterable[int]) -> int:
+    """Of how many machines `count` devices can be had in equal parts, the fewest; 0 where of none.
+
+    `sizes` are the devices of each machine there is.
+    """
+    for machines, size in enumerate(sorted(sizes, reverse=True), 1):
+        if count % machines == 0 and count // machines <= size:
+            return machines
+    return 0
+
+
+def counts_of(sizes: Sequence[int]) -> list[int]:
+    """How many devices may share a model on machines of these sizes: any of one machine, or those of several, whole."""
+    whole = {machines * size for machines, size in enumerate(sorted(sizes, reverse=True), 1)}
+    return sorted({*range(2, max(sizes, default=0) + 1), *whole} - {0, 1})
 
 
 class Room:
@@ -33,29 +56,41 @@ class Room:
     def __init__(self, nodes: Sequence[Node]) -> None:
         self._cores = self._gpus = 0
         self._on_gpus = False
+        self._sizes: list[int] = []
         self.look(nodes)
 
     def look(self, nodes: Sequence[Node]) -> None:
         """These nodes are alive now."""
         self._all_cores, self._all_gpus = sum(node.cores for node in nodes), sum(node.gpus for node in nodes)
         self._on_gpus = self._on_gpus or self._all_gpus > 0
+        self._sizes = [node.gpus if self._on_gpus else node.cores for node in nodes]
 
     def need(self, asked: Resources) -> Need:
-        """What steps that ask for this take."""
-        if self._on_gpus:
-            return Need(max(1, asked.gpus), asked.gpus)
-        return Need(max(1, asked.gpus))
+        """What steps that ask for this take; an engine is on one node."""
+        count = max(1, asked.gpus)
+        several = asked.holds == "process" and asked.gpus > 1
+        machines = machines_for(count, self._sizes) if several else 1
+        return Need(count, asked.gpus if self._on_gpus else 0, machines)
+
+    def could_have(self, need: Need) -> bool:
+        """Whether there are machines for it, free or not."""
+        part = need.each.gpus if self._on_gpus else need.each.cores
+        return sum(size >= part for size in self._sizes) >= need.machines
 
     def has(self, need: Need) -> bool:
         """Whether so much is free."""
-        return self._cores + need.cores <= self._all_cores and self._gpus + need.gpus <= self._all_gpus
+        return (
+            need.machines > 0
+            and self._cores + need.cores <= self._all_cores
+            and self._gpus + need.gpus <= self._all_gpus
+        )
 
     def has_without(self, need: Need, others: Iterable[Need]) -> bool:
         """Whether so much would be free without these."""
         cores, gpus = need.cores, need.gpus
         for other in others:
             cores, gpus = cores - other.cores, gpus - other.gpus
-        return self.has(Need(cores, gpus))
+        return self.has(Need(cores, gpus, need.machines))
 
     def take(self, need: Need) -> None:
         """So much is taken."""

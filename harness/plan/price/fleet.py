@@ -8,7 +8,7 @@ from rich.table import Table
 from esft_bench.harness.plan.price.estimate import TrainingPrice, TuningPrice
 from esft_bench.harness.plan.price.hardware import Accelerator
 from esft_bench.harness.plan.price.makespan import Work, makespan
-from esft_bench.harness.plan.price.sharded import COUNTS, Sharing
+from esft_bench.harness.plan.price.sharded import COUNTS, NODE, Sharing
 
 HOUR = 3600.0
 
@@ -44,7 +44,7 @@ def fleet_table(
         own = [search for search in tunings if search.row == price.row]
         placed.append((price, each, own))
         alone = list(_work(placed[-1:]))
-        cards, hours = str(each.devices), _hours(each.seconds)
+        cards, hours = _cards(each.devices), _hours(each.seconds)
         table.add_row(price.row, str(price.cells), cards, hours, *_told(alone, fleet))
     table.add_section()
     together = list(_work(placed))
@@ -55,6 +55,8 @@ def fleet_table(
         "the longest first; a row's searches come before its cells. Testing is not in it: no run has "
         "shown what it takes."
     )
+    if any(each.devices > NODE for _, each, _ in placed):
+        table.caption += f" Nodes are taken to have {NODE} cards, and what goes from node to node to cost no time."
     table.caption_justify = "left"
     return table
 
@@ -81,6 +83,11 @@ def _told(work: Sequence[Work], fleet: Fleet) -> tuple[str, str, str]:
     seconds = sum(each.seconds * each.cards for each in work)
     dollars = "–" if fleet.hourly is None else f"${seconds / HOUR * fleet.hourly:,.2f}"
     return _hours(seconds), _hours(makespan(work, fleet.count)), dollars
+
+
+def _cards(count: int) -> str:
+    """How many cards a cell takes, and of how many nodes."""
+    return f"{count} of {-(-count // NODE)} nodes" if count > NODE else str(count)
 
 
 def _refusal(price: TrainingPrice, cards: int) -> str:

@@ -8,7 +8,7 @@ go on beside the work. Experts that are shared out are whole where they are, wit
 and a device gets as many rows of tokens from others as it sends: for those it waits.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from math import ceil
@@ -47,11 +47,16 @@ class Sharing:
 
 
 def sharings(
-    plan: Plan, graph: Graph, device: Accelerator, prices: list[TrainingPrice], micro_batch: int | None
+    plan: Plan,
+    graph: Graph,
+    device: Accelerator,
+    prices: list[TrainingPrice],
+    micro_batch: int | None,
+    counts: Sequence[int] = COUNTS,
 ) -> list[Sharing]:
     """How the rows of `prices` fit several devices that one does not hold, or whose experts are shared out.
 
-    0 `devices` where not even the most do.
+    They may be as many as `counts` say, in ascending order; 0 `devices` where not even the most hold a row.
     """
     names = {plan.suite.title(row): row for row in plan.methods}
     found = []
@@ -62,7 +67,7 @@ def sharings(
         if apart:
             found.append(_apart(plan, graph, device, (names[price.row], price, apart), micro_batch))
         elif price.peak_bytes > MARGIN * device.memory:
-            found.append(_sharing(plan, graph, device, names[price.row], price, micro_batch))
+            found.append(_sharing(plan, graph, device, (names[price.row], price, counts), micro_batch))
     return found
 
 
@@ -72,9 +77,16 @@ def _stages(plan: Plan, row: str) -> tuple[TrainStep, ...]:
 
 
 def _sharing(
-    plan: Plan, graph: Graph, device: Accelerator, row: str, price: TrainingPrice, micro_batch: int | None
+    plan: Plan,
+    graph: Graph,
+    device: Accelerator,
+    asked: tuple[str, TrainingPrice, Sequence[int]],
+    micro_batch: int | None,
 ) -> Sharing:
-    for count, each in _needs(plan, graph, row, micro_batch):
+    """A row whose model the fewest that hold it share."""
+    row, price, counts = asked
+    each = price.peak_bytes
+    for count, each in _needs(plan, graph, row, counts, micro_batch):
         if each <= MARGIN * device.memory:
             return Sharing(price.row, count, each, _seconds(plan, price, count))
     return Sharing(price.row, 0, each, 0.0)
@@ -134,11 +146,13 @@ def _seconds(plan: Plan, price: TrainingPrice, count: int) -> float:
     return price.seconds * idle / count
 
 
-def _needs(plan: Plan, graph: Graph, row: str, micro_batch: int | None) -> Iterator[tuple[int, float]]:
+def _needs(
+    plan: Plan, graph: Graph, row: str, counts: Sequence[int], micro_batch: int | None
+) -> Iterator[tuple[int, float]]:
     """Numbers of devices, and what each holds at most in any stage of a row's training."""
     stages = _stages(plan, row)
     known: dict[int, list[SimulatedStep]] = {}
-    for count in COUNTS:
+    for count in counts:
         share = ceil(plan.suite.training.batch_size / count)
         size = min(micro_batch or share, share)
         if size not in known:
