@@ -90,7 +90,7 @@ def drive(start: Start, nodes: int, *told: str) -> subprocess.Popen[str]:
 def check_ends_well(driver: subprocess.Popen[str], folder: Path, *methods: str) -> None:
     """That a driver's training came to what one process comes to."""
     said, _ = driver.communicate(timeout=240)
-    assert said.startswith("{} "), said
+    assert any(line.startswith("{} ") for line in said.splitlines()), said  # Ray has its word, too
     assert "'machine': 1, 'rank': 1" in said
     (trained,) = (folder / "store").rglob(TRAINED)
     for method in methods:

@@ -10,13 +10,16 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError, RayTaskError
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, placement_group_table
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from esft_bench.harness.execute.child import first_line
 from esft_bench.harness.execute.cluster.printed import caught, end_of
 from esft_bench.harness.execute.cluster.room import Need
 from esft_bench.harness.training.together.machines import Call, LostError
+
+LOOKS = 5.0
+"""Seconds between two looks at whether another machine is still there."""
 
 
 def gather(need: Need) -> PlacementGroup:
@@ -53,12 +56,13 @@ class Group:
     def begin(self, calls: Sequence[Call]) -> Sequence[Future[Any]]:
         """Have each of the others do one thing, in a process of its own."""
         remote: Any = ray.remote(max_calls=1, max_retries=0)(_printing)
+        nodes = placement_group_table(self._group)["bundles_to_node_id"]
         for place, (call, bundle) in enumerate(zip(calls, self._group.bundle_specs[1:], strict=True), 1):
             taken = {"num_cpus": bundle.get("CPU", 0), "num_gpus": bundle.get("GPU", 0)}
             told = remote.options(**taken, scheduling_strategy=within(self._group, place)).remote(call)
             self._begun.append(told)
         pool = ThreadPoolExecutor(len(calls))
-        return [pool.submit(_outcome, ref) for ref in self._begun]
+        return [pool.submit(_outcome, ref, nodes[place]) for place, ref in enumerate(self._begun, 1)]
 
     def end(self) -> None:
         """End at once what others still do."""
@@ -72,8 +76,14 @@ def _printing(call: Call) -> tuple[Any, str]:
         return call(), end_of(printed)
 
 
-def _outcome(ref: Any) -> Any:
-    """What another machine returned."""
+def _outcome(ref: Any, node: str) -> Any:
+    """What another machine returned.
+
+    Ray itself takes minutes to give up what it asked a node that is cut off, though the cluster knows that it is gone.
+    """
+    while not ray.wait([ref], timeout=LOOKS)[0]:
+        if not any(each["Alive"] for each in ray.nodes() if each["NodeID"] == node):
+            raise LostError("another machine of it is gone")
     try:
         result, printed = ray.get(ref)
     except RayTaskError:
