@@ -2,10 +2,11 @@
 
 For a task: the rows that are best or not distinguishable from the best (Table 1's own test), of these the ones measured
 within the suite's margin of the best (few runs tell little apart), and of these the cheapest (time × memory × storage),
-unless another of them keeps more of the general ability beyond chance; what it costs, and what it makes the model
-forget (general ability of the cells trained on that task against the base model, paired over items, judged among all
-comparisons of the report). Rows that ablate another, such as random experts, are named where they cannot be told from
-the best and are never the advice. Where each row was trained once, the advice says that it is about these trainings.
+unless another of the first keeps more of the general ability, beyond chance and by more points than it scores less;
+what it costs, and what it makes the model forget (general ability of the cells trained on that task against the base
+model, paired over items, judged among all comparisons of the report). Rows that ablate another, such as random experts,
+are named where they cannot be told from the best and are never the advice. Where each row was trained once, the advice
+says that it is about these trainings.
 
 Where rows have curves, these decide (equal_gain.py): at one learning rate a row may forget more only for having gained
 more.
@@ -112,9 +113,9 @@ def _advise(comparisons: Comparisons, ability: Table, general: Table, column: Co
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
     forgotten = _forgotten(comparisons, general, candidates, column)
     sure = _sure(comparisons, forgotten, column)
-    behind = {row.name: -(ability.cell(row, column).value or 0.0) for row in candidates}
-    near = near_the_best(candidates, behind, comparisons.margin)
-    pick, why = _pick(comparisons, (candidates, near), costs, forgotten, column)
+    behind = {row: -(ability.cell(row, column).value or 0.0) for row in candidates}
+    near = near_the_best(behind, comparisons.margin)
+    pick, why = _pick(comparisons, (near, behind), costs, forgotten, column)
     verdict = Sentence(why, UNDECIDED)
     if pick:
         drift = moved(results, [pick], _base(comparisons), _task(column) or "")
@@ -215,44 +216,58 @@ def _keeping_more(
     rows: Sequence[TableRow],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
-) -> list[TableRow]:
-    """The candidates that keep more general ability than `pick`, where that is significant."""
+) -> dict[TableRow, float]:
+    """The candidates that keep more general ability than `pick`, where that is significant, and how many points."""
     task = _task(column)
     others = [row for row in rows if row != pick and {row.name, pick.name} <= set(forgotten)]
     if task is None:
-        return []
+        return {}
     compared = {row: comparisons.between(row, pick, "general", task=task) for row in others}
-    return [
-        row
+    return {
+        row: one.estimate
         for row, one in compared.items()
         if one is not None and one.estimate > 0 and comparisons.differ(row, pick, "general", task=task)
-    ]
+    }
 
 
 def _pick(
     comparisons: Comparisons,
-    alike: tuple[Sequence[TableRow], Sequence[TableRow]],
+    alike: tuple[Sequence[TableRow], Mapping[TableRow, float]],
     costs: Mapping[str, Mapping[str, float]],
     forgotten: Mapping[str, PairedDifference],
     column: Column,
 ) -> tuple[TableRow | None, str]:
-    """The row to take, and why: the cheapest that scores alike, or the cheapest that keeps more than it.
+    """The row to take, and why: the cheapest near the best, or the cheapest that keeps more than it scores less.
 
-    `alike` are the rows that cannot be told from the best, and those of them that are near it.
+    `alike` are the rows near the best, and how many points each that cannot be told from the best is behind zero.
     """
-    rows, near = alike
+    near, behind = alike
+    rows = list(behind)
     if len(rows) == 1:
         return rows[0], "no other method scores as high here."
     equal = f"{listing([row.title for row in rows])} cannot be told apart by score"
     pick = near[0] if len(near) == 1 else cheapest_of_all(near, costs)
     if pick is None:
         return None, f"{equal}, and what they cost was not measured for all of them."
-    passed: list[str] = []
-    while better := _keeping_more(comparisons, pick, near, forgotten, column):
-        passed.append(pick.title)
+    passed: list[TableRow] = []
+    while better := _worth_it(_keeping_more(comparisons, pick, rows, forgotten, column), behind, pick):
+        passed.append(pick)
         pick = cheapest_of_all(better, costs) or better[0]
     if passed:
-        verb = "are cheaper but keep" if len(passed) > 1 else "is cheaper but keeps"
-        return pick, f"{equal}; {listing(passed)} {verb} less of the general ability."
+        return pick, f"{equal}; {_why_passed(passed, pick, costs)}."
     how = how_cheap(pick, near, costs) if len(near) > 1 else ""
     return pick, equal + cheapest_near_the_best(rows, near, comparisons.margin, how)
+
+
+def _worth_it(kept: Mapping[TableRow, float], behind: Mapping[TableRow, float], pick: TableRow) -> list[TableRow]:
+    """The rows that keep more points of general ability than they score less."""
+    return [row for row, points in kept.items() if points > behind[row] - behind[pick]]
+
+
+def _why_passed(passed: Sequence[TableRow], pick: TableRow, costs: Mapping[str, Mapping[str, float]]) -> str:
+    """Why rows were not taken that would have been but for what they forget."""
+    cheaper = all(cheapest_of_all([row, pick], costs) is row for row in passed)
+    several = len(passed) > 1
+    what = ("are" if several else "is") + " cheaper" if cheaper else "score" + "s" * (not several) + " higher"
+    keep = "keep" if several else "keeps"
+    return f"{listing([row.title for row in passed])} {what} but {keep} less of the general ability"

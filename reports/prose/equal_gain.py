@@ -70,8 +70,8 @@ def forget_least(seen: EqualGain, column: Column) -> TaskAdvice | None:
         return TaskAdvice(column.name, title, sentences=(Sentence(why, UNDECIDED), *told), at_equal_gain=True)
     costs = {metric: costs_by_row(seen.results, candidates, column, metric) for metric in COSTS}
     cheapest = {metric: lowest(candidates, found) for metric, found in costs.items() if len(found) == len(candidates)}
-    losses = {row.name: read.readings.found[row.name, task].estimate for row in candidates}
-    near = near_the_best(candidates, losses, seen.results.suite.same_within)
+    losses = {row: read.readings.found[row.name, task].estimate for row in candidates}
+    near = near_the_best(losses, seen.results.suite.same_within)
     pick = near[0] if len(near) == 1 else cheapest_of_all(near, costs)
     lost = f"General ability lost at equal gain: {_lost(read, pick, task)}." if pick else ""
     verdict = _verdict(seen, (candidates, near), pick, costs, lost)

@@ -12,8 +12,9 @@ ADVICE = (
     "From this run's numbers alone. Where rows have curves, what they forget at equal gain decides; elsewhere the test "
     "of Table 1. Of what cannot be told apart, and was measured within the margin that counts as the same, the "
     "cheapest is taken (the lowest product of time, memory and storage), unless another keeps more of the general "
-    "ability, beyond chance. General ability is that of the cells trained on the task in question, paired with the "
-    "base model's. What was not compared, other backbones and other data among it, may turn out otherwise."
+    "ability, beyond chance and by more points than it scores less. General ability is that of the cells trained on "
+    "the task in question, paired with the base model's. What was not compared, other backbones and other data among "
+    "it, may turn out otherwise."
 )
 JUDGE = "How far the judge can be trusted"
 CHANGES = (

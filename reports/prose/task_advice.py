@@ -85,13 +85,13 @@ def cheap(
     return [Sentence(f"Of these, {'; '.join(parts)}.")]
 
 
-def near_the_best(rows: Sequence[TableRow], behind: Mapping[str, float], margin: float) -> tuple[TableRow, ...]:
-    """The rows measured at most `margin` points behind the best of them.
+def near_the_best(behind: Mapping[TableRow, float], margin: float) -> tuple[TableRow, ...]:
+    """The rows measured at most `margin` points behind the best of them; `behind` is higher where a row is worse.
 
     With few runs hardly anything is told apart, and then a row far behind is no choice for being cheap.
     """
-    least = min(behind[row.name] for row in rows)
-    return tuple(row for row in rows if behind[row.name] - least <= margin)
+    least = min(behind.values())
+    return tuple(row for row, points in behind.items() if points - least <= margin)
 
 
 def cheapest_near_the_best(rows: Sequence[TableRow], near: Sequence[TableRow], margin: float, how: str) -> str:

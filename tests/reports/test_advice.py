@@ -147,6 +147,19 @@ def test_the_cheapest_is_not_taken_where_it_measured_far_behind_though_it_cannot
     )
 
 
+def test_the_highest_is_not_taken_where_it_forgets_more_than_it_scores_more(equal: MadeUpRun, tmp_path: Path) -> None:
+    with_costs(equal, CHEAP_GATE)
+    equal.items, equal.same_within = 30, 0.01
+    scores = advice_of(equal, tmp_path / "before")
+    highest = of(scores, "intent").pick
+    assert highest is not None
+    forgetting(equal, highest.name)
+    one = of(advice_of(equal, tmp_path / "after"), "intent")
+    assert highest in one.candidates
+    assert one.pick not in (None, highest)
+    assert "keeps less of the general ability" in one.sentences[0].text
+
+
 def test_the_average_recommends_nothing_that_a_single_task_speaks_against(equal: MadeUpRun, tmp_path: Path) -> None:
     equal.tasks = {"intent": "Intent", "facts2": "Other", "third": "Third"}
     with_costs(equal, CHEAP_GATE)
