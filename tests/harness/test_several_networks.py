@@ -83,13 +83,13 @@ def drive(start: Start, nodes: int, *told: str) -> subprocess.Popen[str]:
     joins = ["--num-cpus", "1", "--num-gpus", "1", "--address", HEAD]
     for number in range(nodes + 1):
         place = ["--node-ip-address", ADDRESSES[number], *(joins if number else head)]
-        assert start(number, *node, *place, stdout=subprocess.DEVNULL).wait(60) == 0
+        assert start(number, *node, *place, stdout=subprocess.DEVNULL).wait(150) == 0
     return start(0, "tests.harness.several", HEAD, *told, stdout=subprocess.PIPE)
 
 
 def check_ends_well(driver: subprocess.Popen[str], folder: Path, *methods: str) -> None:
     """That a driver's training came to what one process comes to."""
-    said, _ = driver.communicate(timeout=240)
+    said, _ = driver.communicate(timeout=330)
     assert any(line.startswith("{} ") for line in said.splitlines()), said  # Ray has its word, too
     assert "'machine': 1, 'rank': 1" in said
     (trained,) = (folder / "store").rglob(TRAINED)
