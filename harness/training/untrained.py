@@ -9,7 +9,7 @@ from esft_bench.harness.training.data import encode_file
 from esft_bench.harness.training.leaving import export, leave
 from esft_bench.harness.training.readings import ROWS, check_reading
 from esft_bench.harness.training.resting import held_together
-from esft_bench.harness.training.spent import count_shares
+from esft_bench.harness.training.spent import Spent, count_shares
 from esft_bench.harness.training.together.launching import launch
 from esft_bench.harness.training.together.machines import Crew, Machines
 from esft_bench.harness.training.together.room import check_room
@@ -28,6 +28,7 @@ def leave_untrained(cell: CellTraining, machines: Machines) -> dict[str, Any]:
     """
     method, start = cell.make_method(), cell.start
     measured: dict[str, Any] = {"damaged": drop_damaged(cell.scratch), "trainable_parameters": 0, "steps": 0}
+    history = Spent(cell.scratch, measured["damaged"])
     with metered(measured):
         measured["stored_bytes"] = export(method, start.load(cell.backbone, "meta"), cell)
         with merged(cell.backbone, [*cell.trained, cell.out], cell.scratch / "merged") as checkpoint:
@@ -41,6 +42,7 @@ def leave_untrained(cell: CellTraining, machines: Machines) -> dict[str, Any]:
             measured["notes"] = check_reading(method, model, start, cell.out, rows)
             leave(model, form, cell.tasks[0], cell.out)
     count_shares(measured, shares)
+    history.add_to(measured)
     return measured
 
 

@@ -43,5 +43,5 @@ def report_without_costs(folder: Path) -> str:
 def artifacts(folder: Path) -> dict[str, float]:
     """Each finished artifact and when it was finished."""
     store = folder / "runs" / ".store"
-    manifests = [path for path in store.glob("*/*/manifest.json") if not path.parent.name.startswith(".")]
+    manifests = [path for path in store.glob("[!.]*/*/manifest.json") if not path.parent.name.startswith(".")]
     return {path.parent.relative_to(store).as_posix(): path.stat().st_mtime for path in manifests}

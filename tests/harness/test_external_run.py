@@ -49,7 +49,8 @@ def test_servers_of_others_give_the_records_of_our_own(servers: list[VllmServer]
     assert found == expected
     assert any(each["value"] for each in found)
     assert artifacts(theirs).keys() == artifacts(ours).keys()  # where a model is served is in no key
-    assert (_started(theirs), _started(ours)) == (2, 1)  # engines: cells, or a cell's benchmarks, went to both
+    assert _started(theirs) == 2  # cells, or a cell's benchmarks, went to both
+    assert _started(ours) <= 1  # none where it was started beside the trainings
 
 
 def _started(folder: Path) -> int:
