@@ -56,7 +56,10 @@ def fleet_table(
         "shown what it takes."
     )
     if any(each.devices > NODE for _, each, _ in placed):
-        table.caption += f" Nodes are taken to have {NODE} cards, and what goes from node to node to cost no time."
+        table.caption += (
+            f" Nodes are taken to have {NODE} cards. Shards of a model are taken to come from others beside the work; "
+            "tokens that go to experts elsewhere are waited for."
+        )
     table.caption_justify = "left"
     return table
 
