@@ -1,21 +1,18 @@
 """Trainings of a tiny model in which what is trained changes, by one process or by several.
 
-    accelerate launch ... -m tests.harness.changes FOLDER
-
-What came out lies in FOLDER/NAME/whole and FOLDER/NAME/resumed, as the training loop's last checkpoint.
+`part` is what each process does. What came out lies in FOLDER/NAME/whole and FOLDER/NAME/resumed, as the training
+loop's last checkpoint.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from accelerate.state import PartialState
 from torch import nn
 from transformers import PreTrainedModel
@@ -80,16 +77,10 @@ def train_all(folder: Path) -> None:
         run(method, folder / name / "resumed", settings, micro_batch=1)
 
 
-def main() -> None:
+def part(folder: Path) -> None:
     """One process's part."""
-    torch.set_num_threads(1)
-    train_all(Path(sys.argv[1]))
+    train_all(folder)
     os.environ[SHARDED] = "1"
     with pytest.raises(UserError, match="FSDP2 cannot"):
-        run(CHANGING["dynamic"], Path(sys.argv[1]) / "shared")
+        run(CHANGING["dynamic"], folder / "shared")
     assert PartialState().num_processes == 2
-    PartialState().destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

@@ -1,15 +1,12 @@
-"""What each process runs that `accelerate launch` starts for test_expert_parallel: experts shared out, whole and not.
+"""What each process runs for test_expert_parallel (`part`): experts shared out, whole and not.
 
-    accelerate launch ... -m tests.harness.expert_ranks CASES BASES FOLDER [LEFT]
-
-CASES are names with commas between them, BASES/ARCHITECTURE checkpoints. What came out lies in FOLDER/CASE/whole and,
-of cases that go on, …/resumed and …/left, as the training loop's checkpoint, and in LEFT/CASE, where it went on from
-what another number of processes had left. In FOLDER/CASE/held.json stands what each process held.
+BASES/ARCHITECTURE are checkpoints. What came out lies in FOLDER/whole and, of cases that go on, …/resumed and …/left,
+as the training loop's checkpoint, and in LEFT, where it went on from what another number of processes had left. In
+FOLDER/held.json stands what each process held.
 """
 
 import json
 import os
-import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -133,30 +130,21 @@ def held(model: PreTrainedModel, base: Path) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """All cases in one launch, since imports take longer than training."""
-    torch.set_num_threads(1)
+def part(case: str, bases: Path, folder: Path, left: Path | None = None) -> None:
+    """Train a case, whole and, where it goes on, stopped and gone on with."""
     os.environ[SHARDED] = "1"
-    cases, bases, folder = sys.argv[1].split(","), Path(sys.argv[2]), Path(sys.argv[3])
-    left = Path(sys.argv[4]) if sys.argv[4:] else None
-    for case in cases:
-        base, out = bases / CASES[case][0], folder / case
-        told: dict[str, Any] = {"apart": base}
-        model = load_shapes(base)
-        run(case, model, out / "whole", **told)
-        seen = gather_object([held(model, base)])
-        if PartialState().is_main_process:
-            (out / "held.json").write_text(json.dumps(seen))
-        if case not in GO_ON:
-            continue
-        for scratch in (out / "resumed", out / LEFT):
-            with suppress(StoppedError):
-                run(case, load_shapes(base), scratch, checkpoint_every=2, progress=stop, **told)
-        run(case, load_shapes(base), out / "resumed", micro_batch=1, **told)
-        if left:
-            run(case, load_shapes(base), left / case, **told)
-    PartialState().destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()
+    base = bases / CASES[case][0]
+    told: dict[str, Any] = {"apart": base}
+    model = load_shapes(base)
+    run(case, model, folder / "whole", **told)
+    seen = gather_object([held(model, base)])
+    if PartialState().is_main_process:
+        (folder / "held.json").write_text(json.dumps(seen))
+    if case not in GO_ON:
+        return
+    for scratch in (folder / "resumed", folder / LEFT):
+        with suppress(StoppedError):
+            run(case, load_shapes(base), scratch, checkpoint_every=2, progress=stop, **told)
+    run(case, load_shapes(base), folder / "resumed", micro_batch=1, **told)
+    if left:
+        run(case, load_shapes(base), left, **told)

@@ -1,6 +1,4 @@
-"""What each process runs that `accelerate launch` starts for test_distributed: every method, whole and interrupted.
-
-    accelerate launch ... -m tests.harness.ranks FOLDER [LEFT]
+"""What each process runs for test_distributed (`part`): every method, whole and interrupted.
 
 What came out lies in FOLDER/ddp/METHOD/whole, …/resumed, and FOLDER/fsdp2/…, as the training loop's last checkpoint;
 in FOLDER/fsdp2/METHOD/left what another number of processes may go on from, and …/moved where these have gone on from
@@ -10,7 +8,6 @@ such of LEFT. FOLDER/reduced.json says of each method how many bytes of gradient
 import json
 import os
 import random
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -189,20 +186,13 @@ def train_all(folder: Path, sharded: bool) -> None:
         (folder.parent / "reduced.json").write_text(json.dumps(counted))
 
 
-def main() -> None:
-    """Both strategies in one launch, since imports take longer than training."""
-    torch.set_num_threads(1)
-    folder = Path(sys.argv[1])
+def part(folder: Path, left: Path | None = None) -> None:
+    """Both strategies, one after the other."""
     train_all(folder / "ddp", sharded=False)
     os.environ[SHARDED] = "1"
     train_all(folder / "fsdp2", sharded=True)
-    leave_and_take(folder / "fsdp2", Path(sys.argv[2]) if sys.argv[2:] else None)
+    leave_and_take(folder / "fsdp2", left)
     scratch = folder / "two types"
     scratch.mkdir(exist_ok=True)
     two_types(scratch)
     assert PartialState().num_processes > 1
-    PartialState().destroy_process_group()
-
-
-if __name__ == "__main__":
-    main()

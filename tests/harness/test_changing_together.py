@@ -1,16 +1,13 @@
 """Two processes change what is trained as one does, and reach its weights."""
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
 from esft_bench.harness.training.loop import gathered
-from tests.harness.changes import CHANGING, NOISE, SETTINGS, experts, prepared, run
-from tests.harness.test_distributed import LAUNCH, ROOT
+from tests.harness.changes import CHANGING, NOISE, SETTINGS, experts, part, prepared, run
+from tests.harness.forked import together
 
 pytestmark = pytest.mark.slow
 
@@ -19,16 +16,7 @@ pytestmark = pytest.mark.slow
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder that two processes have trained into."""
     folder = tmp_path_factory.mktemp("ranks")
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "--num_processes", "2", "-m"]
-    told = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    result = subprocess.run(
-        [*command, "tests.harness.changes", str(folder)],
-        env=os.environ | told,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
+    together(2, part, folder)
     return folder
 
 

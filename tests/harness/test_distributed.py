@@ -1,10 +1,7 @@
 """What trains is an ordinary parameter to DDP and FSDP2: two and four processes reach the weights of one."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
@@ -16,11 +13,8 @@ from torch import Tensor
 
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.loop import gathered
-from tests.harness.ranks import LEFT, METHODS, MOVED, prepared, run, two_types
-
-ROOT = Path(__file__).parents[2]
-LAUNCH = "--multi_gpu --num_machines 1 --mixed_precision no --dynamo_backend no --main_process_port 0"
-"""On a CPU (gloo) by the environment: with `--cpu` the launcher starts a second process through MPI only."""
+from tests.harness.forked import together
+from tests.harness.ranks import LEFT, METHODS, MOVED, part, prepared, run, two_types
 
 pytestmark = pytest.mark.slow
 
@@ -30,23 +24,11 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Mapping[int, Path]:
     """The folders that four, and then two processes have trained all methods into."""
     folders = {count: tmp_path_factory.mktemp(f"ranks{count}") for count in (4, 2)}
     left = tmp_path_factory.mktemp("left")
-    launched(4, folders[4])
+    together(4, part, folders[4])
     for method in MOVED:
         shutil.copytree(folders[4] / "fsdp2" / method / LEFT, left / method / "moved")
-    launched(2, folders[2], left)
+    together(2, part, folders[2], left)
     return folders | {0: left}
-
-
-def launched(count: int, *folders: Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "--num_processes", str(count), "-m"]
-    environment = os.environ | {
-        "ACCELERATE_USE_CPU": "true",
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}",
-    }
-    arguments = ["tests.harness.ranks", *map(str, folders)]
-    result = subprocess.run([*command, *arguments], env=environment, capture_output=True, text=True, timeout=600)
-    assert result.returncode == 0, result.stderr[-4000:]
 
 
 @cache

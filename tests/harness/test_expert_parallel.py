@@ -1,10 +1,7 @@
 """Processes that each hold some of the experts reach the weights that one reaches, and hold their share alone."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Mapping
 from functools import cache
 from pathlib import Path
@@ -21,9 +18,9 @@ from esft_bench.harness.training.loop import gathered
 from esft_bench.harness.training.together.sharding import give_room
 from esft_bench.methods.moe.view import moe_layers
 from tests.conftest import build
-from tests.harness.expert_ranks import CASES, GO_ON, OTHERS, SELECTED, digests, prepared, run
+from tests.harness.expert_ranks import CASES, GO_ON, digests, part, prepared, run
+from tests.harness.forked import together
 from tests.harness.ranks import LEFT
-from tests.harness.test_distributed import LAUNCH, ROOT
 from tests.methods.helpers import seen_by
 
 pytestmark = pytest.mark.slow
@@ -40,35 +37,19 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def trained(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Mapping[int, Path]]:
-    """`trained(case)`: the folders that four, and then two processes have trained it into; 0: two, going on from four.
+def trained(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
+    """`trained(case)`: the folders that four, and then two have trained it into; 0: two, gone on from four."""
 
-    Cases of one kind are trained together, since imports take longer.
-    """
-    made: dict[str, Mapping[int, Path]] = {}
-
+    @cache
     def folders_of(case: str) -> Mapping[int, Path]:
-        if case not in made:
-            kind = SELECTED if case in SELECTED else OTHERS
-            folders = {count: tmp_path_factory.mktemp(f"experts{count}") for count in (4, 2, 0)}
-            launched(4, ",".join(kind), bases, folders[4])
-            for going in kind.keys() & set(GO_ON):
-                shutil.copytree(folders[4] / going / LEFT, folders[0] / going)
-            launched(2, ",".join(kind), bases, folders[2], folders[0])
-            made.update(dict.fromkeys(kind, folders))
-        return made[case]
+        folders = {count: tmp_path_factory.mktemp(f"experts{count}") for count in (4, 2, 0)}
+        together(4, part, case, bases, folders[4])
+        if case in GO_ON:
+            shutil.copytree(folders[4] / LEFT, folders[0], dirs_exist_ok=True)
+        together(2, part, case, bases, folders[2], folders[0])
+        return folders
 
     return folders_of
-
-
-def launched(count: int, *told: str | Path) -> None:
-    command = [sys.executable, "-m", "accelerate.commands.launch", *LAUNCH.split(), "--num_processes", str(count), "-m"]
-    environment = {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT / 'src'}:{ROOT}"}
-    arguments = ["tests.harness.expert_ranks", *map(str, told)]
-    result = subprocess.run(
-        [*command, *arguments], env=os.environ | environment, capture_output=True, text=True, timeout=600
-    )
-    assert result.returncode == 0, result.stderr[-4000:]
 
 
 @cache
@@ -109,14 +90,14 @@ def check_same(case: str, scratch: Path, base: Path) -> None:
 def test_processes_that_hold_some_experts_each_reach_the_weights_one_reaches(
     trained: Trained, bases: Path, count: int, case: str, course: str
 ) -> None:
-    check_same(case, trained(case)[count] / case / course, bases / CASES[case][0])
+    check_same(case, trained(case)[count] / course, bases / CASES[case][0])
 
 
 @pytest.mark.parametrize("case", GO_ON)
 def test_two_processes_go_on_from_what_four_left_whichever_experts_they_held(
     trained: Trained, bases: Path, case: str
 ) -> None:
-    check_same(case, trained(case)[0] / case, bases / CASES[case][0])
+    check_same(case, trained(case)[0], bases / CASES[case][0])
 
 
 @pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("fft")])
@@ -124,7 +105,7 @@ def test_two_processes_go_on_from_what_four_left_whichever_experts_they_held(
 def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
     trained: Trained, count: int, case: str
 ) -> None:
-    held: list[dict[str, Any]] = json.loads((trained(case)[count] / case / "held.json").read_text())
+    held: list[dict[str, Any]] = json.loads((trained(case)[count] / "held.json").read_text())
     model = build(CASES[case][0])
     whole = [digests(layer) for layer in moe_layers(model).values()]
     prepared(case, model)
@@ -149,7 +130,7 @@ def test_a_plan_knows_what_a_process_has_for_itself(trained: Trained, count: int
     model = build(architecture)
     how = Execution(shared=True, apart=count)
     step = simulate(model.config, method, seen_by(model), Batch(1, 12), how)
-    held = json.loads((trained(case)[count] / case / "held.json").read_text())
+    held = json.loads((trained(case)[count] / "held.json").read_text())
     states = 2 * step.own_trainable_bytes
     steps = step.own_bytes - states - max(own["bytes"] for own in held)
     assert 0 <= steps <= 4 * 4 * len(moe_layers(model))  # AdamW counts a parameter's steps, too, in four bytes

@@ -3,6 +3,7 @@
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,9 @@ from torch import Tensor
 from esft_bench.harness.serving.canary import Canary, compare
 from esft_bench.harness.store.names import ADAPTER, AFTER, CANARY, LOG, SECOND
 from esft_bench.harness.training import cell as cells
+from esft_bench.harness.training import profiling_apart, untrained
 from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.profiling import Start, profile_task
-from esft_bench.harness.training.profiling_apart import profile_apart
 from esft_bench.harness.training.together.launching import launch
 from esft_bench.harness.training.together.machines import Crew
 from esft_bench.harness.training.together.sharding import SHARDED
@@ -26,11 +27,14 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_jsonl
 from esft_bench.spec.suite import Backbone, Profiling
 from esft_bench.spec.training import Training
+from tests.harness import forked
 from tests.harness.conftest import BACKBONE
 
 pytestmark = pytest.mark.slow
 SHORT = Profiling(sequences=4, sequence_length=48)
+PROFILED: dict[str, Any] = {"profiling": SHORT, "profile_after": True}
 Make = Callable[..., CellTraining]
+Alone = tuple[CellTraining, dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +49,36 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(autouse=True)
+def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Processes are forked, but where a test starts them as a run does."""
+    for module in (cells, untrained, profiling_apart):
+        monkeypatch.setattr(module, "launch", forked.launch)
+
+
+def made(place: Path, data: Path, name: str, processes: int, **more: Any) -> CellTraining:
+    """A cell in a folder of its own name, trained by so many processes."""
+    out, scratch = place / name / "out", place / name / "scratch"
+    out.mkdir(parents=True)
+    scratch.mkdir()
+    shares = processes if processes > 1 else None
+    training = Training(steps=3, batch_size=4, sequence_length=48, learning_rate=1e-3, expert_parallel=shares)
+    told = {"loading": Backbone(), "tasks": [data / "task.jsonl"], "profiles": [data / "profile"], "seed": 0}
+    told |= {"method": "esft-token", "hyperparameters": {}, "training": training, "processes": processes}
+    return CellTraining(**{"backbone": BACKBONE, "out": out, "scratch": scratch, **told, **more})
+
+
 @pytest.fixture
 def make(data: Path, tmp_path: Path) -> Make:
-    """A cell in a folder of its own name, trained by so many processes."""
+    """`make(name, processes, …)`: such a cell."""
+    return partial(made, tmp_path, data)
 
-    def made(name: str, processes: int, **more: Any) -> CellTraining:
-        out, scratch = tmp_path / name / "out", tmp_path / name / "scratch"
-        out.mkdir(parents=True)
-        scratch.mkdir()
-        shares = processes if processes > 1 else None
-        training = Training(steps=3, batch_size=4, sequence_length=48, learning_rate=1e-3, expert_parallel=shares)
-        told = {"loading": Backbone(), "tasks": [data / "task.jsonl"], "profiles": [data / "profile"], "seed": 0}
-        told |= {"method": "esft-token", "hyperparameters": {}, "training": training, "processes": processes}
-        return CellTraining(**{"backbone": BACKBONE, "out": out, "scratch": scratch, **told, **more})
 
-    return made
+@pytest.fixture(scope="module")
+def alone(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Alone:
+    """The cell that one process has trained, and what it cost."""
+    cell = made(tmp_path_factory.mktemp("alone"), data, "one", 1, **PROFILED)
+    return cell, train_cell(cell, silent)
 
 
 def adapter(cell: CellTraining) -> dict[str, Tensor]:
@@ -80,10 +99,9 @@ def check_same(one: dict[str, Tensor], two: dict[str, Tensor]) -> None:
     assert int((apart > 1e-6).sum()) < len(apart) / 10_000
 
 
-def test_a_cell_whose_experts_two_processes_hold_is_the_cell_one_trains(make: Make) -> None:
-    profiling: dict[str, Any] = {"profiling": SHORT, "profile_after": True}
-    one, two = make("one", 1, **profiling), make("two", 2, **profiling)
-    seen = [train_cell(cell, silent) for cell in (one, two)]
+def test_a_cell_whose_experts_two_processes_hold_is_the_cell_one_trains(make: Make, alone: Alone) -> None:
+    one, two = alone[0], make("two", 2, **PROFILED)
+    seen = [alone[1], train_cell(two, silent)]
     check_same(adapter(one), adapter(two))
     configs = [json.loads((cell.out / ADAPTER / "expert_cfg.json").read_text()) for cell in (one, two)]
     assert configs[0] == configs[1]
@@ -153,7 +171,7 @@ def test_a_profile_by_two_processes_that_hold_some_experts_each_is_the_profile_o
     data: Path, tmp_path: Path
 ) -> None:
     start = Start(BACKBONE, Backbone())
-    measured = profile_apart(start, data / "task.jsonl", SHORT, tmp_path, tmp_path, Crew(2))
+    measured = profiling_apart.profile_apart(start, data / "task.jsonl", SHORT, tmp_path, tmp_path, Crew(2))
     one, two = Profile.load(data / "profile"), Profile.load(tmp_path)
     for name in STATISTICS:
         torch.testing.assert_close(getattr(two, name), getattr(one, name), rtol=1e-5, atol=1e-7)
@@ -166,7 +184,7 @@ def test_a_profile_by_two_processes_that_hold_some_experts_each_is_the_profile_o
     ("process", "reads"), [(1, 100), (0, 400)], ids=["while it reads its experts", "while it reads all else"]
 )
 def test_of_a_process_that_is_killed_while_it_reads_nothing_is_left_and_the_next_try_is_whole(
-    make: Make, monkeypatch: pytest.MonkeyPatch, process: int, reads: int
+    make: Make, alone: Alone, monkeypatch: pytest.MonkeyPatch, process: int, reads: int
 ) -> None:
     cell, ends = make("killed", 2), "tests.harness.toys:ends_while_it_reads"
     with monkeypatch.context() as patch:
@@ -176,9 +194,7 @@ def test_of_a_process_that_is_killed_while_it_reads_nothing_is_left_and_the_next
     assert not list(cell.out.iterdir())
     assert not list(cell.scratch.glob("checkpoint*"))
     train_cell(cell, silent)
-    one = make("one", 1)
-    train_cell(one, silent)
-    check_same(adapter(one), adapter(cell))
+    check_same(adapter(alone[0]), adapter(cell))
 
 
 def test_an_expert_that_the_checkpoint_lacks_is_one_sentence(make: Make, tmp_path: Path) -> None:
