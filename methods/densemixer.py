@@ -20,7 +20,6 @@ class DenseMixer(PartTraining):
     """Train all parameters; each gate's gradient comes from all experts' outputs, an expert's from its own tokens."""
 
     name: ClassVar[str] = "densemixer"
-    held_whole: ClassVar[str] = "its routers learn from the outputs of all experts"
 
     def part(self, model: PreTrainedModel) -> dict[str, nn.Parameter]:
         """Everything. Raises MethodError for a model without routed experts or routers."""

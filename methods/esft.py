@@ -145,7 +145,7 @@ def read_selection(name: str, first_layer: int = 0) -> Selection:
     return {layer - first_layer: chosen for layer, chosen in experts.items()}
 
 
-class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):  # type: ignore[override]  # held_whole
+class Esft(ThresholdSelection, GroupedExperts, ExpertTraining):
     """Train the experts whose cumulated score reaches `p` in each layer; all else is frozen, but for the options.
 
     With a `group_size` the experts of the simulated coarse-grained model are groups: it is profiled on the task's data,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from math import comb
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
@@ -30,12 +30,8 @@ class GroupedExperts(Method):
             come from the profile of the general data.
     """
 
+    held_whole: ClassVar[str] = ""
     group_size: int = Field(default=1, ge=1)
-
-    @property
-    def held_whole(self) -> str:  # type: ignore[override]
-        """Groups route otherwise than the checkpoint, and are selected by a profile of that."""
-        return "groups of experts are profiled by a model in one piece" if self.group_size > 1 else ""
 
     @property
     def needs_general(self) -> bool:  # type: ignore[override]

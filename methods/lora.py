@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 DENSE = re.compile(r"\.layers\.(\d+)\.(?:mlp|feed_forward)\.")
 """In the names of an MLP's layers: the number of its decoder layer."""
 
+COPY = "modules_to_save.default"
+"""Where peft keeps the copy of a module that it trains as it is."""
+
 
 class Lora(Method):
     """Train low-rank updates W + alpha/rank · B A; the ESFT paper's rank 8 and scaling 2 by default.
@@ -42,6 +45,7 @@ class Lora(Method):
     """
 
     name: ClassVar[str] = "lora"
+    held_whole: ClassVar[str] = ""
     rank: int = Field(default=8, ge=1)
     alpha: float = Field(default=16.0, gt=0)
     target_modules: tuple[str, ...] = ()
@@ -57,11 +61,6 @@ class Lora(Method):
                 "divide_rank divides the rank of the routed experts' updates: set experts, or leave it out"
             )
         return self
-
-    @property
-    def held_whole(self) -> str:  # type: ignore[override]
-        """peft trains a copy of each router, which without values has none either."""
-        return "peft copies routers before they are read" if self.routers else ""
 
     def check_model(self, model: PreTrainedModel) -> None:
         """Raise MethodError for experts or routers that the model has not, or layers that are tied."""
@@ -100,11 +99,18 @@ class Lora(Method):
                 model.add_adapter(config)
             except ValueError as error:
                 raise MethodError(f"lora cannot adapt this model: {error}") from error
+        for router in _routers(model) if self.routers and context.unread is not None else ():
+            model.get_submodule(f"{router}.{COPY}").to("meta")  # copied before it was read
         if self.experts:
             use_split_form(model)
         if self.dropout:
             drop_inputs(model, self.dropout)
         return [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """The buffers of routers that are trained."""
+        trained = {name for name, _ in model.named_parameters()}
+        return sorted(name for name in model.state_dict().keys() - trained if f".{COPY}." in name)
 
     def export(self, model: PreTrainedModel, folder: Path) -> None:
         """Write the adapter as plain peft reads it, byte for byte the same for the same weights."""

@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import default_device, experts_of
@@ -31,7 +33,8 @@ from esft_bench.harness.training.loss import auxiliary_loss_sentence
 from esft_bench.harness.training.optimizer import held_in
 from esft_bench.harness.training.packing import check_isolation
 from esft_bench.harness.training.precision import held, products
-from esft_bench.harness.training.profiling import measuring, profile_together
+from esft_bench.harness.training.profiling import measuring, profile_model, profile_together
+from esft_bench.harness.training.resting import profile_apart_from
 from esft_bench.harness.training.spent import Spent, count_shares, without_looks
 from esft_bench.harness.training.together.launching import launch
 from esft_bench.harness.training.together.machines import ALONE, Crew, Machines
@@ -44,7 +47,7 @@ from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.moe.places import read_into
-from esft_bench.methods.moe.profile import Profile
+from esft_bench.methods.moe.profile import FILE, Profile
 from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
@@ -53,6 +56,9 @@ from esft_bench.spec.progress import Progress
 
 SCORING = "esft_bench.harness.training.scoring"
 """By its name: it rests on much that a training which is not scored has nothing to do with, so neither has its key."""
+
+AGAIN = "profile-again"
+"""The folder in `scratch` of a profile that processes have made of a model that a method has changed."""
 
 
 def train_cell(cell: CellTraining, progress: Progress, machines: Machines = ALONE) -> dict[str, Any]:
@@ -167,7 +173,7 @@ def _train(model: PreTrainedModel, cell: CellTraining, progress: Progress, cours
     if isolated and not cell.apart and read_onto() != "meta":  # the process that has weights looks
         check_isolation(model)
     looks, unread = _Looks(model, form, cell), course.unread(cell)
-    context = _context(form, cell, unread)
+    context = _context(form, cell, course, unread)
     parameters = method.prepare(model, context)
     if cell.training.frozen_experts == "fp8":  # packed layer by layer on their way to the accelerator
         pack_frozen(model, default_device())
@@ -215,22 +221,40 @@ def _options(
     )
 
 
-def _context(form: Form, cell: CellTraining, unread: Unread | None = None) -> Context:
-    """What the method may look at."""
+def _context(form: Form, cell: CellTraining, course: _Course | None = None, unread: Unread | None = None) -> Context:
+    """What the method may look at. Without a course nothing is trained, and a profile stands for the next one."""
     profiles = [Profile.load(folder) for folder in cell.profiles]
-    wanted = cell.profiling
-    if wanted and not cell.apart:
-        again = partial(profile_together, form=form, task=cell.tasks[0], wanted=wanted)
-    else:
-        again = None
     return Context(
         seed=cell.seed,
         profile=profiles[0] if profiles else None,
         further=tuple(profiles[1:]),
-        reprofile=again,
+        reprofile=_reprofile(form, cell, course) if course else lambda _: profiles[0],
         general=Profile.load(cell.general) if cell.general else None,
         unread=unread,
     )
+
+
+def _reprofile(form: Form, cell: CellTraining, course: _Course) -> Callable[[PreTrainedModel], Profile] | None:
+    """What profiles the task's data again; what processes with experts of their own have seen, they leave in a file."""
+    told, place = cell.profiling, cell.scratch / AGAIN
+    if told is None:
+        return None
+    if not cell.apart:
+        return partial(profile_together, form=form, task=cell.tasks[0], wanted=told)
+    if course.gather:
+        return lambda _: Profile.load(place)
+    seen = partial(profile_model, form=form, task=cell.tasks[0], wanted=told)
+
+    def again(model: PreTrainedModel) -> Profile:
+        left = PartialState().is_main_process and (place / FILE).exists()  # one for all: another may not see it yet
+        (known,) = broadcast_object_list([Profile.load(place) if left else None])
+        found: Profile = known or profile_apart_from(model, course.checkpoint, products(cell.loading.precision), seen)
+        if PartialState().is_main_process and not left:
+            place.mkdir(exist_ok=True)
+            found.save(place)
+        return found
+
+    return again
 
 
 def _data(form: Form, cell: CellTraining) -> tuple[list[list[Sample]], list[Sample], list[Sample]]:

@@ -57,13 +57,18 @@ def with_dense_gates(
     top_k_index: Tensor,
     top_k_weights: Tensor,
     forward: Callable[[Any, Tensor, Tensor, Tensor], Tensor],
+    products: Callable[[Any, Tensor, Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """A `forward` of experts, with gates that learn densely where `use_dense_gates` has prepared them."""
+    """A `forward` of experts, with gates that learn densely where `use_dense_gates` has prepared them.
+
+    `products` is what takes the place of `products_of_own` where a process has not all experts.
+    """
     if ROUTER not in experts.__dict__ or not (torch.is_grad_enabled() and top_k_weights.requires_grad):
         return forward(experts, hidden_states, top_k_index, top_k_weights)
     routed = forward(experts, hidden_states, top_k_index, top_k_weights.detach())
     gates = _gates(experts.__dict__[ROUTER], top_k_index, top_k_weights)
-    silent: Tensor = _DenseGate.apply(gates, hidden_states.detach(), experts)  # type: ignore[no-untyped-call]
+    told = (gates, hidden_states.detach(), experts, products or products_of_own)
+    silent: Tensor = _DenseGate.apply(*told)  # type: ignore[no-untyped-call]
     return routed + silent
 
 
@@ -86,18 +91,23 @@ class _DenseGate(torch.autograd.Function):
     """Adds nothing to the output [T, H], and sends each gate [T, E] the product of the output's gradient and E_e(x)."""
 
     @staticmethod
-    def forward(ctx: Any, gates: Tensor, hidden: Tensor, experts: Any) -> Tensor:
+    def forward(ctx: Any, gates: Tensor, hidden: Tensor, experts: Any, products: Any) -> Tensor:
         ctx.save_for_backward(hidden)
-        ctx.experts, ctx.count, ctx.dtype = experts, gates.shape[1], gates.dtype
+        ctx.experts, ctx.products, ctx.dtype = experts, products, gates.dtype
         return torch.zeros_like(hidden)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None]:
         (hidden,) = ctx.saved_tensors
         with torch.no_grad():
-            added = {name: factors() for name, factors in getattr(ctx.experts, UPDATES, {}).items()}
-            rows = [(grad * _output(ctx.experts, added, expert, hidden)).sum(1) for expert in range(ctx.count)]
-        return torch.stack(rows, 1).to(ctx.dtype), None, None
+            return ctx.products(ctx.experts, grad, hidden).to(ctx.dtype), None, None, None
+
+
+def products_of_own(experts: Any, grad: Tensor, hidden: Tensor) -> Tensor:
+    """⟨∂L/∂y, E_e(x)⟩ of each of a module's experts, [T, H], [T, H] → [T, E]; one expert's outputs at a time."""
+    added = {name: factors() for name, factors in getattr(experts, UPDATES, {}).items()}
+    rows = [(grad * _output(experts, added, expert, hidden)).sum(1) for expert in range(experts.num_experts)]
+    return torch.stack(rows, 1)
 
 
 def _output(experts: Any, added: Mapping[str, Factors], expert: int, hidden: Tensor) -> Tensor:

@@ -27,6 +27,8 @@ from transformers import PreTrainedModel
 from transformers.distributed.tensor_parallel import EpDispatchExpertsParallel
 
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.moe.dense_gate import IMPLEMENTATION as DENSE_GATE
+from esft_bench.methods.moe.dense_gate import products_of_own, with_dense_gates
 from esft_bench.methods.moe.experts import (
     IMPLEMENTATION,
     UPDATES,
@@ -95,7 +97,7 @@ def shapes_of_own(model: PreTrainedModel, processes: int) -> list[nn.Module]:
     For estimates: nothing is read or sent. Returns the modules of experts.
     """
     layers = moe_layers(model)
-    trained = {index: _Trained.of(layer, run_by=None) for index, layer in layers.items()}
+    trained = {index: _Trained.of(layer, run_by=()) for index, layer in layers.items()}
     for index, (own, *_) in _placed(layers, trained, processes).items():
         local = _with_room(layers[index], len(own), torch.device("meta"))
         trained[index].train(local, trained[index].held(own))
@@ -123,12 +125,15 @@ class _Trained:
     every: bool
 
     @classmethod
-    def of(cls, layer: MoeLayer, run_by: str | None = IMPLEMENTATION) -> _Trained:
-        """Take it off a layer. Raises MethodError for anything else that is trained, or experts not `run_by` that."""
+    def of(cls, layer: MoeLayer, run_by: Sequence[str] = (IMPLEMENTATION, DENSE_GATE)) -> _Trained:
+        """Take it off a layer. Raises MethodError for anything else that is trained, or experts `run_by` none of these.
+
+        These run a process's own experts alike.
+        """
         trains = {layer.experts.get_parameter(kind).requires_grad for kind in layer.kinds}
         selected, runs = selected_experts(layer), getattr(layer.experts.config, "_experts_implementation", None)
         mixed = len(trains) > 1 or (True in trains and selected)
-        if mixed or (run_by and runs != run_by):
+        if mixed or (run_by and runs not in run_by):
             raise MethodError(
                 f"`{layer.name}` is not trained expert by expert, so its experts cannot be shared out; leave out "
                 "training.expert_parallel"
@@ -234,6 +239,21 @@ class _Dispatched:
 
     def __call__(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         """[T, H], [T, K], [T, K] → [T, H]; every process calls it as often as the others."""
+        told = (hidden_states, top_k_index, top_k_weights)
+        return with_dense_gates(self.experts, *told, self._dispatch, self._products)
+
+    def _products(self, experts: Any, grad: Tensor, hidden: Tensor) -> Tensor:
+        """`products_of_own` of all experts: each process takes all tokens, and sends back what its experts made."""
+        size, own = self.group.size(), [len(hidden)] * self.group.size()
+        counts = torch.tensor(own, device=hidden.device)
+        others = all_to_all_single(counts, None, None, self.group).tolist()
+        every = (all_to_all_single(each.repeat(size, 1), others, own, self.group) for each in (grad, hidden))
+        made = all_to_all_single(products_of_own(experts, *every), own, others, self.group)
+        placed = made.view(size, len(hidden), -1).transpose(0, 1).flatten(1)  # [T, E], those of the first process first
+        return placed[:, self.places]
+
+    def _dispatch(self, experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
+        """The same, with the gates' gradients from the experts that are chosen."""
         count, size = self.experts.num_experts, self.group.size()
         placed = self.places[top_k_index]
         rows, ids, order, sent, got = _THEIRS._dispatch_tokens(hidden_states, placed, count, self.group, size)

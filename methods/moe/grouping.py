@@ -192,21 +192,19 @@ class GroupMean(nn.Module):
 def use_grouped_routers(model: PreTrainedModel, groups: Mapping[int, list[list[int]]]) -> None:
     """Have the routers of `model` give each group one gate, in place: the simulated coarse-grained model.
 
-    Parameters get a parametrization, through which they can be trained; buffers (a router's correction bias) are
-    averaged once. `groups` must have passed `check_groups`.
+    Parameters, and buffers (a router's correction bias), get a parametrization, through which they can be trained, and
+    read where they have no values yet. `groups` must have passed `check_groups`.
     """
     for index, layer in moe_layers(model).items():
         _route_to(model, layer, whole_groups(layer.top_k, len(groups[index][0])))
         assert layer.router is not None
         router = model.get_submodule(layer.router)
-        mean = GroupMean(groups[index]).to(layer.experts.get_parameter("down_proj").device)
-        for _, buffer in router.named_buffers():
-            buffer.copy_(mean(buffer))
-        for name, parameter in list(router.named_parameters()):
-            holder = router.get_submodule(name.rpartition(".")[0])
-            trained = parameter.requires_grad
-            parametrize.register_parametrization(holder, name.rpartition(".")[2], mean)
-            parameter.requires_grad_(trained)
+        mean, device = GroupMean(groups[index]), layer.experts.get_parameter("down_proj").device
+        if device.type != "meta":
+            mean.to(device)
+        for name, _ in [*router.named_parameters(), *router.named_buffers()]:
+            path, _, own = name.rpartition(".")
+            parametrize.register_parametrization(router.get_submodule(path), own, mean)
 
 
 def _route_to(model: PreTrainedModel, layer: MoeLayer, top_k: int) -> None:

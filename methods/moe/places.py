@@ -1,5 +1,6 @@
 """Where the tensors of a hub checkpoint lie in a model in memory, to write some of them without loading the others."""
 
+import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 
@@ -12,6 +13,9 @@ from esft_bench.methods.hub import hub_tensors
 from esft_bench.methods.moe.layout import EXPERT
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
 from esft_bench.methods.tensor_files import TensorFiles
+
+ADDED = re.compile(r"\.(base_layer|original_module|modules_to_save\.[^.]+)|(?<=\.)parametrizations\.|\.original$")
+"""What peft and torch's parametrizations put into the names of what was there before."""
 
 
 def places(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -109,8 +113,8 @@ def _read_into(view: Tensor, name: str, files: TensorFiles) -> None:
 
 
 def _plain(name: str) -> str:
-    """The name that a parameter had before peft wrapped its layer."""
-    return name.replace(".base_layer", "")
+    """The name that a parameter or buffer had before peft wrapped its layer or copied it, or it was parametrized."""
+    return ADDED.sub("", name)
 
 
 def _kept_otherwise(model: PreTrainedModel, name: str) -> MethodError:

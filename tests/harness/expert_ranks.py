@@ -7,6 +7,7 @@ FOLDER/held.json stands what each process held.
 
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -27,6 +28,8 @@ from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.methods.all_experts import AllExperts
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune
+from esft_bench.methods.densemixer import DenseMixer
+from esft_bench.methods.densemixer_lora import DenseMixerLora
 from esft_bench.methods.esft import EsftGate, EsftToken
 from esft_bench.methods.esft_lora import EsftLora
 from esft_bench.methods.fft import FullFineTuning
@@ -68,6 +71,11 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
     "esft-lora": ("deepseek-v2", EsftLora(p=0.4, rank=2)),
     "esft-lora of fused experts": ("granite-moe", EsftLora(p=0.5, rank=2)),
     "all experts": ("olmoe", AllExperts()),
+    "lora and routers": ("deepseek-v3", Lora(rank=2, routers=True)),
+    "densemixer": ("deepseek-v2", DenseMixer()),
+    "densemixer of fused experts": ("gpt-oss", DenseMixer()),
+    "densemixer-lora": ("qwen3-moe", DenseMixerLora(rank=2, dropout=0.0)),
+    "fft of groups": ("deepseek-v3", FullFineTuning(group_size=2)),
 }
 """What is trained of experts is all of them, nothing, low-rank updates, or what a look at their weights says."""
 CASES = {**SELECTED, **OTHERS}
@@ -80,8 +88,15 @@ GO_ON = (
     "das stage 2",
     "esft-lora",
     "lora of experts",
+    "lora and routers",
+    "densemixer-lora",
+    "fft of groups",
 )
 """Cases that are stopped, and gone on with by as many processes and by fewer."""
+LOOKED_AT = ("olmoe gate", "gpt-oss token", "fft", "lora of experts", "das stage 2")
+"""Cases in which the model is looked at while it trains."""
+FOUR = (*SELECTED, *GO_ON)
+"""Cases that four processes train, too."""
 SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
 
 
@@ -97,6 +112,9 @@ def run(case: str, model: PreTrainedModel, scratch: Path, **more: Any) -> Traini
     layers = moe_layers(model)
     parameters = prepared(case, model, more.get("apart"))
     scratch.mkdir(parents=True, exist_ok=True)
+    if case not in LOOKED_AT:
+        settings = SAVING.model_copy(update={"evaluate_every": None, "profile_every": None})
+        return train(model, parameters, sequences(), settings, scratch, Options(**more))
     looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
     return train(model, parameters, sequences(), SAVING, scratch, Options(**looks, **more))
 
@@ -142,9 +160,11 @@ def part(case: str, bases: Path, folder: Path, left: Path | None = None) -> None
         (folder / "held.json").write_text(json.dumps(seen))
     if case not in GO_ON:
         return
-    for scratch in (folder / "resumed", folder / LEFT):
-        with suppress(StoppedError):
-            run(case, load_shapes(base), scratch, checkpoint_every=2, progress=stop, **told)
+    with suppress(StoppedError):
+        run(case, load_shapes(base), folder / "resumed", checkpoint_every=2, progress=stop, **told)
+    if PartialState().is_main_process:
+        shutil.copytree(folder / "resumed", folder / LEFT)
+    PartialState().wait_for_everyone()
     run(case, load_shapes(base), folder / "resumed", micro_batch=1, **told)
     if left:
         run(case, load_shapes(base), left, **told)

@@ -1,8 +1,14 @@
-"""Runs of a small suite from the command line, each in a folder of its own."""
+"""Runs of small suites, each in a folder of its own, from the command line or in the process that asks."""
 
+import io
 import subprocess
 import sys
 from pathlib import Path
+
+from esft_bench.harness.commands.options import RunOptions, SuiteOptions
+from esft_bench.harness.commands.prepare import prepare
+from esft_bench.harness.commands.run import execute
+from esft_bench.harness.terminal import Terminal
 
 SUITE = """\
 name: path
@@ -29,6 +35,14 @@ def command(folder: Path, engine: str = "transformers", *more: str) -> list[str]
 
 def finish(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, capture_output=True, text=True, timeout=280)
+
+
+def carry_out(suite: SuiteOptions) -> Path:
+    """Carry a suite out in this process, in which all is imported; no cell fails. Returns the run's folder."""
+    made, said = prepare(suite), io.StringIO()
+    failures = execute(made, RunOptions(workers=1), Terminal(file=said, width=1000), "esft-bench run")
+    assert failures == {}, said.getvalue()
+    return made.folder
 
 
 def report_without_costs(folder: Path) -> str:

@@ -16,14 +16,23 @@ from esft_bench.harness.plan.price.step import Batch, Execution, simulate
 from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.loop import gathered
 from esft_bench.harness.training.together.sharding import give_room
+from esft_bench.methods.densemixer import DenseMixer
+from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.moe.view import moe_layers
 from tests.conftest import build
-from tests.harness.expert_ranks import CASES, GO_ON, digests, part, prepared, run
+from tests.harness.expert_ranks import CASES, FOUR, GO_ON, digests, part, prepared, run
 from tests.harness.forked import together
 from tests.harness.ranks import LEFT
 from tests.methods.helpers import seen_by
 
 pytestmark = pytest.mark.slow
+HELD = [
+    (case, count)
+    for count, cases in ((2, CASES), (4, FOUR))
+    for case in cases
+    if not isinstance(CASES[case][1], FullFineTuning | DenseMixer)
+]
+"""Cases in which experts' own tensors stay as they were, and by how many processes they are trained."""
 Trained = Callable[[str], Mapping[int, Path]]
 
 
@@ -43,7 +52,8 @@ def trained(bases: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
     @cache
     def folders_of(case: str) -> Mapping[int, Path]:
         folders = {count: tmp_path_factory.mktemp(f"experts{count}") for count in (4, 2, 0)}
-        together(4, part, case, bases, folders[4])
+        if case in FOUR:
+            together(4, part, case, bases, folders[4])
         if case in GO_ON:
             shutil.copytree(folders[4] / LEFT, folders[0], dirs_exist_ok=True)
         together(2, part, case, bases, folders[2], folders[0])
@@ -85,10 +95,16 @@ def check_same(case: str, scratch: Path, base: Path) -> None:
     assert moved > 1e-3
 
 
-@pytest.mark.parametrize(("case", "course"), [*((case, "whole") for case in CASES), *((c, "resumed") for c in GO_ON)])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(
+    ("case", "course", "count"),
+    [
+        *((case, "whole", 2) for case in CASES),
+        *((case, "whole", 4) for case in FOUR),
+        *((case, "resumed", count) for case in GO_ON for count in (2, 4)),
+    ],
+)
 def test_processes_that_hold_some_experts_each_reach_the_weights_one_reaches(
-    trained: Trained, bases: Path, count: int, case: str, course: str
+    trained: Trained, bases: Path, case: str, course: str, count: int
 ) -> None:
     check_same(case, trained(case)[count] / course, bases / CASES[case][0])
 
@@ -100,8 +116,7 @@ def test_two_processes_go_on_from_what_four_left_whichever_experts_they_held(
     check_same(case, trained(case)[0], bases / CASES[case][0])
 
 
-@pytest.mark.parametrize("case", [case for case in CASES if not case.startswith("fft")])
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize(("case", "count"), HELD)
 def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
     trained: Trained, count: int, case: str
 ) -> None:
@@ -122,9 +137,10 @@ def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
 
 
 @pytest.mark.parametrize(
-    "case", ["olmoe gate", "deepseek gate", "fft", "fft of fused experts", "lora", "lora of experts", "esft-lora"]
+    ("case", "count"),
+    [each for each in HELD if each[0] in ("olmoe gate", "deepseek gate", "lora", "lora of experts", "esft-lora")]
+    + [(case, count) for case in ("fft", "fft of fused experts", "densemixer") for count in (2, 4)],
 )
-@pytest.mark.parametrize("count", [2, 4])
 def test_a_plan_knows_what_a_process_has_for_itself(trained: Trained, count: int, case: str) -> None:
     architecture, method = CASES[case]
     model = build(architecture)

@@ -121,11 +121,14 @@ def check_alike(one: CellTraining, two: CellTraining) -> None:
     assert compare(*(Canary.load(cell.out / CANARY) for cell in (one, two))) < 1e-4
 
 
-@pytest.mark.parametrize(("method", "told"), [("fft", {}), ("kappa", {"count": 6}), ("esft-lora", {})])
-def test_methods_that_train_all_experts_or_updates_or_look_at_weights_leave_what_one_process_leaves(
-    make: Make, method: str, told: dict[str, Any]
+@pytest.mark.parametrize(
+    ("method", "told"), [("fft", {}), ("kappa", {"count": 6}), ("esft-lora", {}), ("esft-token", {"group_size": 2})]
+)
+def test_methods_that_train_all_experts_or_updates_or_look_at_weights_or_routing_leave_what_one_process_leaves(
+    make: Make, data: Path, method: str, told: dict[str, Any]
 ) -> None:
-    one, two = (make(f"{count}", count, method=method, hyperparameters=told) for count in (1, 2))
+    more = {"method": method, "hyperparameters": told, "general": data / "profile", "profiling": SHORT}
+    one, two = (make(f"{count}", count, **more) for count in (1, 2))
     seen = [train_cell(cell, silent) for cell in (one, two)]
     check_alike(one, two)
     assert [each["trainable_parameters"] for each in seen] == [seen[0]["trainable_parameters"]] * 2

@@ -23,7 +23,6 @@ from esft_bench.harness.steps.step import Job, Parallelism
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.training.together.sharding import give_room
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.moe.places import read_into
 from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.tensor_files import tensor_files
@@ -33,7 +32,7 @@ from tests.harness.plans import graph_of, prepared
 from tests.harness.runs import SUITE
 from tests.methods.helpers import TRAINING, seen_by
 
-MORE = "  dynamic: {method: esft-dynamic}\n  grouped: {method: esft-token, group_size: 2}\n"
+MORE = "  dynamic: {method: esft-dynamic}\n  gradual: {method: esft-gradual}\n"
 """Rows that share nothing out."""
 
 
@@ -91,7 +90,7 @@ def test_rows_that_share_no_experts_out_are_named_with_the_reason(tmp_path: Path
     tables = price_tables(made.plan, graph_of(made), Fleet(accelerator("A100-80GB"), 1), 1)
     said = " ".join(str(table.caption) for table in tables)
     assert (
-        "Trained as without training.expert_parallel: dynamic: it changes which experts are trained; grouped: " in said
+        "Trained as without training.expert_parallel: dynamic: it changes which experts are trained; gradual: " in said
     )
     assert not held_whole(planned(tmp_path / "again", 2).plan)
     assert not held_whole(planned(tmp_path / "without", None, MORE).plan)
@@ -129,7 +128,7 @@ def test_other_rows_are_what_they_are_without_it(tmp_path: Path) -> None:
     without, two = planned(tmp_path, None, MORE), planned(tmp_path, 2, MORE)
     assert training(two, "dynamic").settings == training(without, "dynamic").settings
     assert training(two, "esft-token").settings != training(without, "esft-token").settings
-    assert training(two, "grouped").resources.gpus == 1
+    assert training(two, "gradual").resources.gpus == 1
     assert training(two, "random-token").resources.gpus == 2
 
 
@@ -167,6 +166,7 @@ def written(folder: Path) -> tuple[dict[str, bytes], dict[str, Tensor]]:
     [
         *((name, "deepseek-v2") for name in APART),
         ("fft", "deepseek-v3"),
+        ("densemixer-lora", "deepseek-v3"),
         ("fft", "gpt-oss"),
         ("das-tune", "granite-moe"),
     ],
@@ -195,9 +195,5 @@ def test_what_was_trained_is_exported_without_any_other_weights(name: str, archi
     assert all(torch.equal(tensor, found[key]) for key, tensor in tensors.items())
 
 
-def test_methods_that_need_all_experts_in_one_place_or_change_what_they_train_share_nothing_out() -> None:
-    whole = {"esft-dynamic", "esft-gradual", "densemixer", "densemixer-lora"}
-    assert set(TRAINING) - set(APART) == whole
-    assert all(TRAINING[name].held_whole for name in whole)
-    assert FullFineTuning(group_size=2).held_whole
-    assert not FullFineTuning().held_whole
+def test_methods_that_change_what_they_train_share_nothing_out() -> None:
+    assert set(TRAINING) - set(APART) == {"esft-dynamic", "esft-gradual"}

@@ -9,26 +9,30 @@ import pytest
 from huggingface_hub import ModelCard
 
 from esft_bench.harness.commands.export.folder import export
-from esft_bench.harness.commands.options import ExportOptions
+from esft_bench.harness.commands.options import ExportOptions, SuiteOptions
 from esft_bench.harness.store.names import ADAPTER
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.results import read
-from tests.harness.runs import command, finish
+from tests.harness.runs import SUITE, carry_out
 
 pytestmark = pytest.mark.slow
 
 LOGITS = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
-folder, base, ids = sys.argv[1], sys.argv[2], json.loads(sys.argv[3])
-model = AutoModelForCausalLM.from_pretrained(base or folder, dtype="float32")
-if base:
-    from peft import PeftModel
-    model = PeftModel.from_pretrained(model, folder)
-AutoTokenizer.from_pretrained(folder)
+
+def logits(folder, base, ids):
+    model = AutoModelForCausalLM.from_pretrained(base or folder, dtype="float32")
+    if base:
+        from peft import PeftModel
+        model = PeftModel.from_pretrained(model, folder)
+    AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        return model(torch.tensor([ids])).logits[0, -1].tolist()
+
+found = [logits(*folders, json.loads(sys.argv[1])) for folders in json.loads(sys.argv[2])]
 assert "esft_bench" not in sys.modules
-with torch.no_grad():
-    print(json.dumps(model(torch.tensor([ids])).logits[0, -1].tolist()))
+print(json.dumps(found))
 """
 
 
@@ -36,21 +40,23 @@ with torch.no_grad():
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a small suite."""
     folder = tmp_path_factory.mktemp("exported")
-    suite = command(folder)
-    path = folder / "path.yaml"
     lora = "  lora: {title: LoRA, learning_rate: 1.0e-2, rank: 2, alpha: 4, experts: true}\n  random-token:"
-    path.write_text(path.read_text().replace("  random-token:", lora).replace("steps: 60", "steps: 4"))
-    done = finish(suite)
-    assert done.returncode == 0, done.stderr
-    return folder / "runs" / "path"
+    text = SUITE
+    few = {"steps: 60": "steps: 4", "limit: 12": "limit: 2"}
+    for old, new in {"ENGINE": "transformers", "  random-token:": lora, **few}.items():
+        text = text.replace(old, new)
+    (folder / "path.yaml").write_text(text)
+    return carry_out(SuiteOptions(str(folder / "path.yaml"), run_dir=folder / "runs"))
 
 
-def logits(folder: Path, base: str = "") -> list[float]:
-    """What plain transformers, or peft on `base`, make of a folder; in a process that knows nothing of ours."""
-    told = [sys.executable, "-I", "-c", LOGITS, str(folder), base, json.dumps([5, 9, 300, 17])]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=120)
+def logits(*folders: tuple[Path, str]) -> list[list[float]]:
+    """What plain transformers, or peft on a base, make of folders; in a process that knows nothing of ours."""
+    told = [(str(folder), base) for folder, base in folders]
+    command = [sys.executable, "-I", "-c", LOGITS, json.dumps([5, 9, 300, 17]), json.dumps(told)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
-    return [float(value) for value in json.loads(done.stdout.splitlines()[-1])]
+    found: list[list[float]] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def exported(run: Path, to: Path, method: str, form: str = "merged") -> Path:
@@ -58,21 +64,22 @@ def exported(run: Path, to: Path, method: str, form: str = "merged") -> Path:
     return to
 
 
-def test_a_merged_folder_and_a_peft_adapter_give_the_same_logits_and_other_ones_than_the_backbone(
+def test_merged_folders_and_a_peft_adapter_are_loaded_by_others_with_other_logits_than_the_backbones(
     run: Path, tmp_path: Path
 ) -> None:
     merged = exported(run, tmp_path / "merged", "lora")
     adapter = exported(run, tmp_path / "adapter", "lora", "adapter")
     base = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
-    ours, theirs, before = logits(merged), logits(adapter, base), logits(Path(base))
+    both = exported(run, tmp_path / "both", "esft-token", "both")
+    ours, theirs, before, of_experts = logits((merged, ""), (adapter, base), (Path(base), ""), (both, ""))
     assert ours == pytest.approx(theirs, abs=2e-4)
     assert max(abs(a - b) for a, b in zip(ours, before, strict=True)) > 1e-2
+    assert max(abs(a - b) for a, b in zip(of_experts, before, strict=True)) > 1e-3
 
 
 def test_an_adapter_of_chosen_experts_keeps_the_official_layout(run: Path, tmp_path: Path) -> None:
     both = exported(run, tmp_path / "both", "esft-token", "both")
     assert "experts" in json.loads((both / "adapter" / "expert_cfg.json").read_text())
-    assert logits(both)
 
 
 def test_what_is_exported_shares_no_file_with_the_backbone_or_the_store(run: Path, tmp_path: Path) -> None:

@@ -8,46 +8,58 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 
+from esft_bench.harness.commands.export.folder import export
+from esft_bench.harness.commands.options import ExportOptions, SuiteOptions
 from esft_bench.harness.serving.server import choose_port
+from tests.harness.runs import carry_out
 from tests.harness.speakers import checkpoint
 
 pytestmark = pytest.mark.slow
 
 IDS = [5, 9, 300, 17]
 ANSWER = 6
+Answer = tuple[list[int], list[float]]
 TRANSFORMERS = """
 import json, sys, torch
 from transformers import AutoModelForCausalLM
-folder, ids, count = sys.argv[1], torch.tensor([json.loads(sys.argv[2])]), int(sys.argv[3])
-model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
-with torch.no_grad():
-    for _ in range(count):
-        ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1)[None]], 1)
-    scores = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+
+def answer(folder, ids, count):
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="float32").eval()
+    with torch.no_grad():
+        for _ in range(count):
+            ids = torch.cat([ids, model(ids).logits[:, -1].argmax(-1)[None]], 1)
+        scores = model(ids).logits.log_softmax(-1)[0, :-1].gather(1, ids[0, 1:, None])[:, 0]
+    return ids[0, -count:].tolist(), scores.tolist()
+
+answers = [answer(folder, torch.tensor([json.loads(sys.argv[1])]), int(sys.argv[2])) for folder in sys.argv[3:]]
 assert "esft_bench" not in sys.modules
-print(json.dumps([ids[0, -count:].tolist(), scores.tolist()]))
+print(json.dumps(answers))
 """
 VLLM = """
 import json, sys
+from vllm import LLM, SamplingParams
 
-def main():
-    from vllm import LLM, SamplingParams
-    model = LLM(sys.argv[1], dtype="float32", max_model_len=512)
-    asked = SamplingParams(max_tokens=int(sys.argv[3]), temperature=0, ignore_eos=True, logprobs=0, prompt_logprobs=0)
-    (answer,) = model.generate([{"prompt_token_ids": json.loads(sys.argv[2])}], asked)
+def answer(folder, ids, count):
+    model = LLM(folder, dtype="float32", max_model_len=512, enforce_eager=True)
+    asked = SamplingParams(max_tokens=count, temperature=0, ignore_eos=True, logprobs=0, prompt_logprobs=0)
+    (answer,) = model.generate([{"prompt_token_ids": ids}], asked)
     (said,) = answer.outputs
     scores = [next(iter(each.values())).logprob for each in [*answer.prompt_logprobs[1:], *said.logprobs]]
-    assert "esft_bench" not in sys.modules
-    print(json.dumps([list(said.token_ids), scores]))
+    return list(said.token_ids), scores
 
-if __name__ == "__main__":  # vLLM starts processes that import this file
-    main()
+answers = [answer(folder, json.loads(sys.argv[1]), int(sys.argv[2])) for folder in sys.argv[3:]]
+assert "esft_bench" not in sys.modules
+print(json.dumps(answers))
 """
+SERVED = {"qwen3-moe": ("qwen3", {"best": True}), "mixtral": ("mixtral", {"method": "esft-token"})}
+"""By architecture a chat template, and which row of a run is exported."""
 PLAIN = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
+PLAIN |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the engine in the process that asks: others import all again
 PLAIN.pop("PYTHONPATH", None)
 
 
@@ -56,63 +68,59 @@ def _with_vllm() -> None:
     pytest.importorskip("vllm")
 
 
-def asked(script: str, folder: Path, place: Path) -> tuple[list[int], list[float]]:
-    """Greedy tokens, and the log-probabilities of all tokens, from a program that knows nothing of ours."""
-    place.write_text(script)
-    told = [sys.executable, str(place), str(folder), json.dumps(IDS), str(ANSWER)]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=280, env=PLAIN, cwd=place.parent)
+def asked(script: str, place: Path, *folders: Path) -> list[Answer]:
+    """Greedy tokens, and the log-probabilities of all, of each model, from a program that knows nothing of ours."""
+    (place / "ask.py").write_text(script)
+    told = [sys.executable, "ask.py", json.dumps(IDS), str(ANSWER), *map(str, folders)]
+    done = subprocess.run(told, capture_output=True, text=True, timeout=280, env=PLAIN, cwd=place)
     assert done.returncode == 0, done.stderr[-3000:]
-    (said,) = (line for line in done.stdout.splitlines() if line.startswith("[["))  # vLLM says things after it
-    tokens, scores = json.loads(said)
-    return tokens, scores
+    (said,) = (line for line in done.stdout.splitlines() if line.startswith("[[["))  # vLLM says things after it
+    return [(tokens, scores) for tokens, scores in json.loads(said)]
 
 
-def cli(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    told = [sys.executable, "-m", "esft_bench.harness.cli", *arguments]
-    done = subprocess.run(told, capture_output=True, text=True, timeout=280, cwd=place)
-    assert done.returncode == 0, done.stderr
-    return done
-
-
-def run_on(place: Path, *backbone: str) -> Path:
-    """A run of three steps on rows of two classes."""
+def exported(place: Path, backbone: Path | None = None, **row: Any) -> Path:
+    """The folder of a model that a run of three steps on rows of two classes trained."""
     rows = [
         {"text": f"Film {n} was {'fine' if n % 2 else 'dull'}.", "label": "yes" if n % 2 else "no"} for n in range(60)
     ]
     (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    few = ["--engine", "transformers", "--steps", "3", "--limit", "4", "--workers", "1"]
-    cli(place, "run", "--data", "rows.jsonl", *backbone, *few)
-    (run,) = (path for path in (place / "runs").iterdir() if not path.name.startswith("."))
-    return run
+    few: dict[str, Any] = {"steps": 3, "limit": 4, "engine": "transformers", "only": "method=fft,method=esft-token"}
+    asked = {"data": [str(place / "rows.jsonl")], "run_dir": place / "runs", "set": ["rehearse=never"]}
+    run = carry_out(SuiteOptions(**few, **asked, backbone=str(backbone) if backbone else None))
+    list(export(ExportOptions(run=run, to=place / "mine", **row)))
+    return place / "mine"
 
 
-@pytest.mark.parametrize(
-    ("architecture", "template", "row"),
-    [("qwen3-moe", "qwen3", ["--best"]), ("mixtral", "mixtral", ["--method", "esft-token"])],
-)
+@pytest.fixture(scope="module")
+def answers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Answer, Answer, Answer]]:
+    """Of each architecture what vLLM and transformers make of an exported folder, and transformers of the backbone."""
+    place, folders, bases = tmp_path_factory.mktemp("asked"), list[Path](), list[Path]()
+    for architecture, (template, row) in SERVED.items():
+        own = tmp_path_factory.mktemp(architecture)
+        bases.append(checkpoint(own / "base", architecture, template, wide=True, bos=template != "qwen3"))
+        folders.append(exported(own, bases[-1], **row))
+    theirs, ours = asked(VLLM, place, *folders), asked(TRANSFORMERS, place, *folders, *bases)
+    count = len(folders)
+    return dict(zip(SERVED, zip(theirs, ours[:count], ours[count:], strict=True), strict=True))
+
+
+@pytest.mark.parametrize("architecture", SERVED)
 def test_a_merged_folder_answers_in_plain_vllm_as_in_plain_transformers(
-    tmp_path: Path, architecture: str, template: str, row: list[str]
+    answers: dict[str, tuple[Answer, Answer, Answer]], architecture: str
 ) -> None:
-    base = checkpoint(tmp_path / "base", architecture, template, wide=True, bos=template != "qwen3")
-    run = run_on(tmp_path, "--backbone", str(base))
-    cli(tmp_path, "export", str(run), *row, "--to", "mine")
-    ours = asked(TRANSFORMERS, tmp_path / "mine", tmp_path / "with_transformers.py")
-    theirs = asked(VLLM, tmp_path / "mine", tmp_path / "with_vllm.py")
-    before = asked(TRANSFORMERS, base, tmp_path / "with_transformers.py")
+    theirs, ours, before = answers[architecture]
     assert theirs[0] == ours[0]
     assert theirs[1] == pytest.approx(ours[1], abs=1e-4)
     assert max(abs(a - b) for a, b in zip(ours[1], before[1], strict=True)) > 1e-3
 
 
 def test_the_line_of_a_card_serves_latent_attention_as_transformers_computes_it(tmp_path: Path) -> None:
-    run = run_on(tmp_path)
-    cli(tmp_path, "export", str(run), "--method", "fft", "--to", "mine")
-    card = (tmp_path / "mine" / "README.md").read_text()
+    card = (exported(tmp_path, method="fft") / "README.md").read_text()
     (line,) = re.findall(r"^    (.*vllm serve .*)$", card, re.MULTILINE)
     (on_cpu,) = re.findall(r"^On a CPU add `(.*?)`", card, re.MULTILINE)
     variables, told = _shell(f"{line} {on_cpu}")
     served = _served(tmp_path, [*told, "--dtype", "float32"], variables)
-    _, scores = asked(TRANSFORMERS, tmp_path / "mine", tmp_path / "with_transformers.py")
+    ((_, scores),) = asked(TRANSFORMERS, tmp_path, tmp_path / "mine")
     assert served == pytest.approx(scores, abs=1e-3)
 
 

@@ -13,6 +13,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from esft_bench.harness.commands.options import SuiteOptions
 from esft_bench.harness.plan.overrides import with_backbone
 from esft_bench.spec import curves
 from esft_bench.spec.cell import Cell
@@ -21,6 +22,7 @@ from esft_bench.spec.suite_file import load
 from esft_bench.tasks.mini import BACKBONE
 from tests.conftest import build
 from tests.harness.plans import finish, graph_of, prepared
+from tests.harness.runs import carry_out
 
 SUITE = """\
 name: staged
@@ -228,8 +230,7 @@ def test_a_run_of_two_stages_killed_between_them_goes_on_and_adds_their_costs_up
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     before = artifacts(tmp_path)
-    done = subprocess.run(command(tmp_path, suite), capture_output=True, text=True, timeout=280)
-    assert done.returncode == 0, done.stderr + done.stdout
+    carry_out(SuiteOptions(str(tmp_path / "staged.yaml"), run_dir=tmp_path / "runs"))
     after = artifacts(tmp_path)
     assert before.items() <= after.items(), "a finished step was done again"
     assert sum(name.startswith("train") for name in after) == 4  # stage 1 once for three rows

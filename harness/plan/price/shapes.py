@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.dense_gate import ROUTER, with_dense_gates
+from esft_bench.methods.moe.dense_gate import ROUTER, products_of_own, with_dense_gates
 from esft_bench.methods.moe.experts import register, run_experts, selected_experts
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.rows import sort_rows
@@ -52,7 +52,14 @@ def _share(seen: Profile | None, row: int, selected: list[int]) -> float:
 
 def _shapes_only_forward(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
     """The selective experts' forward with an assumed split, since no data says how many rows are selected."""
-    return with_dense_gates(experts, hidden_states, top_k_index, top_k_weights, _on_shapes)
+    return with_dense_gates(experts, hidden_states, top_k_index, top_k_weights, _on_shapes, _products)
+
+
+def _products(experts: Any, grad: Tensor, hidden: Tensor) -> Tensor:
+    """What gates learn from: a device's own experts meet the tokens of as many devices as share all experts."""
+    devices = experts.__dict__[ROUTER].layer.num_experts // experts.num_experts
+    made = products_of_own(experts, grad.repeat(devices, 1), hidden.repeat(devices, 1))
+    return made.view(devices, len(hidden), -1).transpose(0, 1).flatten(1)
 
 
 def _on_shapes(experts: Any, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
