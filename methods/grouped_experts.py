@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from math import comb
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -73,6 +74,13 @@ class GroupedExperts(Method):
         groups = group_experts(model, context.general, self.group_size)
         use_grouped_routers(model, groups)
         return groups
+
+    def also_written(self, model: PreTrainedModel) -> Sequence[str]:
+        """The routers, where experts are grouped."""
+        from esft_bench.methods.moe.view import moe_layers
+
+        routers = [str(layer.router) for layer in moe_layers(model).values()] if self.group_size > 1 else []
+        return [f"{path}.{name}" for path in routers for name in model.get_submodule(path).state_dict()]
 
     def grouped_routers(self, model: PreTrainedModel) -> dict[str, Tensor]:
         """What grouping made of the routers, under their names in hub checkpoints; from now on their own weights."""

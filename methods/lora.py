@@ -84,13 +84,14 @@ class Lora(Method):
         from esft_bench.methods.moe.split_lora import drop_inputs, use_split_form
 
         use_fast_experts(model)
+        routers = _routers(model) if self.routers else []
         config = LoraConfig(
             r=self.rank,
             lora_alpha=self.alpha,
             target_modules=list(self.target_modules) or _attention(model),
             rank_pattern=_ranks(model, self.rank) if self.divide_rank else {},
             target_parameters=[*_routed(model), *_shared(model), *_dense(model)] if self.experts else None,
-            modules_to_save=_routers(model) if self.routers else None,
+            modules_to_save=routers or None,
         )
         placed = _placed(model) if context.unread is not None else nullcontext()
         with torch.random.fork_rng(), lora_adapter.quiet_about_ranks(), placed:
@@ -99,7 +100,7 @@ class Lora(Method):
                 model.add_adapter(config)
             except ValueError as error:
                 raise MethodError(f"lora cannot adapt this model: {error}") from error
-        for router in _routers(model) if self.routers and context.unread is not None else ():
+        for router in routers if context.unread is not None else ():
             model.get_submodule(f"{router}.{COPY}").to("meta")  # copied before it was read
         if self.experts:
             use_split_form(model)

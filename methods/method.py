@@ -76,7 +76,7 @@ class Method(BaseModel):
         held_whole: why processes cannot each hold some of the experts for it; empty where they can. What it trains of
             routed experts then stays the same and is selected experts (banks, or low-rank updates of these), all of
             them or none, and `prepare` and `export` look at no weights but what is trained, what `also_written` names
-            and what `context.unread` gives.
+            and what `context.unread` and `context.reprofile` give.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

@@ -98,11 +98,22 @@ def check_methods(
         except MethodError as error:
             raise MethodError(f"methods.{row}: {error}") from error
     if shares and any(method.expert_parallel for method in methods.values()):
-        try:
-            for layer in moe_layers(model).values():
-                check_divides(layer.num_experts, shares)
-        except MethodError as error:
-            raise MethodError(f"training.expert_parallel: {error}") from error
+        _check_shares(model, shares)
+
+
+def _check_shares(model: PreTrainedModel, processes: int) -> None:
+    try:
+        layers = moe_layers(model).values()
+    except MethodError as error:
+        raise MethodError(
+            f"training.expert_parallel: {type(model).__name__} has no routed experts that processes could share; leave "
+            "it out"
+        ) from error
+    try:
+        for layer in layers:
+            check_divides(layer.num_experts, processes)
+    except MethodError as error:
+        raise MethodError(f"training.expert_parallel: {error}") from error
 
 
 def experts_of(model: PreTrainedModel) -> dict[int, MoeLayer]:

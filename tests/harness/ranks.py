@@ -8,6 +8,7 @@ such of LEFT. FOLDER/reduced.json says of each method how many bytes of gradient
 import json
 import os
 import random
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from itertools import islice
@@ -55,6 +56,10 @@ PLAIN = SETTINGS.model_copy(update={"evaluate_every": None, "profile_every": Non
 
 MOVED = ("fft", "lora", "esft-token", "das-tune")
 """Methods whose trainings another number of processes goes on with."""
+RESUMED = (*MOVED, "esft-router")
+"""Those that are stopped and resumed; the last one has two learning rates."""
+LOOKED_AT = ("fft", "lora", "esft-token")
+"""Those in which the model is looked at while it trains."""
 LEFT = "left"
 """Where they are left."""
 
@@ -103,13 +108,16 @@ def prepared(
     return model, list(method.prepare(model, context))
 
 
-def run(method: Method, scratch: Path, **options: Any) -> tuple[PreTrainedModel, TrainingLog]:
-    """Train a model this method's way, with its learning rates."""
+def run(name: str, scratch: Path, **options: Any) -> tuple[PreTrainedModel, TrainingLog]:
+    """Train a model the way of the method of this name, with its learning rates."""
     layers: dict[int, MoeLayer] = {}
+    method = METHODS[name]
     model, parameters = prepared(method, layers)
-    looks: dict[str, Any] = {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
-    asked = Options(learning_rate_factors=method.learning_rate_factors(model), **looks, **options)
-    return model, train(model, parameters, sequences(), SETTINGS, scratch, asked)
+    options["learning_rate_factors"] = method.learning_rate_factors(model)
+    if name in LOOKED_AT:
+        options |= {"held_out": list(islice(sequences(), 3)), **looks_at(model, layers)}
+    settings = SETTINGS if name in LOOKED_AT else PLAIN
+    return model, train(model, parameters, sequences(), settings, scratch, Options(**options))
 
 
 def two_types(scratch: Path) -> tuple[PreTrainedModel, TrainingLog]:
@@ -154,44 +162,49 @@ def gradients_of(model: PreTrainedModel) -> int:
     return sum(each.nbytes // each.shape[0] * number for each, number in zip(trained, rows, strict=True))
 
 
-def leave_and_take(folder: Path, left: Path | None) -> None:
-    """Stop trainings in their middle for others to go on from, and go on from those that others have left."""
-    for name in MOVED:
-        scratch = folder / name / LEFT
-        scratch.mkdir(parents=True, exist_ok=True)
-        with suppress(StoppedError):
-            run(METHODS[name], scratch, checkpoint_every=2, progress=stop)
-        if left:
-            run(METHODS[name], left / name / "moved")
-
-
 def train_all(folder: Path, sharded: bool) -> None:
-    """Train every method, undisturbed and interrupted; also in chunks, which are no part of what is computed."""
+    """Train every method."""
     counted: dict[str, tuple[int, int]] = {}
-    for name, method in METHODS.items():
-        for course in ("whole", "resumed"):
-            scratch = folder / name / course
-            scratch.mkdir(parents=True, exist_ok=True)
-            if course == "resumed":
-                with suppress(StoppedError):
-                    run(method, scratch, checkpoint_every=2, progress=stop)
-            with reduced() as seen:
-                model, _ = run(method, scratch, micro_batch=1)
-            if sharded and course == "whole":
-                passes = -(-SETTINGS.batch_size // distributed.get_world_size()) * SETTINGS.steps
-                counted[name] = sum(seen), passes * gradients_of(model)
-            # Not only unsharded gradients are exchanged: every parameter, the banks among them, is shared out.
-            assert sharded == all(isinstance(parameter, DTensor) for parameter in model.parameters())
+    for name in METHODS:
+        scratch = folder / name / "whole"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with reduced() as seen:
+            model, _ = run(name, scratch, micro_batch=1)
+        if sharded:
+            passes = -(-SETTINGS.batch_size // distributed.get_world_size()) * SETTINGS.steps
+            counted[name] = sum(seen), passes * gradients_of(model)
+        # Not only unsharded gradients are exchanged: every parameter, the banks among them, is shared out.
+        assert sharded == all(isinstance(parameter, DTensor) for parameter in model.parameters())
     if sharded and PartialState().is_main_process:
         (folder.parent / "reduced.json").write_text(json.dumps(counted))
+
+
+def resume(folder: Path, left: Path | None) -> None:
+    """Stop trainings in their middle, go on with them, and with those that others have left.
+
+    They go on in chunks of another size, which are no part of what is computed.
+    """
+    for name in RESUMED:
+        scratch = folder / name / "resumed"
+        scratch.mkdir(parents=True, exist_ok=True)
+        with suppress(StoppedError):
+            run(name, scratch, checkpoint_every=2, progress=stop)
+        if PartialState().is_main_process:
+            shutil.copytree(scratch, folder / name / LEFT)
+        PartialState().wait_for_everyone()
+        run(name, scratch, micro_batch=1)
+        if left and name in MOVED:
+            run(name, left / name / "moved")
 
 
 def part(folder: Path, left: Path | None = None) -> None:
     """Both strategies, one after the other."""
     train_all(folder / "ddp", sharded=False)
+    if PartialState().num_processes == 2:
+        resume(folder / "ddp", None)
     os.environ[SHARDED] = "1"
     train_all(folder / "fsdp2", sharded=True)
-    leave_and_take(folder / "fsdp2", left)
+    resume(folder / "fsdp2", left)
     scratch = folder / "two types"
     scratch.mkdir(exist_ok=True)
     two_types(scratch)

@@ -47,7 +47,7 @@ def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
     from accelerate import PartialState
 
     from esft_bench.harness.training.together.sharding import SHARDED
-    from tests.harness.ranks import METHODS, run
+    from tests.harness.ranks import run
 
     torch.set_num_threads(1)
     state, scratch, steps = PartialState(), Path(told["scratch"]), list[int]()
@@ -67,7 +67,7 @@ def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
         for method in ("esft-token",) if told["told"] else ("fft", "esft-token"):
             folder = scratch / strategy / method
             folder.mkdir(parents=True, exist_ok=True)
-            run(METHODS[method], folder, checkpoint_every=1, progress=heard)
+            run(method, folder, checkpoint_every=1, progress=heard)
     machine = int(os.environ["GROUP_RANK"])
     return {"machine": machine, "rank": state.process_index, "steps": steps}
 

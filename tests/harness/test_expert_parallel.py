@@ -139,7 +139,7 @@ def test_processes_hold_equally_many_experts_and_train_as_many_each_but_for_one(
 @pytest.mark.parametrize(
     ("case", "count"),
     [each for each in HELD if each[0] in ("olmoe gate", "deepseek gate", "lora", "lora of experts", "esft-lora")]
-    + [(case, count) for case in ("fft", "fft of fused experts", "densemixer") for count in (2, 4)],
+    + [("fft", 2), ("fft", 4), ("fft of fused experts", 4), ("densemixer", 2), ("densemixer-lora", 4)],
 )
 def test_a_plan_knows_what_a_process_has_for_itself(trained: Trained, count: int, case: str) -> None:
     architecture, method = CASES[case]

@@ -2,8 +2,10 @@
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +13,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from esft_bench.harness.merging import Merger, Model
+from esft_bench.harness.serving import server
 from esft_bench.harness.serving.canary import compare
 from esft_bench.harness.serving.engines import TransformersEngine, VllmEngine
 from esft_bench.harness.serving.served import Served
@@ -18,6 +21,7 @@ from esft_bench.harness.serving.server import Settings, VllmServer
 from esft_bench.methods.errors import MethodError
 from tests.conftest import ARCHITECTURES
 from tests.harness.swaps import Cell, backbone, cells, training
+from tests.harness.vllm_forked import Parent
 
 ORDER = ("experts", "others", "base", "all", "experts", "base")
 """Cells one after another: what none of two has in common, everything, and the backbone again."""
@@ -34,6 +38,14 @@ def each(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[str, dict[str,
 @pytest.fixture(scope="module")
 def olmoe(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Cell]:
     return cells(backbone("olmoe", tmp_path_factory.mktemp("olmoe")))
+
+
+@pytest.fixture(scope="module")
+def parent() -> Iterator[Parent]:
+    pytest.importorskip("vllm")
+    made = Parent()
+    yield made
+    made.close()
 
 
 def sha(path: Path) -> str:
@@ -62,9 +74,8 @@ def test_a_backbone_that_was_served_ahead_is_swapped_into(olmoe: dict[str, Cell]
 
 @pytest.mark.slow
 def test_vllm_serves_one_cell_after_another_as_a_fresh_server_would(
-    each: tuple[str, dict[str, Cell]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    each: tuple[str, dict[str, Cell]], parent: Parent, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("vllm")
     architecture, served = each
     alone: list[int] = []
     fresh: dict[str, float] = {}
@@ -76,6 +87,7 @@ def test_vllm_serves_one_cell_after_another_as_a_fresh_server_would(
         return answer
 
     monkeypatch.setattr(VllmServer, "swap", noted)
+    monkeypatch.setattr(server, "subprocess", SimpleNamespace(**vars(subprocess) | {"Popen": parent.popen}))
     engine = VllmEngine(tmp_path / "logs", Settings(max_length=128))
     expected = "restart" if architecture in OF_ITS_OWN else "swap"
     try:
