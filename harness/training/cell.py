@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import default_device, experts_of
@@ -47,7 +46,7 @@ from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context
 from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.moe.places import read_into
-from esft_bench.methods.moe.profile import FILE, Profile
+from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
@@ -246,10 +245,8 @@ def _reprofile(form: Form, cell: CellTraining, course: _Course) -> Callable[[Pre
     seen = partial(profile_model, form=form, task=cell.tasks[0], wanted=told)
 
     def again(model: PreTrainedModel) -> Profile:
-        left = PartialState().is_main_process and (place / FILE).exists()  # one for all: another may not see it yet
-        (known,) = broadcast_object_list([Profile.load(place) if left else None])
-        found: Profile = known or profile_apart_from(model, course.checkpoint, products(cell.loading.precision), seen)
-        if PartialState().is_main_process and not left:
+        found = profile_apart_from(model, course.checkpoint, products(cell.loading.precision), seen)
+        if PartialState().is_main_process:
             place.mkdir(exist_ok=True)
             found.save(place)
         return found

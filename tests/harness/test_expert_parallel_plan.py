@@ -8,6 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from transformers import AutoTokenizer
 
 from esft_bench.harness.commands import machines
 from esft_bench.harness.commands.options import RunOptions
@@ -28,6 +29,7 @@ from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
 from tests.conftest import build
+from tests.harness.conftest import BACKBONE
 from tests.harness.plans import graph_of, prepared
 from tests.harness.runs import SUITE
 from tests.methods.helpers import TRAINING, seen_by
@@ -116,6 +118,25 @@ def test_processes_that_do_not_divide_the_experts_are_refused_before_anything_is
         match=r"^training\.expert_parallel: 64 experts of a layer cannot be shared out evenly among 3 processes;",
     ):
         planned(tmp_path, 3)
+
+
+@pytest.mark.parametrize("shares", ["0", "1", "-1", "two", "2.5"])
+def test_what_is_no_number_of_processes_is_refused(tmp_path: Path, shares: str) -> None:
+    text = SUITE.replace("training: {", f"training: {{expert_parallel: {shares}, ").replace("ENGINE", "transformers")
+    with pytest.raises(UserError, match=r"suite\.yaml, line \d+, training\.expert_parallel: Input should be .*$"):
+        prepared(tmp_path, text)
+
+
+def test_a_backbone_without_experts_has_none_to_share_out(tmp_path: Path) -> None:
+    dense = tmp_path / "dense"
+    build("dense", vocab_size=2048).save_pretrained(dense)
+    AutoTokenizer.from_pretrained(BACKBONE).save_pretrained(dense)
+    before, after = SUITE.index("  fft:"), SUITE.index("training:")
+    text = f"{SUITE[:before]}  lora: {{}}\n{SUITE[after:]}backbone: {{path: {dense}}}\n".replace(
+        "ENGINE", "transformers"
+    )
+    with pytest.raises(MethodError, match=r"^training\.expert_parallel: LlamaForCausalLM has no routed experts"):
+        prepared(tmp_path, text)
 
 
 def test_an_optimizer_that_was_not_tried_with_it_is_refused(tmp_path: Path) -> None:
