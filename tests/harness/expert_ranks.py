@@ -39,7 +39,6 @@ from esft_bench.methods.method import Method
 from esft_bench.methods.moe.places import read_tensor
 from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.moe.view import MoeLayer, moe_layers
-from esft_bench.methods.random_experts import RandomExperts
 from esft_bench.methods.tensor_files import tensor_files
 from tests.conftest import build
 from tests.harness.ranks import LEFT, SETTINGS, StoppedError, looks_at, sequences, stop
@@ -47,12 +46,10 @@ from tests.methods.helpers import seen_by
 
 SELECTED: Mapping[str, tuple[str, Method]] = {
     "olmoe gate": ("olmoe", EsftGate(p=0.3)),
-    "deepseek token": ("deepseek-v2", EsftToken(p=0.2)),
     "deepseek gate": ("deepseek-v2", EsftGate(p=0.4)),
     "deepseek shared": ("deepseek-v2", EsftToken(p=0.5, shared_experts=True)),
     "qwen2 shared": ("qwen2-moe", EsftToken(p=0.5, shared_experts=True)),
     "qwen3 token": ("qwen3-moe", EsftToken(p=0.5)),
-    "olmoe random": ("olmoe", RandomExperts(of=EsftToken(p=0.5))),
     "mixtral gate": ("mixtral", EsftGate(p=0.5)),
     "deepseek-v3 token": ("deepseek-v3", EsftToken(p=0.5)),
     "granite token": ("granite-moe", EsftToken(p=0.5)),
@@ -65,7 +62,6 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
     "das stage 1": ("deepseek-v2", AttentionRouter()),
     "das stage 2": ("deepseek-v2", DasTune(count=5)),
     "kappa": ("olmoe", Kappa(count=3)),
-    "lora": ("qwen3-moe", Lora(rank=2)),
     "lora of experts": ("deepseek-v2", Lora(rank=2, experts=True)),
     "lora of transposed experts": ("gpt-oss", Lora(rank=2, experts=True)),
     "esft-lora": ("deepseek-v2", EsftLora(p=0.4, rank=2)),
@@ -79,23 +75,11 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
 }
 """What is trained of experts is all of them, nothing, low-rank updates, or what a look at their weights says."""
 CASES = {**SELECTED, **OTHERS}
-GO_ON = (
-    "olmoe gate",
-    "deepseek shared",
-    "gpt-oss token",
-    "fft",
-    "fft of fused experts",
-    "das stage 2",
-    "esft-lora",
-    "lora of experts",
-    "lora and routers",
-    "densemixer-lora",
-    "fft of groups",
-)
+GO_ON = ("olmoe gate", "gpt-oss token", "fft", "das stage 2", "esft-lora", "lora of experts", "densemixer-lora")
 """Cases that are stopped, and gone on with by as many processes and by fewer."""
 LOOKED_AT = ("olmoe gate", "gpt-oss token", "fft", "lora of experts", "das stage 2")
 """Cases in which the model is looked at while it trains."""
-FOUR = (*SELECTED, *GO_ON)
+FOUR = tuple(dict.fromkeys((*SELECTED, *GO_ON)))
 """Cases that four processes train, too."""
 SAVING = SETTINGS.model_copy(update={"gradient_checkpointing": True})
 
