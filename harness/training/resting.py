@@ -1,5 +1,6 @@
 """A model that is looked at and not trained, and that several processes hold together, as in a training."""
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -48,6 +49,8 @@ def profile_apart_from(
     copy = deepcopy(model)
     with _shared_at_rest(copy, Accelerator(mixed_precision=mixed_precision), checkpoint):
         found = seen(copy)
+    del copy
+    gc.collect()  # modules that are shared out refer to themselves, and the next model is to have their room
     told: Profile = broadcast_object_list([found])[0]
     return told
 

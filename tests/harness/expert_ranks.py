@@ -69,7 +69,7 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
     "all experts": ("olmoe", AllExperts()),
     "lora and routers": ("deepseek-v3", Lora(rank=2, routers=True)),
     "densemixer": ("deepseek-v2", DenseMixer()),
-    "densemixer of fused experts": ("gpt-oss", DenseMixer()),
+    "densemixer of fused experts": ("granite-moe", DenseMixer()),
     "densemixer-lora": ("qwen3-moe", DenseMixerLora(rank=2, dropout=0.0)),
     "fft of groups": ("deepseek-v3", FullFineTuning(group_size=2)),
 }
