@@ -7,7 +7,6 @@ import json
 import os
 import socket
 from collections.abc import Callable
-from contextlib import suppress
 from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -40,14 +39,17 @@ def launch(
 ) -> list[dict[str, Any]]:
     """What `launching.launch` does on this machine: what `function` came to in each process, or one's sentence."""
     with TemporaryDirectory() as place:
-        with suppress(ProcessRaisedException):
+        try:
             together(crew.processes, _share, function, arguments, place)
-        said = [json.loads(path.read_text()) for path in sorted(Path(place).iterdir())]
-    for each in said:
-        if "error" in each:
-            raise UserError(each["error"])
-    assert len(said) == crew.processes
-    return [each["done"] for each in said]
+        except ProcessRaisedException as error:
+            if sentences := [each["error"] for each in _said(place) if "error" in each]:
+                raise UserError(sentences[0]) from error
+            raise
+        return [each["done"] for each in _said(place)]
+
+
+def _said(place: str) -> list[dict[str, Any]]:
+    return [json.loads(path.read_text()) for path in sorted(Path(place).iterdir())]
 
 
 def _part(rank: int, environment: dict[str, str], function: Callable[..., None], told: tuple[Any, ...]) -> None:

@@ -24,6 +24,7 @@ from esft_bench.harness.steps.step import Job, Parallelism
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.training.together.sharding import give_room
 from esft_bench.methods.errors import MethodError
+from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.moe.places import read_into
 from esft_bench.methods.moe.unread import Unread
 from esft_bench.methods.tensor_files import tensor_files
@@ -171,6 +172,7 @@ def test_a_machine_with_fewer_gpus_is_refused_in_a_sentence(tmp_path: Path, monk
     assert machines._on_this_machine(RunOptions(), made).workers == 1
 
 
+METHODS = TRAINING | {"fft of groups": FullFineTuning(group_size=2)}
 APART = [name for name, method in TRAINING.items() if method.expert_parallel]
 
 
@@ -188,12 +190,13 @@ def written(folder: Path) -> tuple[dict[str, bytes], dict[str, Tensor]]:
         *((name, "deepseek-v2") for name in APART),
         ("fft", "deepseek-v3"),
         ("densemixer-lora", "deepseek-v3"),
+        ("fft of groups", "deepseek-v3"),
         ("fft", "gpt-oss"),
         ("das-tune", "granite-moe"),
     ],
 )
 def test_what_was_trained_is_exported_without_any_other_weights(name: str, architecture: str, tmp_path: Path) -> None:
-    method, context = TRAINING[name], seen_by(build(architecture))
+    method, context = METHODS[name], seen_by(build(architecture))
     whole = build(architecture)
     whole.save_pretrained(tmp_path / "base")
     files = tensor_files(tmp_path / "base")
