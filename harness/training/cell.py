@@ -48,6 +48,7 @@ from esft_bench.methods.moe.frozen import pack_frozen
 from esft_bench.methods.moe.places import read_into
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.unread import Unread
+from esft_bench.methods.moe.view import MoeLayer
 from esft_bench.methods.tensor_files import tensor_files
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import write_json
@@ -242,7 +243,9 @@ def _reprofile(form: Form, cell: CellTraining, course: _Course) -> Callable[[Pre
         return partial(profile_together, form=form, task=cell.tasks[0], wanted=told)
     if course.gather:
         return lambda _: Profile.load(place)
-    seen = partial(profile_model, form=form, task=cell.tasks[0], wanted=told)
+
+    def seen(model: PreTrainedModel, layers: Mapping[int, MoeLayer]) -> Profile:
+        return profile_model(model, form, cell.tasks[0], told, layers)
 
     def again(model: PreTrainedModel) -> Profile:
         found = profile_apart_from(model, course.checkpoint, products(cell.loading.precision), seen)

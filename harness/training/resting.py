@@ -40,16 +40,21 @@ def held_together(
 
 
 def profile_apart_from(
-    model: PreTrainedModel, checkpoint: Path, mixed_precision: str, seen: Callable[[PreTrainedModel], Profile]
+    model: PreTrainedModel,
+    checkpoint: Path,
+    mixed_precision: str,
+    seen: Callable[[PreTrainedModel, Mapping[int, MoeLayer]], Profile],
 ) -> Profile:
     """What is `seen` of a model that has shapes alone, by a copy that processes hold together; each gets the same.
 
-    Its values are those of a checkpoint. Every process calls this.
+    Its values are those of a checkpoint; its layers are told as they are before others hold some of their experts.
+    Every process calls this.
     """
     copy = deepcopy(model)
+    layers = experts_of(copy)
     with _shared_at_rest(copy, Accelerator(mixed_precision=mixed_precision), checkpoint):
-        found = seen(copy)
-    del copy
+        found = seen(copy, layers)
+    del copy, layers
     gc.collect()  # modules that are shared out refer to themselves, and the next model is to have their room
     told: Profile = broadcast_object_list([found])[0]
     return told
