@@ -133,9 +133,8 @@ def test_a_backbone_without_experts_has_none_to_share_out(tmp_path: Path) -> Non
     build("dense", vocab_size=2048).save_pretrained(dense)
     AutoTokenizer.from_pretrained(BACKBONE).save_pretrained(dense)
     before, after = SUITE.index("  fft:"), SUITE.index("training:")
-    text = f"{SUITE[:before]}  lora: {{}}\n{SUITE[after:]}backbone: {{path: {dense}}}\n".replace(
-        "ENGINE", "transformers"
-    )
+    told = SUITE[after:].replace("{", "{expert_parallel: 2, ", 1).replace("ENGINE", "transformers")
+    text = f"{SUITE[:before]}  lora: {{}}\n{told}backbone: {{path: {dense}}}\n"
     with pytest.raises(MethodError, match=r"^training\.expert_parallel: LlamaForCausalLM has no routed experts"):
         prepared(tmp_path, text)
 
