@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.multiprocessing import ProcessRaisedException, start_processes
+from torch.multiprocessing.spawn import ProcessRaisedException, start_processes
 
 from esft_bench.harness.execute.local import PRELOADED
 from esft_bench.harness.training.together.machines import Crew

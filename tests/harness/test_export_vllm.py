@@ -56,7 +56,10 @@ answers = [answer(folder, json.loads(sys.argv[1]), int(sys.argv[2])) for folder 
 assert "esft_bench" not in sys.modules
 print(json.dumps(answers))
 """
-SERVED = {"qwen3-moe": ("qwen3", {"best": True}), "mixtral": ("mixtral", {"method": "esft-token"})}
+SERVED: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen3-moe": ("qwen3", {"best": True}),
+    "mixtral": ("mixtral", {"method": "esft-token"}),
+}
 """By architecture a chat template, and which row of a run is exported."""
 PLAIN = {**os.environ, "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "1"}
 PLAIN |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0"}  # the engine in the process that asks: others import all again
@@ -84,9 +87,17 @@ def exported(place: Path, backbone: Path | None = None, **row: Any) -> Path:
         {"text": f"Film {n} was {'fine' if n % 2 else 'dull'}.", "label": "yes" if n % 2 else "no"} for n in range(60)
     ]
     (place / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    few: dict[str, Any] = {"steps": 3, "limit": 4, "engine": "transformers", "only": "method=fft,method=esft-token"}
-    asked = {"data": [str(place / "rows.jsonl")], "run_dir": place / "runs", "set": ["rehearse=never"]}
-    run = carry_out(SuiteOptions(**few, **asked, backbone=str(backbone) if backbone else None))
+    suite = SuiteOptions(
+        data=[str(place / "rows.jsonl")],
+        backbone=str(backbone) if backbone else None,
+        only="method=fft,method=esft-token",
+        steps=3,
+        limit=4,
+        engine="transformers",
+        set=["rehearse=never"],
+        run_dir=place / "runs",
+    )
+    run = carry_out(suite)
     list(export(ExportOptions(run=run, to=place / "mine", **row)))
     return place / "mine"
 
