@@ -74,6 +74,7 @@ _APART = "tokens go to the processes that hold their experts by transformers' ow
 _OTHERS = "a server that others run is looked at, and handed an adapter"
 _SWAP = "the weights of a running server are replaced in place"
 _START = "half of a server's start-up time on a CPU"
+_FORKED = "processes of tests are forked from one that has imported what they need"
 _TEXTS = "long texts are cut into lm-eval's own windows, for both engines alike"
 _REQUESTS = "options of one question share the queries for their common beginning"
 _ONCE = "requests are built once and asked of many models"
@@ -182,6 +183,10 @@ NAMES = (
     PrivateName(
         "vllm.entrypoints.cli.main", "main", "a server ends with the process that started it", sign="def main()"
     ),
+    PrivateName("vllm.entrypoints.cli.serve", "ServeSubcommand", _FORKED, sign="class ServeSubcommand"),
+    PrivateName("vllm.v1.engine.core", "EngineCore", _FORKED, sign="class EngineCore:"),
+    PrivateName("torch.multiprocessing.spawn", "start_processes", _FORKED, sign="def start_processes("),
+    PrivateName("torch.multiprocessing.spawn", "ProcessRaisedException", _FORKED, sign="class ProcessRaisedException"),
     PrivateName("vllm.platforms", "current_platform", _SWAP, sign="current_platform: Platform"),
     PrivateName("vllm.utils.system_utils", "get_mp_context", _START, sign="def get_mp_context()"),
     PrivateName("vllm.config.parallel", "WeightSwap", _SWAP, sign="worker_extension_cls: str"),

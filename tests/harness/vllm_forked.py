@@ -65,9 +65,8 @@ class Forked:
 
 def main() -> None:
     """Fork a server for each line."""
-    import vllm.entrypoints.cli.main
-    import vllm.entrypoints.openai.api_server
-    import vllm.v1.engine.core  # noqa: F401
+    from vllm.entrypoints.cli.serve import ServeSubcommand as _
+    from vllm.v1.engine.core import EngineCore as _  # noqa: F811, F401
 
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # so that those which end are gone
     alive = os.pipe()
