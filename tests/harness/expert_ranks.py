@@ -69,9 +69,7 @@ OTHERS: Mapping[str, tuple[str, Method]] = {
     "all experts": ("olmoe", AllExperts()),
     "lora and routers": ("deepseek-v3", Lora(rank=2, routers=True)),
     "densemixer": ("deepseek-v2", DenseMixer()),
-    "densemixer of fused experts": ("granite-moe", DenseMixer()),
     "densemixer-lora": ("qwen3-moe", DenseMixerLora(rank=2, dropout=0.0)),
-    "fft of groups": ("qwen3-moe", FullFineTuning(group_size=2)),
 }
 """What is trained of experts is all of them, nothing, low-rank updates, or what a look at their weights says."""
 CASES = {**SELECTED, **OTHERS}

@@ -122,7 +122,13 @@ def check_alike(one: CellTraining, two: CellTraining) -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "told"), [("fft", {}), ("kappa", {"count": 6}), ("esft-lora", {}), ("esft-token", {"group_size": 2})]
+    ("method", "told"),
+    [
+        ("fft", {"group_size": 2}),
+        ("kappa", {"count": 6}),
+        ("esft-lora", {}),
+        ("esft-token", {"group_size": 2}),
+    ],
 )
 def test_methods_that_train_all_experts_or_updates_or_look_at_weights_or_routing_leave_what_one_process_leaves(
     make: Make, data: Path, method: str, told: dict[str, Any]
