@@ -141,7 +141,7 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
         wanted = [step for path in made.plan.paths.values() for step in path.last]
         failed = Schedule(graph, executor, watch, Parallelism(), wanted).run()
     assert not failed
-    made.store.looks.keep()
+    made.store.keep_looks(graph.artifacts.values())
     _looked_at(found, folder, cells, items)
     return {
         "cells": len(made.plan.cells),

@@ -94,7 +94,7 @@ class Plan:
         try:
             store.looks.recall()
             graph = self.graph(store)
-            store.looks.keep()
+            store.keep_looks(graph.artifacts.values())
         finally:
             gc.enable()
         return graph

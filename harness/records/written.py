@@ -8,11 +8,13 @@ from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
+from esft_bench.harness.store.artifacts import DamagedError
 from esft_bench.harness.store.keys import Code
 from esft_bench.harness.store.notes import Notes
 from esft_bench.reports import inputs
 from esft_bench.reports.forms import write_if_changed, write_reports
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, remove
 
 NOTE = ".records"
@@ -36,12 +38,18 @@ class Written:
         return self._graph.store.leases.held(self._claim)
 
     def refresh(self, failures: Mapping[Cell, str]) -> None:
-        """Write records and report, with all figures, unless they are there, whole and made of the very same."""
+        """Write records and report, with all figures, unless they are there, whole and made of the very same.
+
+        Raises UserError where what a step measured cannot be read any more.
+        """
         told, noted = self._told(failures), self._notes.read(NOTE) or {}
         same = noted.get("made_of") == told
         lost = [name for name, digest in noted.get("files", {}).items() if self._lost(name, digest, say=same)]
         if not same or lost:
-            self._write_records(failures)
+            try:
+                self._write_records(failures)
+            except DamagedError as error:
+                raise UserError(f"{error}: run the same command again, which makes it anew.") from error
             self._notes.write(NOTE, {"made_of": told, "files": self._files()})
         self._graph.store.news += inputs.damaged(self.folder)
         write_if_changed(self.folder)
@@ -74,6 +82,8 @@ class Written:
         try:
             self._write_records(failures)
             write_reports(self.folder, draw=False)
+        except DamagedError:  # who uses it makes it again; else it is said when the last report is written
+            pass
         finally:
             lease.release()
         self._last, self._took = time.monotonic(), time.monotonic() - began
@@ -86,7 +96,7 @@ class Written:
 
     def _told(self, failures: Mapping[Cell, str]) -> str:
         """A digest of all that records are made of."""
-        artifacts = sorted(f"{made.name} {made.digest} {made.measured}" for made in self._graph.artifacts.values())
+        artifacts = sorted(f"{made.name} {made.seal}" for made in self._graph.artifacts.values())
         failed = sorted((cell.label, why) for cell, why in failures.items())
         suite = self._plan.suite.model_dump(mode="json")
         return digest_of_text(canonical([suite, artifacts, failed, CODE.sources()]))
