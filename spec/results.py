@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pydantic import ValidationError
 
@@ -121,8 +121,8 @@ def read_items(folder: Path, record: Record) -> list[ItemScore]:
 
     Unreadable lines are skipped. Without a file in the run folder (costs, a step that failed) the list is empty.
     """
-    path = (folder / record.items).resolve()
-    if not record.items or not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = _inside(folder, record.items)
+    if path is None or not path.is_file():
         return []
     items: dict[str, ItemScore] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -132,6 +132,16 @@ def read_items(folder: Path, record: Record) -> list[ItemScore]:
             continue
         items[item.id] = item
     return list(items.values())
+
+
+def _inside(folder: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None where the name, or a link on its way, may lead out of it."""
+    path = str(folder)
+    for part in PurePosixPath(name).parts:
+        path = f"{path}/{part}"
+        if part in ("..", "/") or os.path.islink(path):  # noqa: PTH114 (asked for thousands: paths cost more)
+            return None
+    return Path(path) if name else None
 
 
 def write_text(path: Path, text: str) -> None:

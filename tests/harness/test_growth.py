@@ -110,7 +110,7 @@ class Apart(Beside):
 
     def wait(self):
         before = len(self._made)
-        ended = []
+        ended: list[Ended] = []
         for step, job in self._started:
             made_folder(job.out)
             measured = step.run(job) | dict.fromkeys("abcde", float(len(ended)))
