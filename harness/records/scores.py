@@ -29,10 +29,10 @@ JUDGE_COSTS = ("judge_requests", "judge_tokens_in", "judge_tokens_out", "judge_d
 """Metrics of the cost records of judging, measured with the verdicts."""
 
 
-def collect(plan: Plan, graph: Graph, run_folder: Path, failures: Mapping[Cell, str]) -> list[Record]:
+def collect(plan: Plan, graph: Graph, run_folder: Path, failures: Mapping[Cell, str]) -> Iterator[Record]:
     """The records of every finished part of every cell, and of the cells that failed; item files are copied along."""
-    found = (_CellRecords(plan, graph, path, run_folder) for path in plan.paths.values())
-    return [record for each in found for record in each.all(failures.get(each.path.cell, ""))]
+    for cell, path in plan.paths.items():
+        yield from _CellRecords(plan, graph, path, run_folder).all(failures.get(cell, ""))
 
 
 def read_scores(artifact: Artifact) -> list[ItemScore]:

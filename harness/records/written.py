@@ -1,18 +1,21 @@
 """A run's folder, kept up to date: records and report are written from what is finished, where that changed."""
 
 import os
+import threading
 import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 
 from esft_bench.harness.plan.plan import Plan
+from esft_bench.harness.records.beside import write_beside
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.artifacts import DamagedError
 from esft_bench.harness.store.keys import Code
+from esft_bench.harness.store.leases import Lease
 from esft_bench.harness.store.notes import Notes
 from esft_bench.reports import inputs
-from esft_bench.reports.forms import write_if_changed, write_reports
+from esft_bench.reports.forms import write_if_changed
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_file, digest_of_text, remove
@@ -72,7 +75,8 @@ class Written:
     def refresh_now_and_then(self, failures: Mapping[Cell, str]) -> None:
         """Keep the report of a run at work fresh, at no more than a twentieth of its time, and without figures.
 
-        Nothing is written where another run of this folder is writing.
+        Records are written here, the report is by another process, which is not waited for. Nothing is written where
+        another run of this folder is writing.
         """
         if time.monotonic() - self._last < 20 * self._took:
             return
@@ -80,19 +84,33 @@ class Written:
             return
         began = time.monotonic()
         try:
-            self._write_records(failures)
-            write_reports(self.folder, draw=False)
+            self._write_records(failures, copies=False)
         except DamagedError:  # who uses it makes it again; else it is said when the last report is written
-            pass
-        finally:
             lease.release()
+        except BaseException:
+            lease.release()
+            raise
+        else:
+            threading.Thread(target=self._report, args=(lease, began), daemon=True).start()
+        self._noted(began)
+
+    def _report(self, lease: Lease, began: float) -> None:
+        """See the report written, and then let others write."""
+        try:
+            write_beside(self.folder)
+        finally:
+            self._noted(began)
+            lease.release()
+
+    def _noted(self, began: float) -> None:
+        """How long it took, up to now."""
         self._last, self._took = time.monotonic(), time.monotonic() - began
 
-    def _write_records(self, failures: Mapping[Cell, str]) -> None:
+    def _write_records(self, failures: Mapping[Cell, str], *, copies: bool = True) -> None:
         from esft_bench.harness.records.all import write_records  # here: it takes seconds to import
 
         remove(self.folder / f"{NOTE}.json")
-        write_records(self._plan, self._graph, self.folder, failures)
+        write_records(self._plan, self._graph, self.folder, failures, copies=copies)
 
     def _told(self, failures: Mapping[Cell, str]) -> str:
         """A digest of all that records are made of."""
