@@ -115,6 +115,7 @@ class Store:
         self.leases = Leases(root / LEASES, lapse)
         self._damaged: dict[Path, int] = {}  # with their inodes
         self._unsynced: set[Path] = set()
+        self._saw = False  # anything that is not noted
         self.looks = Looks(root)
         with full_disk_is_a_sentence(root / "x"):
             made_folder(root / WORK)
@@ -177,7 +178,7 @@ class Store:
 
     def _artifact(self, manifest: Manifest, now: str, *, whole: bool) -> Artifact:
         """What lies there with a manifest that was just read or written."""
-        measured = manifest.measured
+        self._saw, measured = True, manifest.measured
         told = (manifest.digest, manifest.seal, bool(measured.get(FAILED)), now, whole, measured)
         return Artifact(self.root, manifest.kind, manifest.key, *told)
 
@@ -252,8 +253,9 @@ class Store:
         return self._artifact(manifest.model_copy(update=told), stamp(found), whole=True)
 
     def keep_looks(self, artifacts: Iterable[Artifact]) -> None:
-        """Leave for other processes what was found when artifacts were looked at."""
-        self.looks.keep((each.kind, each.key, each.look) for each in artifacts)
+        """Leave for other processes what was found when artifacts were looked at, where they do not know it all."""
+        if self._saw:
+            self.looks.keep((each.kind, each.key, each.look) for each in artifacts)
 
     def sync(self) -> None:
         """Force it to the disk that what was finished is in its place."""
