@@ -28,6 +28,7 @@ from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.steps.tune import TuneStep
 from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.keys import keep_parsed, recall_parsed
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.spec.cell import Cell
@@ -35,6 +36,9 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
+
+PARSED = ".parsed"
+"""The notes on what our source imports."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,7 @@ class Plan:
             store.looks.recall()
             graph = self.graph(store)
             store.keep_looks(graph.artifacts.values())
+            keep_parsed(store.notes(PARSED))
         finally:
             gc.enable()
         return graph
@@ -126,6 +131,7 @@ def make_plan(
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
+    recall_parsed(store.notes(PARSED))
     methods, tasks = methods_of(suite), tasks_of(suite)
     check_file_names(Matrix(suite, methods, tasks))
     check_optimizer(suite)

@@ -14,6 +14,8 @@ from esft_bench.harness.store.artifacts import Artifact
 FIELDS = Struct("? ? ? ? 10s 32s 32s 16s")
 """Whether it is there, finished, partial, and was read whole; its key, digest, seal and stamp."""
 THERE, FINISHED = 0, 1
+RECENT = 64
+"""Artifacts that are held as they were asked for last."""
 
 
 class Shelf(Mapping[Step, Artifact]):
@@ -23,6 +25,7 @@ class Shelf(Mapping[Step, Artifact]):
         self._root = root
         self._places: dict[Step, int] = {}
         self._held = bytearray()
+        self._recent: dict[Step, Artifact] = {}  # a training is asked for by each of its answers
 
     def make_room(self, step: Step) -> None:
         """A step came in, of which nothing is there."""
@@ -31,12 +34,14 @@ class Shelf(Mapping[Step, Artifact]):
 
     def put(self, artifact: Artifact, step: Step, *, finished: bool) -> None:
         """A step has left this."""
+        self._recent.pop(step, None)
         told = (artifact.key, artifact.digest, artifact.seal, artifact.stamp)
         flags = (True, finished, artifact.partial, artifact.whole)
         FIELDS.pack_into(self._held, self._places[step], *flags, *map(bytes.fromhex, told))
 
     def drop(self, step: Step) -> None:
         """What a step has left is not there any more."""
+        self._recent.pop(step, None)
         FIELDS.pack_into(self._held, self._places[step], *(False,) * 4, *(b"",) * 4)
 
     @property
@@ -56,6 +61,14 @@ class Shelf(Mapping[Step, Artifact]):
         return self._says(step, THERE)
 
     def __getitem__(self, step: Step) -> Artifact:
+        found = self._recent.get(step)
+        if found is None:
+            if len(self._recent) == RECENT:
+                self._recent.clear()
+            found = self._recent[step] = self._read(step)
+        return found
+
+    def _read(self, step: Step) -> Artifact:
         there, _, partial, whole, *told = FIELDS.unpack_from(self._held, self._places[step])
         if not there:
             raise KeyError(step)

@@ -122,9 +122,9 @@ class Store:
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact under a key; None where it is not finished, or a look shows damage (see soundness)."""
-        if not os.path.lexists(f"{self.root}/{kind}/{key}"):
-            return None
         look = self.looks.at(kind, key)
+        if look is None and not os.path.lexists(f"{self.root}/{kind}/{key}"):
+            return None
         known = Artifact(self.root, kind, key, look.digest, look.seal, look.partial, look.stamp) if look else None
         try:
             return self._checked(kind, key, known, whole=False)
