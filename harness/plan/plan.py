@@ -28,7 +28,7 @@ from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.steps.tune import TuneStep
 from esft_bench.harness.store.artifacts import Store
-from esft_bench.harness.store.keys import keep_parsed, recall_parsed
+from esft_bench.harness.store.keys import keep_parsed
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.spec.cell import Cell
@@ -131,7 +131,6 @@ def make_plan(
 
     Raises UserError, TaskError or MethodError, one sentence, before anything is computed.
     """
-    recall_parsed(store.notes(PARSED))
     methods, tasks = methods_of(suite), tasks_of(suite)
     check_file_names(Matrix(suite, methods, tasks))
     check_optimizer(suite)
