@@ -101,7 +101,12 @@ def test_a_damaged_note_of_tables_is_not_believed(tmp_path):
 
 def test_a_plan_is_priced_once_for_each_of_its_states(tmp_path, monkeypatch):
     asked: list[int | None] = []
-    monkeypatch.setattr(show, "price_tables", lambda plan, graph, fleet, micro: asked.append(micro) or made(1))
+
+    def price_tables(plan, graph, fleet, micro_batch):
+        asked.append(micro_batch)
+        return made(1)
+
+    monkeypatch.setattr(show, "price_tables", price_tables)
     plan = prepared(tmp_path, ROWS)
     for options in (PriceOptions(), PriceOptions(), PriceOptions(micro_batch=1), PriceOptions(gpus=2)):
         prices(plan, graph_of(plan), options)
