@@ -90,8 +90,9 @@ class Graph:
         found = []
         for need in self._needs[step].values():
             try:
-                if (known := self.artifacts.get(need)) is not None:
-                    self._hold(need, self.store.check(known, again=again))
+                known = self.artifacts.get(need)
+                if known is not None and (seen := self.store.check(known, again=again)) is not known:
+                    self._hold(need, seen)
             except DamagedError:
                 self._drop(need)
                 found.append(need)
