@@ -101,6 +101,7 @@ class Plan:
             store.keep_looks(graph.artifacts.values())
             keep_parsed(store.notes(PARSED))
         finally:
+            gc.freeze()  # nor is it searched from now on
             gc.enable()
         return graph
 
