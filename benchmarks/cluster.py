@@ -8,7 +8,7 @@ made up (made_up.py), the answers of one model as one order, as in a run. First 
 of list scheduling, all work divided by the cores, and the longest step; the cost of a step is what a core spends on it
 beyond its 50 ms, once a tenth of the steps is over (Ray has started its processes then). Then the same with nodes
 (raylet and all its children) and the driver killed at random moments, each followed by another one. Both write records
-and report, which must be the same.
+and report, which must be the same. All that was found is said once more in the last lines.
 """
 
 import argparse
@@ -26,6 +26,7 @@ from typing import Any
 import psutil
 import ray
 
+from benchmarks.commands import took
 from benchmarks.made_up import Nap, Nothing, nap
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
@@ -78,7 +79,9 @@ class Seen(Silent):
 def drive(address: str, folder: Path, cells: int) -> None:
     """The driver: walk what is left, write the report, and print how that went."""
     from benchmarks.matrix import nothing, planned  # here: nodes import this module, and need none of these
+    from esft_bench.harness.progress.display import Display
     from esft_bench.harness.records.written import Written
+    from esft_bench.harness.terminal import Terminal
 
     made = planned(folder, cells, ITEMS)
     made.folder.mkdir(parents=True, exist_ok=True)
@@ -88,13 +91,17 @@ def drive(address: str, folder: Path, cells: int) -> None:
     runs, seen = executor(made.folder, Naps, tries=20), Seen()
     runs.does = does
     wanted = [step for path in made.plan.paths.values() for step in path.last]
-    failed = Schedule(graph, runs, seen, Parallelism(), wanted).run()
+    console = Terminal(file=(folder / "said").open("w"))
+    with Display(made.plan, console, dict.fromkeys(made.plan.cells, "done"), made.folder):
+        failed = Schedule(graph, runs, seen, Parallelism(), wanted).run()
     told = {"steps": len(seen.times) - 1, "failed": len(failed), "seconds": seen.times[-1] - seen.times[0]}
     tenth = len(seen.times) // 10
     told["steady"] = (seen.times[-1] - seen.times[tenth]) / max(1, len(seen.times) - 1 - tenth)
     told |= {"mib": seen.memory, "processor": sum(psutil.Process().cpu_times()[:2])}
+    began = time.monotonic()
     Written(made.plan, graph, made.folder).refresh({})
-    print(json.dumps(told))
+    made.store.keep_looks(graph.artifacts.values())
+    print(json.dumps(told | {"report": time.monotonic() - began}))
 
 
 def driver(made: Any, folder: Path, arguments: argparse.Namespace) -> subprocess.Popen[str]:
@@ -105,18 +112,25 @@ def driver(made: Any, folder: Path, arguments: argparse.Namespace) -> subprocess
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
-def undisturbed(made: Any, folder: Path, arguments: argparse.Namespace) -> int:
-    """Returns how many steps there are."""
+def undisturbed(made: Any, folder: Path, arguments: argparse.Namespace) -> tuple[int, list[str]]:
+    """Returns how many steps there are, and what there is to say of them."""
     out, _ = driver(made, folder, arguments).communicate(timeout=LIMIT)
     told = json.loads(out.splitlines()[-1])
     steps, bound = told["steps"], told["steps"] * NAP / arguments.nodes + NAP
     steady = told["steady"] * arguments.nodes
-    print(f"undisturbed: {steps} steps, {told['failed']} failed, {told['seconds']:.1f} s, bound {bound:.1f} s")
-    print(f"  makespan / bound: {told['seconds'] / bound:.2f}; from a tenth on {steady / NAP:.2f}")
-    print(f"  cost of a step on its core: {1000 * (steady - NAP):.1f} ms")
-    print(f"  processor time of the driver: {1000 * told['processor'] / steps:.1f} ms a step")
-    print(f"  memory of the driver, every 100 steps: {told['mib'][:1]} … {told['mib'][-1:]} MiB", flush=True)
-    return int(steps)
+    asked = "plan", str(folder / "matrix.yaml"), "--run-dir", str(folder / "runs")
+    plans, state = [took(*asked), took(*asked)], took("status", str(folder / RUN))
+    lines = [
+        f"{steps} steps, {told['failed']} failed, on {arguments.nodes} nodes",
+        f"makespan {told['seconds']:.1f} s, bound {bound:.1f} s: {told['seconds'] / bound:.2f}; once a tenth is over "
+        f"{steady / NAP:.2f}",
+        f"cost of a step on its core {1000 * (steady - NAP):.1f} ms; processor time of the driver "
+        f"{1000 * told['processor'] / steps:.1f} ms",
+        f"memory of the driver {told['mib'][0]} MiB after 100 steps, {told['mib'][-1]} MiB at the end",
+        f"plan of all of it {plans[0]}, again {plans[1]}; status {state}; records and report {told['report']:.1f} s",
+    ]
+    print("undisturbed:", *lines, sep="\n  ", flush=True)
+    return int(steps), lines
 
 
 def count(folder: Path) -> int:
@@ -130,8 +144,10 @@ def finished(folder: Path) -> dict[str, int]:
     return {path.parent.name: path.stat().st_mtime_ns for path in there}
 
 
-def disturbed(made: Any, alive: list[Any], folder: Path, total: int, arguments: argparse.Namespace) -> bool:
-    """Whether nothing was lost, and none of what was finished done again."""
+def disturbed(
+    made: Any, alive: list[Any], folder: Path, total: int, arguments: argparse.Namespace
+) -> tuple[bool, list[str]]:
+    """Whether nothing was lost and none of what was finished done again, and what there is to say of that."""
     draw = random.Random(arguments.seed)
     strikes = ["node"] * arguments.node_kills + ["driver"] * arguments.driver_kills
     draw.shuffle(strikes)
@@ -152,18 +168,21 @@ def disturbed(made: Any, alive: list[Any], folder: Path, total: int, arguments: 
     out, _ = process.communicate(timeout=LIMIT)
     told, there = json.loads(out.splitlines()[-1]), finished(folder)
     again = sum(there.get(name) != when for name, when in before.items())
-    print(f"{arguments.node_kills} nodes and {arguments.driver_kills} drivers killed: {time.monotonic() - begun:.1f} s")
-    print(f"  {len(there)} of {total} steps are there, {told['failed']} failed, {again} finished ones done again")
-    return len(there) == total and not told["failed"] and not again
+    lines = [
+        f"{arguments.node_kills} nodes and {arguments.driver_kills} drivers killed: {time.monotonic() - begun:.1f} s, "
+        "with the drivers' starts and the report",
+        f"{len(there)} of {total} steps are there, {told['failed']} failed, {again} finished ones done again",
+    ]
+    print("killed:", *lines, sep="\n  ", flush=True)
+    return len(there) == total and not told["failed"] and not again, lines
 
 
-def same(one: Path, other: Path) -> bool:
-    """Whether two runs wrote the same, but for the folders they lie in."""
+def same(one: Path, other: Path) -> tuple[bool, list[str]]:
+    """Whether two runs wrote the same, but for the folders they lie in, and that in words."""
     texts = [{name: (folder / RUN / name).read_text() for name in WRITTEN} for folder in (one, other)]
-    for name in WRITTEN:
-        alike = texts[0][name].replace(str(one), "") == texts[1][name].replace(str(other), "")
-        print(f"  {name}, {len(texts[0][name])} bytes: {'the same' if alike else 'NOT the same'}")
-    return all(texts[0][name].replace(str(one), "") == texts[1][name].replace(str(other), "") for name in WRITTEN)
+    alike = {name: texts[0][name].replace(str(one), "") == texts[1][name].replace(str(other), "") for name in WRITTEN}
+    told = (f"{name} ({len(texts[0][name])} bytes) {'is' if alike[name] else 'IS NOT'} the same" for name in WRITTEN)
+    return all(alike.values()), [", ".join(told)]
 
 
 def main() -> None:
@@ -178,14 +197,18 @@ def main() -> None:
         drive(arguments.drive, arguments.folder, arguments.cells)
         return
     made = cluster(0)
-    alive, well = [add_node(made) for _ in range(arguments.nodes)], True
+    alive = [add_node(made) for _ in range(arguments.nodes)]
     time.sleep(SETTLES)
     with tempfile.TemporaryDirectory() as folder:
         one, other = Path(folder) / "undisturbed", Path(folder) / "disturbed"
-        steps = undisturbed(made, one, arguments)
+        steps, lines = undisturbed(made, one, arguments)
+        well = True
         if arguments.node_kills or arguments.driver_kills:
-            well = disturbed(made, alive, other, steps, arguments) and same(one, other)
+            for good, told in (disturbed(made, alive, other, steps, arguments), same(one, other)):
+                well, lines = well and good, [*lines, *told]
     made.shutdown()
+    load = f"{os.cpu_count()} cores, of which load was {os.getloadavg()[0]:.1f} at the end"
+    print("in all:", *lines, load, "well" if well else "NOT WELL", sep="\n  ")
     sys.exit(0 if well else 1)
 
 

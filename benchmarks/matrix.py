@@ -2,8 +2,8 @@
 
 A suite of so many cells, each tested on twenty benchmarks, is planned, carried out by steps that write what they would
 write and compute nothing, looked at, planned again and reported. Counted are processor seconds of this process, which
-other load on the machine does not change, and its memory; what grows faster than the matrix shows from one line to the
-next. `--profile` prints where a phase spends its time.
+other load on the machine changes little, and its memory; what grows faster than the matrix shows from one line to the
+next. Last, `esft-bench plan` and `status` are measured as commands. `--profile` prints where a phase spends its time.
 """
 
 import argparse
@@ -21,6 +21,7 @@ from typing import Any
 
 import psutil
 
+from benchmarks.commands import took
 from benchmarks.made_up import EXPERTS, LAYERS, PROFILE, Nothing
 from benchmarks.step_time import machine
 from esft_bench.harness.commands.options import SuiteOptions
@@ -141,14 +142,21 @@ def measure(folder: Path, cells: int, items: int, shown: str) -> dict[str, Any]:
         wanted = [step for path in made.plan.paths.values() for step in path.last]
         failed = Schedule(graph, executor, watch, Parallelism(), wanted).run()
     assert not failed
-    made.store.looks.keep()
+    made.store.keep_looks(graph.artifacts.values())
     _looked_at(found, folder, cells, items)
+    asked = "plan", str(folder / "matrix.yaml"), "--run-dir", str(folder / "runs")
+    commands = {
+        "plan, the command": took(*asked),
+        "plan, the command again": took(*asked),
+        "status, the command": took("status", str(made.folder)),
+    }
     return {
         "cells": len(made.plan.cells),
         "steps": executor.done,
         **{f"{name}, s": round(seconds, 2) for name, seconds in found.seconds.items()},
         "run, ms a step": round(1000 * found.seconds["run"] / executor.done, 2),
         **{f"MB after {name}": round(size) for name, size in found.memory.items() if name in ("graph", "run")},
+        **{name: str(each) for name, each in commands.items()},
     }
 
 

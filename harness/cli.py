@@ -66,29 +66,13 @@ def _stop(*_: object) -> NoReturn:
 @grouped
 def plan(suite: SuiteOptions, options: PriceOptions) -> None:
     """Show the matrix, what of it is already there, and what the rest will cost; computes nothing."""
-    from esft_bench.harness.commands.plan import describe, foreseen
+    from esft_bench.harness.commands.plan import tables
     from esft_bench.harness.commands.prepare import prepare
 
-    device = accelerator(options.gpu)
+    accelerator(options.gpu)  # refused before anything is read
     prepared = prepare(suite, weights=False)
-    graph = prepared.plan.look(prepared.store)
-    console.print(describe(prepared, graph))
-    console.print()
-    console.print(foreseen(prepared))
-    if options.detect is not None:
-        from esft_bench.harness.commands.detect import Rates, needed
-
-        rates = Rates(device, options.micro_batch, options.hourly)
-        console.print()
-        console.print(needed(prepared, graph, options.detect, rates))
-    if options.price:
-        from esft_bench.harness.plan.price.fleet import Fleet  # here: it brings torch along
-        from esft_bench.harness.plan.price.show import price_tables
-
-        fleet = Fleet(device, options.gpus, options.hourly)
-        for table in price_tables(prepared.plan, graph, fleet, options.micro_batch):
-            console.print()
-            console.print(table)
+    for number, table in enumerate(tables(prepared, options)):
+        console.print(*[""] * bool(number), table, sep="\n")
     for note in prepared.notes:
         console.print(f"Note: {note}")
 

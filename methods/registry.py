@@ -13,8 +13,9 @@ import functools
 import importlib
 import pkgutil
 import re
+import sys
 from collections.abc import Iterator
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoints, entry_points
 
 from esft_bench import methods
 from esft_bench.methods.errors import MethodError
@@ -58,7 +59,7 @@ def _modules() -> Iterator[pkgutil.ModuleInfo]:
 
 def _plugged_in() -> Iterator[tuple[str, str, type[Method]]]:
     """Name, origin and class of the methods of other packages."""
-    for point in entry_points(group=GROUP):
+    for point in _points(tuple(sys.path)):
         origin = f"the entry point '{point.name}' ({point.value})"
         try:
             loaded = point.load()
@@ -67,3 +68,9 @@ def _plugged_in() -> Iterator[tuple[str, str, type[Method]]]:
         if not (isinstance(loaded, type) and issubclass(loaded, Method)):
             raise MethodError(f"{origin} is no subclass of esft_bench.methods.method.Method")
         yield point.name, origin, loaded
+
+
+@functools.cache
+def _points(path: tuple[str, ...]) -> EntryPoints:
+    """The entry points of what is installed on a path: which takes 15 ms to look through."""
+    return entry_points(group=GROUP)

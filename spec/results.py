@@ -8,8 +8,10 @@ import os
 import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from typing import IO
 
 from pydantic import ValidationError
 
@@ -28,8 +30,14 @@ def write(records: Iterable[Record], folder: Path) -> None:
     """
     kept = list(records)
     write_copies(kept, folder)
-    rows = [record.model_dump(mode="json") for record in kept]
-    write_text(folder / JSONL, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    write_lines(kept, folder)
+
+
+def write_lines(records: Iterable[Record], folder: Path) -> None:
+    """Write `results.jsonl` alone, in the same way, as the records come: none is kept in memory."""
+    with _replacing(folder / JSONL) as file:
+        for record in records:
+            file.write(json.dumps(record.model_dump(mode="json"), ensure_ascii=False).encode() + b"\n")
 
 
 def write_copies(records: Iterable[Record], folder: Path) -> None:
@@ -121,8 +129,8 @@ def read_items(folder: Path, record: Record) -> list[ItemScore]:
 
     Unreadable lines are skipped. Without a file in the run folder (costs, a step that failed) the list is empty.
     """
-    path = (folder / record.items).resolve()
-    if not record.items or not path.is_relative_to(folder.resolve()) or not path.is_file():
+    path = _inside(folder, record.items)
+    if path is None or not path.is_file():
         return []
     items: dict[str, ItemScore] = {}
     for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
@@ -134,6 +142,16 @@ def read_items(folder: Path, record: Record) -> list[ItemScore]:
     return list(items.values())
 
 
+def _inside(folder: Path, name: str) -> Path | None:
+    """The path of a name below a folder; None where the name, or a link on its way, may lead out of it."""
+    path = str(folder)
+    for part in PurePosixPath(name).parts:
+        path = f"{path}/{part}"
+        if part in ("..", "/") or os.path.islink(path):  # noqa: PTH114 (asked for thousands: paths cost more)
+            return None
+    return Path(path) if name else None
+
+
 def write_text(path: Path, text: str) -> None:
     """Replace a file's text atomically, as `write_bytes` does."""
     write_bytes(path, text.encode("utf-8"))
@@ -141,11 +159,18 @@ def write_text(path: Path, text: str) -> None:
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace a file atomically: written beside, fsynced, renamed, and the folder's entry fsynced."""
+    with _replacing(path) as file:
+        file.write(content)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to, which takes another one's place at the end of the block."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         Path(beside).chmod(0o644)

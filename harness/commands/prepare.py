@@ -14,10 +14,11 @@ from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import SHIPPED, with_backbone, with_steps, with_tuning
 from esft_bench.harness.plan.own import DEFAULT, OwnFiles, made_for_data, own_suite
-from esft_bench.harness.plan.plan import Plan, make_plan
+from esft_bench.harness.plan.plan import PARSED, Plan, make_plan
 from esft_bench.harness.serving.settings import EngineSettings, vllm_version
 from esft_bench.harness.steps.train import TrainStep
 from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.keys import recall_parsed
 from esft_bench.spec.cell import Cell
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.selection import quick_slice, selection
@@ -64,6 +65,7 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
         notes += missing
     judges, unseated = seat(suite.judge, account=str((options.run_dir / suite.name).resolve()))
     store = Store(options.run_dir / STORE)
+    recall_parsed(store.notes(PARSED))
     engine = engine_of(suite, store)
     if weights and not (store.root / TrainStep.kind).exists():  # there is something to do, for sure
         warm_up()

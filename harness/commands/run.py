@@ -80,7 +80,7 @@ class _Run:
             with self.written.alone():
                 self._write()
             self._say_news()
-            self.prepared.store.looks.keep()
+            self.prepared.store.keep_looks(self.graph.artifacts.values())
         return self.watch.failures
 
     def _write(self) -> None:
@@ -164,8 +164,7 @@ class _Run:
 
     def _notes(self) -> list[str]:
         """What the report must say: of the suite, of the judge, and of what steps met."""
-        met = (note for artifact in self.graph.artifacts.values() for note in artifact.measured.get("notes", []))
-        return list(dict.fromkeys([*self.watch.notes, *met]))
+        return list(dict.fromkeys([*self.watch.notes, *self.graph.notes]))
 
     def _keep_checkpoints(self) -> None:
         """Keep the merged checkpoint of every finished chosen cell in the run's folder."""

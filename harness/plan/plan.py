@@ -28,6 +28,7 @@ from esft_bench.harness.steps.profile import ProfileStep
 from esft_bench.harness.steps.step import Content
 from esft_bench.harness.steps.tune import TuneStep
 from esft_bench.harness.store.artifacts import Store
+from esft_bench.harness.store.keys import keep_parsed
 from esft_bench.methods.errors import MethodError
 from esft_bench.methods.method import Method
 from esft_bench.spec.cell import Cell
@@ -35,6 +36,9 @@ from esft_bench.spec.errors import UserError
 from esft_bench.spec.suite import Suite
 from esft_bench.tasks.source import Source
 from esft_bench.tasks.task import Task
+
+PARSED = ".parsed"
+"""The notes on what our source imports."""
 
 
 @dataclass(frozen=True)
@@ -94,8 +98,10 @@ class Plan:
         try:
             store.looks.recall()
             graph = self.graph(store)
-            store.looks.keep()
+            store.keep_looks(graph.artifacts.values())
+            keep_parsed(store.notes(PARSED))
         finally:
+            gc.freeze()  # nor is it searched from now on
             gc.enable()
         return graph
 

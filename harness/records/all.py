@@ -11,9 +11,10 @@ from esft_bench.spec import results
 from esft_bench.spec.cell import Cell
 
 
-def write_records(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell, str]) -> None:
-    """Write what is known from finished steps into a run's folder."""
-    results.write(collect(plan, graph, folder, failures), folder)
+def write_records(plan: Plan, graph: Graph, folder: Path, failures: Mapping[Cell, str], *, copies: bool = True) -> None:
+    """Write what is known from finished steps into a run's folder; `copies`: with the results in other formats."""
+    write = results.write if copies else results.write_lines
+    write(collect(plan, graph, folder, failures), folder)
     routing.write(plan, graph, folder)
     curves.write(plan, graph, folder)
     opinions.write(plan, graph, folder)

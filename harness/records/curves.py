@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,9 @@ from esft_bench.spec.curves import CONCENTRATION, CONSISTENCY, HELD_OUT_LOSS, LO
 
 def write(plan: Plan, graph: Graph, folder: Path) -> None:
     """Write the learning curves of a run's rows into its folder, once there is one."""
-    points = [point for path in plan.paths.values() if path.cell.is_row for point in _points(plan, graph, path)]
-    if points:
-        curves.write(points, folder)
+    points = (point for path in plan.paths.values() if path.cell.is_row for point in _points(plan, graph, path))
+    if (first := next(points, None)) is not None:
+        curves.write(chain([first], points), folder)
 
 
 def _points(plan: Plan, graph: Graph, path: CellPath) -> Iterator[Point]:

@@ -29,10 +29,10 @@ JUDGE_COSTS = ("judge_requests", "judge_tokens_in", "judge_tokens_out", "judge_d
 """Metrics of the cost records of judging, measured with the verdicts."""
 
 
-def collect(plan: Plan, graph: Graph, run_folder: Path, failures: Mapping[Cell, str]) -> list[Record]:
+def collect(plan: Plan, graph: Graph, run_folder: Path, failures: Mapping[Cell, str]) -> Iterator[Record]:
     """The records of every finished part of every cell, and of the cells that failed; item files are copied along."""
-    found = (_CellRecords(plan, graph, path, run_folder) for path in plan.paths.values())
-    return [record for each in found for record in each.all(failures.get(each.path.cell, ""))]
+    for cell, path in plan.paths.items():
+        yield from _CellRecords(plan, graph, path, run_folder).all(failures.get(cell, ""))
 
 
 def read_scores(artifact: Artifact) -> list[ItemScore]:
@@ -109,19 +109,17 @@ class _CellRecords:
         """
         if not self.plan.methods[self.path.cell.method].trains or self.path.training not in self.graph.artifacts:
             return
-        whole = self.path.training.whole
-        parts = [self.graph.artifacts[step] for step in whole]
-        before = len(self.path.training.before[-1].whole) if self.path.training.before else 0
-        adapters = [self.graph.artifacts[step] for step in self.path.training.ends_with]
-        over = {"stored_bytes": adapters, "trainable_parameters": parts[before:]}
+        training, artifacts = self.path.training, self.graph.artifacts
+        before = len(training.before[-1].whole) if training.before else 0
+        over = {"stored_bytes": training.ends_with, "trainable_parameters": training.whole[before:]}
+        measured = {step: artifacts[step].measured for step in (*training.whole, *training.ends_with)}
+        about = {"n": 1, "scored": 1, "source": artifacts[training.whole[-1]].name}
         for metric, name in COSTS.items():
-            values = (part.measured[name] for part in over.get(metric, parts))
-            yield self._record(
-                "", metric=metric, value=float(_combined(metric)(values)), n=1, scored=1, source=parts[-1].name
-            )
-        for metric in sorted(MIXED & parts[-1].measured.keys()):
-            value = float(parts[-1].measured[metric])
-            yield self._record("", metric=metric, value=value, n=1, scored=1, source=parts[-1].name)
+            values = (measured[step][name] for step in over.get(metric, training.whole))
+            yield self._record("", metric=metric, value=float(_combined(metric)(values)), **about)
+        last = measured[training.whole[-1]]
+        for metric in sorted(MIXED & last.keys()):
+            yield self._record("", metric=metric, value=float(last[metric]), **about)
 
     def _test_seconds(self) -> Iterator[Record]:
         """How long the model took to be served and to answer; nothing where a part of it is missing or unmeasured."""
@@ -136,12 +134,13 @@ class _CellRecords:
         """What the replies behind the verdicts took, whichever run paid for them; nothing where no model judged."""
         judged = [step for name, step in self.path.scores.items() if self.plan.tasks[name].rubric]
         artifacts = [self.graph.artifacts[step] for step in judged if step in self.graph.artifacts]
-        paid = [found for found in artifacts if found.measured.get("judge_requests")]
+        measured = [(found, found.measured) for found in artifacts]
+        paid = [(found, told) for found, told in measured if told.get("judge_requests")]
         for metric in JUDGE_COSTS if paid else ():
             if metric == "judge_dollars" and self.plan.suite.judge.rate is None:
                 continue
-            value = float(sum(found.measured[metric] for found in paid))
-            source = " ".join(found.name for found in paid)
+            value = float(sum(told[metric] for _, told in paid))
+            source = " ".join(found.name for found, _ in paid)
             yield self._record("", metric=metric, value=value, n=1, scored=1, source=source)
 
     def _role(self, benchmark: str) -> str:

@@ -1,8 +1,8 @@
 """The graph of steps, and what of it is there."""
 
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 
+from esft_bench.harness.steps.shelf import Shelf
 from esft_bench.harness.steps.step import Step, with_needs
 from esft_bench.harness.store.artifacts import Artifact, DamagedError, Store
 
@@ -18,15 +18,17 @@ class Graph:
         steps: all of them so far, what is needed first.
         artifacts: what is there, by step; also of a step that is to be done again, such as verdicts after an outage.
         finished: the steps of which nothing is left to do.
+        notes: what steps that are there had to remark for the report, each sentence once.
     """
 
     def __init__(self, wanted: Iterable[Step], store: Store) -> None:
         self.store = store
         self.steps: list[Step] = []
-        self.artifacts: dict[Step, Artifact] = {}
-        self.finished: set[Step] = set()
+        self.artifacts = Shelf(store.root)
+        self.finished = self.artifacts.finished
+        self.notes: dict[str, None] = {}
         self._needs: dict[Step, dict[str, Step]] = {}
-        self._dependents: defaultdict[Step, list[Step]] = defaultdict(list)
+        self._dependents: dict[Step, list[Step]] = {}
         self._include(wanted)
 
     def _include(self, wanted: Iterable[Step]) -> list[Step]:
@@ -35,6 +37,7 @@ class Graph:
         for step in with_needs(wanted):
             if step not in self._needs:
                 self.steps.append(step)
+                self.artifacts.make_room(step)
                 self._require(step, step.needs)
                 new += [step, *self._look(step)]
         return new
@@ -43,7 +46,7 @@ class Graph:
         """A step needs these too."""
         self._needs.setdefault(step, {}).update(needs)
         for need in needs.values():
-            self._dependents[need].append(step)
+            self._dependents.setdefault(need, []).append(step)
 
     def needs(self, step: Step) -> Mapping[str, Step]:
         """The steps whose artifacts a step needs, by role, with those that it has asked for."""
@@ -73,7 +76,7 @@ class Graph:
 
     def dependents(self, step: Step) -> list[Step]:
         """The steps that need a step, directly."""
-        return self._dependents[step]
+        return self._dependents.get(step, [])
 
     def resting_on(self, step: Step) -> list[Step]:
         """A step and all that rest on it, what is needed first."""
@@ -87,8 +90,9 @@ class Graph:
         found = []
         for need in self._needs[step].values():
             try:
-                if need in self.artifacts:
-                    self.store.check(self.artifacts[need], again=again)
+                known = self.artifacts.get(need)
+                if known is not None and (seen := self.store.check(known, again=again)) is not known:
+                    self._hold(need, seen)
             except DamagedError:
                 self._drop(need)
                 found.append(need)
@@ -100,8 +104,7 @@ class Graph:
         So is what those have asked for.
         """
         for each in self.resting_on(step):
-            self.finished.discard(each)
-            self.artifacts.pop(each, None)
+            self.artifacts.drop(each)
             if each != step:
                 self._needs[each] = dict(each.needs)
 
@@ -139,6 +142,8 @@ class Graph:
     def _note(self, step: Step, artifact: Artifact | None) -> None:
         """Note what there is of a step whose needs are finished."""
         if artifact is not None:
-            self.artifacts[step] = artifact
-            if step.is_complete(artifact):
-                self.finished.add(step)
+            self._hold(step, artifact)
+            self.notes |= dict.fromkeys((artifact.at_hand or {}).get("notes", ()))
+
+    def _hold(self, step: Step, artifact: Artifact) -> None:
+        self.artifacts.put(artifact, step, finished=step.is_complete(artifact))

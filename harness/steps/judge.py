@@ -98,4 +98,4 @@ class JudgeStep(Step):
 
     def is_complete(self, artifact: Artifact) -> bool:
         """Whether every answer could be judged."""
-        return not artifact.measured.get("failed")
+        return not artifact.partial

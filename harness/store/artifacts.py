@@ -14,41 +14,49 @@ that several drivers, on several machines, share a store and none builds what an
 
 import os
 import secrets
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from esft_bench.harness.store.leases import LAPSE, Lease, Leases
 from esft_bench.harness.store.looks import Look, Looks
-from esft_bench.harness.store.manifest import MANIFEST, Manifest, read_manifest
+from esft_bench.harness.store.manifest import MANIFEST, Manifest, measured_in, read_manifest
 from esft_bench.harness.store.notes import Notes
 from esft_bench.harness.store.sealing import Sealed, seal
-from esft_bench.harness.store.soundness import Found, fault, files_in, stamp
+from esft_bench.harness.store.soundness import Found, are_small, fault, files_in, stamp
 from esft_bench.spec.files import full_disk_is_a_sentence, made_folder, remove, sync
 
 WORK, NEW, LEASES, DAMAGED = ".work", ".new", ".leases", ".damaged"
+FAILED = "failed"
+"""Under which name a step says how much of what it was to make it could not."""
 
 
 @dataclass(frozen=True, slots=True)
 class Artifact:
-    """A finished step's output. Two trainings that end at the same weights have one digest and are one input.
-
-    There are as many in memory as steps are finished, so each holds little.
+    """A finished step's output, as a look found it. Two trainings that end at the same weights are one input.
 
     Attributes:
         root: its store.
         kind: the kind of step that made it.
         key: the key it lies under.
-        digest, measured, seal: as its manifest has them; all the rest of that, which is much, is read when asked for.
+        digest, seal: as its manifest has them; all the rest of that, which is much, is read when asked for.
+        partial: whether something in it could not be made; see `Step.is_complete`.
+        stamp: what its folder's was when it was looked at (see soundness).
+        whole: whether all of its files were read then, large ones too.
+        at_hand: what was measured, where its manifest was read a moment ago.
     """
 
     root: Path
     kind: str
     key: str
     digest: str
-    measured: dict[str, Any]
     seal: str
+    partial: bool = False
+    stamp: str = field(default="", compare=False)
+    whole: bool = field(default=False, compare=False)
+    at_hand: dict[str, Any] | None = field(default=None, compare=False, repr=False)
 
     @property
     def folder(self) -> Path:
@@ -65,8 +73,27 @@ class Artifact:
         """What it came from. Raises DamagedError where that cannot be read any more."""
         found = read_manifest(self.folder)
         if found is None:
-            raise DamagedError(f"{MANIFEST} is not what was written")
+            raise DamagedError(self._what)
         return found
+
+    @property
+    def measured(self) -> dict[str, Any]:
+        """What making it measured, as its manifest has it. Raises DamagedError where that cannot be read any more."""
+        if self.at_hand is not None:
+            return self.at_hand
+        found = measured_in(self.folder, self.seal)
+        if found is None:
+            raise DamagedError(self._what)
+        return found
+
+    @property
+    def look(self) -> Look:
+        """What of it a look leaves for other processes."""
+        return Look(self.stamp, self.digest, self.seal, self.partial)
+
+    @property
+    def _what(self) -> str:
+        return f"{self.folder / MANIFEST} is not what was written"
 
 
 class DamagedError(Exception):
@@ -79,7 +106,7 @@ class Store:
     Attributes:
         news: a sentence for each thing that was found damaged, in the order it was found.
         leases: who is at work on what; an artifact's has the name `KIND-KEY`.
-        looks: what looks at artifacts have found.
+        looks: what looks of other processes have found.
     """
 
     def __init__(self, root: Path, lapse: float = LAPSE) -> None:
@@ -88,16 +115,19 @@ class Store:
         self.leases = Leases(root / LEASES, lapse)
         self._damaged: dict[Path, int] = {}  # with their inodes
         self._unsynced: set[Path] = set()
+        self._saw = False  # anything that is not noted
         self.looks = Looks(root)
         with full_disk_is_a_sentence(root / "x"):
             made_folder(root / WORK)
 
     def find(self, kind: str, key: str) -> Artifact | None:
         """The artifact under a key; None where it is not finished, or a look shows damage (see soundness)."""
-        if not os.path.lexists(f"{self.root}/{kind}/{key}"):
+        look = self.looks.at(kind, key)
+        if look is None and not os.path.lexists(f"{self.root}/{kind}/{key}"):
             return None
+        known = Artifact(self.root, kind, key, look.digest, look.seal, look.partial, look.stamp) if look else None
         try:
-            return self._checked(kind, key, whole=False)
+            return self._checked(kind, key, known, whole=False)
         except DamagedError:
             return None
 
@@ -115,37 +145,42 @@ class Store:
         """Who is making an artifact, in words; empty where nobody is."""
         return self.leases.holder(f"{kind}-{key}")
 
-    def check(self, artifact: Artifact, *, again: bool = False) -> None:
-        """Read the whole of an artifact before it is used, once in a process or where somebody touched it since.
+    def check(self, artifact: Artifact, *, again: bool = False) -> Artifact:
+        """Read the whole of an artifact before it is used, unless that was done and nobody has touched it since.
 
-        With `again` in any case. Raises DamagedError where it is not what was written; it then counts as not there.
+        With `again` in any case. Returns it as it was found now. Raises DamagedError where it is not what was written;
+        it then counts as not there.
         """
-        if again:
-            self.looks.forget(artifact.kind, artifact.key)
-        if self._checked(artifact.kind, artifact.key, whole=True) != artifact:
+        found = self._checked(artifact.kind, artifact.key, None if again else artifact, whole=True)
+        if found != artifact:
             self._note(artifact.folder, f"{MANIFEST} is not what was written")
             raise DamagedError(artifact.name)
+        return found
 
     def notes(self, folder: str) -> Notes:
         """The notes of a kind."""
         return Notes(self.root / folder, self.news)
 
-    def _checked(self, kind: str, key: str, *, whole: bool) -> Artifact:
-        """An artifact, read as far as it was not read before. Raises DamagedError."""
+    def _checked(self, kind: str, key: str, known: Artifact | None, *, whole: bool) -> Artifact:
+        """An artifact, read as far as the look by which it is `known` did not read it. Raises DamagedError."""
         if self._damaged and self._is_damaged(self.root / kind / key):
             raise DamagedError(f"{kind}/{key}")
         try:
             there = files_in(f"{self.root}/{kind}/{key}")
             now = stamp(there)
-            look = self.looks.at(kind, key, now, whole=whole)
-            if look is None:
-                manifest = self._sound(self.root / kind / key, there, whole=whole)
-                look = Look(now, whole, manifest.digest, manifest.seal, manifest.measured)
-                self.looks.add(kind, key, look)
+            if known and known.stamp == now and known.whole >= whole:
+                return known
+            manifest = self._sound(self.root / kind / key, there, whole=whole)
         except (DamagedError, OSError) as error:
             self._note(self.root / kind / key, str(error))
             raise DamagedError(str(error)) from error
-        return Artifact(self.root, kind, key, look.digest, look.measured, look.seal)
+        return self._artifact(manifest, now, whole=whole or are_small(there))
+
+    def _artifact(self, manifest: Manifest, now: str, *, whole: bool) -> Artifact:
+        """What lies there with a manifest that was just read or written."""
+        self._saw, measured = True, manifest.measured
+        told = (manifest.digest, manifest.seal, bool(measured.get(FAILED)), now, whole, measured)
+        return Artifact(self.root, manifest.kind, manifest.key, *told)
 
     def _sound(self, folder: Path, there: Found, *, whole: bool) -> Manifest:
         """The manifest of an artifact that is as it was written. Raises DamagedError."""
@@ -214,9 +249,13 @@ class Store:
             self._unsynced.add(target.parent)
         if os.path.lexists(self.root / WORK / manifest.key):
             remove(self.root / WORK / manifest.key)
-        look = Look(stamp(found), True, sealed.digest, sealed.seal, manifest.measured)
-        self.looks.add(manifest.kind, manifest.key, look)
-        return Artifact(self.root, manifest.kind, manifest.key, look.digest, look.measured, look.seal)
+        told = {"digest": sealed.digest, "seal": sealed.seal}
+        return self._artifact(manifest.model_copy(update=told), stamp(found), whole=True)
+
+    def keep_looks(self, artifacts: Iterable[Artifact]) -> None:
+        """Leave for other processes what was found when artifacts were looked at, where they do not know it all."""
+        if self._saw:
+            self.looks.keep((each.kind, each.key, each.look) for each in artifacts)
 
     def sync(self) -> None:
         """Force it to the disk that what was finished is in its place."""

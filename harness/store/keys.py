@@ -9,6 +9,7 @@ import ast
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -17,6 +18,8 @@ from typing import Any
 from packaging.version import Version
 from pydantic import BaseModel
 
+from esft_bench.harness.store.notes import Notes
+from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text
 
 OURS = "esft_bench"
@@ -40,14 +43,19 @@ class Code:
 
 def key_of(kind: str, settings: Mapping[str, Any], inputs: Mapping[str, str], code: Code) -> str:
     """The key of a step: what it is, what it is told, the digests of what it reads, and the code it runs."""
-    told, read = canonical([kind, settings, inputs])[:-1], _sources_as_text(code.modules)
-    return digest_of_text(f"{told},{read},{canonical(code.versions())}]")[:20]
+    told = canonical([kind, settings, inputs])
+    return digest_of_text(f"{told}{_of_sources(code.modules)}{_as_text(tuple(code.versions().items()))}")[:20]
 
 
 @cache
-def _sources_as_text(modules: tuple[str, ...]) -> str:
-    """Sources as `canonical` has them: they are long, and thousands of steps have the same."""
-    return canonical(sources(modules))
+def _of_sources(modules: tuple[str, ...]) -> str:
+    """A digest of sources, of which thousands of steps have the same."""
+    return digest_of_text(canonical(sources(modules)))
+
+
+@cache
+def _as_text(versions: tuple[tuple[str, str], ...]) -> str:
+    return canonical(versions)
 
 
 @cache
@@ -111,8 +119,35 @@ def _read(name: str) -> tuple[str, tuple[str, ...]]:
         raise ModuleNotFoundError(name)
     text = path.read_text("utf-8")
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    imported = [each for node in _run(ast.parse(text)) for each in _names(node, package)]
-    return digest_of_text(text), tuple(dict.fromkeys(imported))
+    digest = digest_of_text(text)
+    place = f"{package} {digest}"
+    if place not in _PARSED:
+        imported = (each for node in _run(ast.parse(text)) for each in _names(node, package))
+        _PARSED[place] = list(dict.fromkeys(imported))
+    return digest, tuple(_PARSED[place])
+
+
+_PARSED: dict[str, list[str]] = {}
+"""What source imports, by its package and digest: parsing all of it takes half a second."""
+
+
+def recall_parsed(notes: Notes) -> None:
+    """Take what other processes have parsed."""
+    if not _PARSED:
+        _PARSED.update((notes.read(_parser()) or {}).get("imports", {}))
+
+
+def keep_parsed(notes: Notes) -> None:
+    """Note what was parsed, where that is not noted, as far as one may."""
+    with suppress(OSError, UserError):
+        if (notes.read(_parser()) or {}).get("imports", {}).keys() != _PARSED.keys():
+            notes.write(_parser(), {"imports": _PARSED})
+
+
+@cache
+def _parser() -> str:
+    """The name of the note: another version of this file may find other imports."""
+    return digest_of_text(Path(__file__).read_text("utf-8"))[:20]
 
 
 @cache

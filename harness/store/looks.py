@@ -8,66 +8,56 @@ how far things are; who uses files has read them.
 """
 
 from collections import defaultdict
+from collections.abc import Iterable
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from esft_bench.harness.store.notes import Notes
 from esft_bench.spec.errors import UserError
 
-LOOKS = ".looks"
+LOOKS, NOTED = ".looks", "seen"
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """A look that found all sound: the stamp, whether large files were read too, and what of the manifest is kept."""
+class Look(NamedTuple):
+    """A look that found all sound: what of an artifact is known by it."""
 
     stamp: str
-    whole: bool
     digest: str
     seal: str
-    measured: dict[str, Any]
+    partial: bool
 
 
 class Looks:
-    """The looks of this process, by kind and key."""
+    """The looks that other processes have noted, by kind and key, once they are recalled."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._notes = Notes(root / LOOKS)  # a damaged note costs a moment and is no news
-        self._found: defaultdict[str, dict[str, Look]] = defaultdict(dict)
-        self._fresh: set[str] = set()
+        self._found: dict[str, dict[str, list[Any]]] = {}
 
-    def at(self, kind: str, key: str, stamp: str, *, whole: bool) -> Look | None:
-        """What was found under a key when its folder had this stamp, if so much of it was read."""
-        found = self._found[kind].get(key)
-        return found if found and found.stamp == stamp and found.whole >= whole else None
-
-    def add(self, kind: str, key: str, look: Look) -> None:
-        """Something was looked at."""
-        self._found[kind][key] = look
-        self._fresh.add(kind)
-
-    def forget(self, kind: str, key: str) -> None:
-        """Read it again."""
-        self._found[kind].pop(key, None)
+    def at(self, kind: str, key: str) -> Look | None:
+        """What was found under a key."""
+        told = self._found.get(kind, {}).get(key)
+        return Look(*told) if told else None
 
     def recall(self) -> None:
         """Go by the looks of other processes, too."""
-        for path in self._notes.folder.glob("*.json"):
-            for key, told in self._noted(path.stem).items():
-                self._found[path.stem].setdefault(key, Look(told[0], False, *told[1:]))
+        self._found = {path.stem: self._noted(path.stem) for path in self._notes.folder.glob("*.json")}
 
-    def keep(self) -> None:
-        """Note what was found, with what others have noted of artifacts that are still there, as far as one may."""
-        for kind in self._fresh:
-            ours = {key: [each.stamp, each.digest, each.seal, each.measured] for key, each in self._found[kind].items()}
+    def keep(self, looks: Iterable[tuple[str, str, Look]]) -> None:
+        """Note looks by kind and key, beside those of others at what is still there, as far as one may."""
+        ours: defaultdict[str, dict[str, list[Any]]] = defaultdict(dict)
+        for kind, key, look in looks:
+            ours[kind][key] = list(look)
+        for kind, seen in ours.items():
+            known = self._found.get(kind, {})
+            if all(known.get(key) == told for key, told in seen.items()):
+                continue
             with suppress(UserError, OSError):
                 there = {path.name for path in (self._root / kind).iterdir()}
-                both = (self._noted(kind) | ours).items()
-                self._notes.write(kind, {"looks": {key: told for key, told in both if key in there}})
-        self._fresh.clear()
+                both = (self._noted(kind) | seen).items()
+                self._notes.write(kind, {NOTED: {key: told for key, told in both if key in there}})
 
     def _noted(self, kind: str) -> dict[str, list[Any]]:
-        return dict((self._notes.read(kind) or {}).get("looks", {}))
+        return dict((self._notes.read(kind) or {}).get(NOTED, {}))

@@ -1,5 +1,6 @@
 """What an artifact says of itself: its `manifest.json`, sealed."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -79,3 +80,17 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (OSError, ValidationError):
         return None
     return manifest if manifest.is_sound else None
+
+
+def measured_in(folder: Path, seal: str) -> dict[str, Any] | None:
+    """What the manifest in a folder, known by its seal, says of what was measured; None where it is another one.
+
+    That of thousands is asked for, and reading a manifest as a model takes four times as long.
+    """
+    try:
+        told = json.loads((folder / MANIFEST).read_bytes())
+        if told.pop("seal") == seal == digest_of_text(canonical(told)):
+            return dict(told["measured"])
+    except (OSError, ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        pass
+    return None

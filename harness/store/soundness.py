@@ -85,6 +85,11 @@ def _same(path: str, stat: os.stat_result, file: File, whole: bool) -> bool:
         return hashlib.sha256(small.read()).hexdigest() == file.sha256
 
 
+def are_small(found: Found) -> bool:
+    """Whether a look reads all of these files."""
+    return all(stat.st_size <= SMALL for stat in found.values())
+
+
 def stamp(found: Found) -> str:
     """What changes where somebody touches a folder's files: a digest of names, sizes, inodes and times.
 

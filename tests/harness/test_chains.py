@@ -17,6 +17,7 @@ from tests.harness.executors import Beside
 from tests.harness.toys import Toy
 
 DEPTH = 5000
+DIGEST = "0f" * 32
 
 
 @pytest.fixture
@@ -32,9 +33,10 @@ class Elsewhere(SimpleNamespace):
     """A store in which another driver has left everything, once `all` is set."""
 
     all = False
+    root = Path("store")
 
     def find(self, kind, key):
-        return Artifact(Path("store"), kind, key, key, {}, "") if self.all else None
+        return Artifact(self.root, kind, key, DIGEST, DIGEST) if self.all else None
 
     def check(self, artifact, *, again=False):
         raise DamagedError(artifact.name)
@@ -52,7 +54,7 @@ def test_a_chain_that_another_driver_has_finished_is_found_and_one_that_is_damag
     graph = Graph([chain[-1]], store)
     assert graph.finished == set()
     store.all = True
-    assert graph.put(chain[0], Artifact(Path("store"), "toy", "0", "0", {}, "")) == []
+    assert graph.put(chain[0], Artifact(store.root, "toy", DIGEST[:20], DIGEST, DIGEST)) == []
     assert len(graph.finished) == DEPTH
     assert graph.damaged(chain[1]) == [chain[0]]
     assert graph.finished == set()

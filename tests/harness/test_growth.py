@@ -1,7 +1,9 @@
 """What is done for a matrix grows as the matrix does: counted in files opened and in calls, never in time."""
 
+import gc
 import io
 import os
+import tracemalloc
 from collections import Counter
 
 import pytest
@@ -108,10 +110,10 @@ class Apart(Beside):
 
     def wait(self):
         before = len(self._made)
-        ended = []
+        ended: list[Ended] = []
         for step, job in self._started:
             made_folder(job.out)
-            measured = step.run(job)
+            measured = step.run(job) | dict.fromkeys("abcde", float(len(ended)))
             ended.append(Ended(step, measured, sealed=seal(job.out, job.manifest, measured)))
         self._started.clear()
         del self._made[before:]
@@ -141,6 +143,28 @@ def noted(function, made):
         return result
 
     return call
+
+
+def held_after(folder, cells):
+    """Bytes that a walk leaves in memory, and how many steps it finished."""
+    wanted = ends(cells)
+    graph = Graph(wanted, Store(folder))
+    schedule = Schedule(graph, Apart([]), Silent(), Parallelism(), wanted)
+    gc.collect()
+    tracemalloc.start()
+    try:
+        assert not schedule.run()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0], len(graph.finished)
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_a_driver_holds_does_not_grow_as_steps_are_finished(tmp_path):
+    held_after(tmp_path / "first", 1)  # what is made once
+    small, large = (held_after(tmp_path / str(cells), cells) for cells in (SMALL, 2 * LARGE))
+    bytes_a_step = (large[0] - small[0]) / (large[1] - small[1])
+    assert bytes_a_step < 100  # 801 when digests and measurements were kept; what is left are pieces of paths
 
 
 LINE = """\

@@ -25,7 +25,7 @@ class Mine(FullFineTuning):
 @pytest.fixture(autouse=True)
 def _read_anew():
     """Sources are read once in a process; these tests change them."""
-    for cached in (keys.sources, keys._sources_as_text, keys._read, keys._file, keys.version):
+    for cached in (keys.sources, keys._of_sources, keys._read, keys._file, keys.version):
         cached.cache_clear()
 
 

@@ -247,7 +247,8 @@ def test_rows_are_read_once_and_again_when_their_file_changes_or_the_copy_is_dam
 
 
 def test_what_can_be_resolved_is_told_of_the_benchmarks_that_stand_for_training_data(made, math_data):
-    assert list(foreseen(made(REAL, data_dir=math_data)).columns[0].cells) == ["GSM8K", "MATH"]
+    (table,) = foreseen(made(REAL, data_dir=math_data))
+    assert list(table.columns[0].cells) == ["GSM8K", "MATH"]
 
 
 def test_a_task_without_a_pinned_revision_is_refused_until_the_suite_names_one(planned, monkeypatch):

@@ -24,7 +24,7 @@ def seen(tmp_path):
     """An artifact that a process has made, and left its look of."""
     store = Store(tmp_path)
     artifact = made(store)
-    store.looks.keep()
+    store.keep_looks([artifact])
     return artifact
 
 
@@ -49,7 +49,8 @@ def test_what_another_process_has_looked_at_is_not_read_again(tmp_path, seen, re
 
 
 def test_who_uses_an_artifact_reads_it_whatever_others_have_seen(tmp_path, seen, reads):
-    another(tmp_path).check(seen)
+    store = another(tmp_path)
+    assert store.check(store.find("train", "k")) == seen
     assert reads == [seen.folder]
 
 
@@ -75,21 +76,20 @@ def test_a_folder_that_was_damaged_since_is_seen(tmp_path, seen, damage):
 def test_damaged_looks_are_none(tmp_path, seen, reads, damage):
     damage(tmp_path / ".looks" / "train.json")
     store = another(tmp_path)
-    assert store.find("train", "k") == seen
+    found = store.find("train", "k")
+    assert found == seen
     assert (reads, store.news) == ([seen.folder], [])
-    store.looks.keep()
+    store.keep_looks([found])
     assert another(tmp_path).find("train", "k") == seen
     assert len(reads) == 1
 
 
 def test_looks_of_others_stay_and_those_at_what_is_gone_go(tmp_path, seen, reads):
     store = Store(tmp_path)
-    made(store, "other")
-    store.looks.keep()
+    store.keep_looks([made(store, "other")])
     damages.made_a_file(tmp_path / "train" / "other")
     (tmp_path / "train" / "other").unlink()
-    made(store, "third")
-    store.looks.keep()
+    store.keep_looks([made(store, "third")])
     store = another(tmp_path)
     assert [store.find("train", key) is not None for key in ("k", "other", "third")] == [True, False, True]
     assert reads == []
@@ -100,6 +100,5 @@ def test_a_file_where_looks_are_kept_makes_way(tmp_path, seen):
     (tmp_path / ".looks").rename(tmp_path / "aside")
     (tmp_path / ".looks").write_text("a file")
     store = another(tmp_path)
-    assert store.find("train", "k") == seen
-    store.looks.keep()
+    store.keep_looks([store.find("train", "k")])
     assert another(tmp_path).find("train", "k") == seen

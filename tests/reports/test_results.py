@@ -100,6 +100,8 @@ def test_items_outside_the_run_folder_are_not_read(made_up: MadeUpRun, tmp_path:
     (tmp_path / "secret.jsonl").write_text((tmp_path / "run" / record.items).read_text(encoding="utf-8"))
     assert read_items(tmp_path / "run", record.model_copy(update={"items": "../secret.jsonl"})) == []
     assert read_items(tmp_path / "run", record.model_copy(update={"items": ""})) == []
+    (tmp_path / "run" / "items" / "link.jsonl").symlink_to(tmp_path / "secret.jsonl")
+    assert read_items(tmp_path / "run", record.model_copy(update={"items": "items/link.jsonl"})) == []
 
 
 def test_parquet_has_the_columns_of_the_csv_with_their_meaning(made_up: MadeUpRun, tmp_path: Path) -> None:
