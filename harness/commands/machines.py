@@ -11,6 +11,8 @@ from esft_bench.harness.commands.prepare import Prepared
 from esft_bench.harness.execute.executor import Executor
 from esft_bench.harness.execute.local import LocalExecutor
 from esft_bench.harness.judge.panel import Panel
+from esft_bench.harness.plan.price.serving import gpus_to_serve
+from esft_bench.harness.serving.needs import model_config, takes_one_core
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.steps.step import Parallelism, Step
 from esft_bench.harness.steps.train import TrainStep
@@ -148,8 +150,6 @@ def _too_many(what: str, sizes: Sequence[int], unit: str) -> str:
 
 def _sharing(prepared: Prepared, graph: Graph, cards: Sequence[tuple[str, float]], most: int) -> int:
     """How many of these cards share a served model, where there is one left to serve; `most` is what one node has."""
-    from esft_bench.harness.plan.price.serving import gpus_to_serve  # here: it brings torch along
-
     left = (step for step in graph.steps if step not in graph.finished)
     serves = any(step.resources.holds == "engine" for step in left)
     return gpus_to_serve(prepared.plan, cards, most) if serves else 1
@@ -160,10 +160,8 @@ def _starts_ahead(prepared: Prepared, graph: Graph) -> bool:
     engine = prepared.plan.engine
     if _gpus() or engine.external or engine.evaluation.engine != "vllm":
         return False
-    from esft_bench.harness.serving.server import takes_one_core  # here: it brings torch along
-
     left = {step.resources.holds for step in graph.steps if step not in graph.finished}
-    return {"process", "engine"} <= left and takes_one_core(prepared.plan.backbone.path)
+    return {"process", "engine"} <= left and takes_one_core(model_config(prepared.plan.backbone.path))
 
 
 def _libraries(prepared: Prepared) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from esft_bench.spec.errors import UserError
 
+SMALL_HIDDEN_SIZE = 512
+"""Up to this width one thread serves a model fastest."""
 MLA_KERNEL_WIDTH = 576
 """kv_lora_rank + qk_rope_head_dim that vLLM's MLA kernels are built for."""
 
@@ -36,6 +38,11 @@ def model_config(checkpoint: Path) -> dict[str, Any]:
 def served_length(config: dict[str, Any], most: int) -> int:
     """Tokens a sequence may have: `most`, or as many as the model reads."""
     return min(most, int(config.get("max_position_embeddings") or most))
+
+
+def takes_one_core(config: dict[str, Any]) -> bool:
+    """Whether a server of a model computes on a single core of a machine without a GPU, unless told."""
+    return int(config.get("hidden_size") or 0) <= SMALL_HIDDEN_SIZE
 
 
 def needs(config: dict[str, Any]) -> Needs:

@@ -10,22 +10,20 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import httpx
 import torch
 
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.client import MODEL, Client
-from esft_bench.harness.serving.needs import model_config, needs, served_length
+from esft_bench.harness.serving.needs import model_config, needs, served_length, takes_one_core
 from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
 """vLLM's development endpoints let a caller run worker methods: they are never offered beyond this machine."""
 
 LAUNCHER = "esft_bench.harness.serving.launch"
-SMALL_HIDDEN_SIZE = 512
-"""Up to this width one thread serves a model fastest."""
 
 PASSED_ON = re.compile(
     r"PATH|HOME|USER|LOGNAME|LANG|LC_\w+|TZ|TMPDIR|LD_LIBRARY_PATH|LD_PRELOAD|PYTHON\w+|VIRTUAL_ENV|CONDA_PREFIX|CC|CXX|"
@@ -104,26 +102,20 @@ def environment(checkpoint: Path, settings: Settings, on_cpu: bool) -> dict[str,
     config = model_config(checkpoint)
     env |= needs(config).environment
     if on_cpu:
-        env |= _cpu_environment(int(config.get("hidden_size") or 0), settings)
+        env |= _cpu_environment(config, settings)
     return env
 
 
-def takes_one_core(checkpoint: Path) -> bool:
-    """Whether a server of this checkpoint computes on a single core of a machine without a GPU, unless told."""
-    return _is_small(int(model_config(checkpoint).get("hidden_size") or 0))
-
-
-def _is_small(hidden_size: int) -> bool:
-    return hidden_size <= SMALL_HIDDEN_SIZE
-
-
-def _cpu_environment(hidden_size: int, settings: Settings) -> dict[str, str]:
-    threads = settings.cpu_threads or (1 if _is_small(hidden_size) else os.cpu_count() or 1)
+def _cpu_environment(config: dict[str, Any], settings: Settings) -> dict[str, str]:
+    threads = settings.cpu_threads or (1 if takes_one_core(config) else os.cpu_count() or 1)
     env = {
         "VLLM_CPU_KVCACHE_SPACE": str(settings.cpu_cache_gib),
         # vLLM would pin its threads to cores; beside any other busy process that is several times slower.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
         "OMP_NUM_THREADS": str(threads),
+        # Some of vLLM's helpers are compiled at their first call, for longer than they would ever take as they are.
+        "TORCH_COMPILE_DISABLE": "1",
+        "TORCHDYNAMO_DISABLE": "1",
     }
     # With Intel's OpenMP the engine's idle threads do not spin. It comes as a package that vLLM's CPU build requires.
     openmp = Path(sys.prefix) / "lib" / "libiomp5.so"

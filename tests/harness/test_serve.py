@@ -13,6 +13,7 @@ import pytest
 
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.engines import FLOAT32_TOLERANCE, TransformersEngine, VllmEngine
+from esft_bench.harness.serving.needs import model_config, takes_one_core
 from esft_bench.harness.serving.server import (
     Settings,
     VllmServer,
@@ -20,7 +21,6 @@ from esft_bench.harness.serving.server import (
     choose_port,
     environment,
     first_error,
-    takes_one_core,
 )
 from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint, untrained
@@ -64,7 +64,7 @@ def test_a_small_models_server_takes_one_core_of_a_machine_without_a_gpu(
     tmp_path: Path, width: int, alone: bool
 ) -> None:
     (tmp_path / "config.json").write_text(PLAIN.replace("64", str(width)))
-    assert takes_one_core(tmp_path) is alone
+    assert takes_one_core(model_config(tmp_path)) is alone
     assert (environment(tmp_path, Settings(), on_cpu=True)["OMP_NUM_THREADS"] == "1") is (alone or os.cpu_count() == 1)
 
 

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from esft_bench.harness.backbone.model import empty_model
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.plan.price.hardware import GIB, MARGIN, Accelerator
 from esft_bench.harness.serving.needs import model_config, served_length
@@ -51,6 +50,8 @@ def served_bytes(plan: Plan, config: dict[str, Any]) -> tuple[float, float]:
 
     Multi-head latent attention keeps a latent vector and the rotary key of each token, for all heads together.
     """
+    from esft_bench.harness.backbone.model import empty_model  # here: transformers takes seconds to import
+
     width = 4 if plan.engine.dtype == "float32" else 2
     model = empty_model(plan.backbone.path, plan.suite.backbone.trust_remote_code)
     weights = sum(prod(parameter.shape) for parameter in model.parameters())
