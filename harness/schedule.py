@@ -4,6 +4,7 @@ It knows no kind of step by name and no machine. What runs where, and beside wha
 may walk graphs over the same store: each claims a step before it starts it, and waits for what another one makes.
 """
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -104,7 +105,15 @@ class Schedule:
     def _add(self, steps: Iterable[Step]) -> None:
         """Steps are ready."""
         for step in steps:
-            self._ready.add(self._order[step], step)
+            self._ready.add(self._place(step), step)
+
+    def _place(self, step: Step) -> Place:
+        """Where a ready step stands: by the way that begins with it, but what is no work itself before all others.
+
+        So what waits for it can begin (Johnson's rule for two machines: trainings on one, tests on the other).
+        """
+        way, number = self._order[step]
+        return (-math.inf if step.size == 0 and step.resources.holds == "process" else way), number
 
     def _start_what_fits(self) -> None:
         while (step := self._ready.take()) is not None:

@@ -1,15 +1,15 @@
 """The executor of one machine: child processes for models in memory, engines, threads for what only waits.
 
 On one accelerator training and serving never hold it together; without one they do not share the processor's cores,
-so that what is measured is the step's own. A server that takes one core is started in the place of one training, beside
-others, and stays, idle, until there is something to test.
+so that what is measured is the step's own. A server that takes one core is in the place of one training, beside others:
+while it starts, and while there is something to test, which goes before training since nothing else can serve.
 """
 
 import threading
 from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
-from multiprocessing import connection, forkserver, get_context
+from multiprocessing import connection, get_context
 from pathlib import Path
 from typing import Any, cast
 
@@ -31,13 +31,6 @@ class _Work:
 
 PRELOADED = ["esft_bench.harness.training.cell", "esft_bench.harness.serving.questions"]
 """What the process that children are forked from imports once."""
-
-
-def warm_up() -> None:
-    """Let the process that children are forked from begin its imports, beside what else is to be done before them."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    forkserver.ensure_running()
 
 
 class LocalExecutor:
@@ -77,15 +70,21 @@ class LocalExecutor:
         return self._engines.states
 
     def fit(self, asked: Resources) -> int | None:
-        """0 where a step can start as things are, 1 where an engine has to change or go, None where it must wait."""
+        """How well a step fits what is held now, 0 best; None where it must wait.
+
+        1 where an engine has to change or go, 2 for a process in a place that an engine could take.
+        """
+        own = self._engines.own
+        serving = own is not None and not own.idle
         if asked.holds == "engine":
-            return None if asked.gpus and self._held["process"] else self._engines.fit(asked)
-        if self._held[asked.holds] >= self._slots[asked.holds]:
+            places = self._slots["process"] if self._keeps else 1
+            room = serving or not (self._held["process"] >= places or (own and own.starting))
+            return self._engines.fit(asked) if room or not asked.gpus else None
+        if asked.holds != "process":
+            return 0 if self._held[asked.holds] < self._slots[asked.holds] else None
+        if self._held["process"] + serving >= self._slots["process"] or (serving and not self._keeps):
             return None
-        own = self._engines.own if asked.holds == "process" else None
-        if own is None or (own.idle and self._keeps):
-            return 0
-        return 1 if own.idle else None
+        return 2 if self._keeps else int(own is not None)
 
     def start(self, step: Step, job: Job) -> None:
         """Begin a step in a child, in the engine's process, or in a thread."""

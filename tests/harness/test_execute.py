@@ -107,6 +107,22 @@ def test_an_engine_started_ahead_is_in_the_place_of_a_process_until_it_serves_an
     assert ahead.fit(ENGINE.resources) is None
 
 
+def test_an_engine_at_work_has_the_place_of_one_process_and_goes_before_others(tmp_path):
+    local = executor(tmp_path, workers=2)
+    local.start_engine(cast(EngineSettings, ENGINE.resources.engine), tmp_path / "nothing")
+    while local._held["process"]:
+        local.wait()
+    process = Resources("process")
+    local.start(Toy("sleeps", told=str(tmp_path / "1")), job(tmp_path / "1-"))
+    assert local.fit(ENGINE.resources) < local.fit(process)
+    local.start(ENGINE, job(tmp_path / "2"))
+    assert (local.fit(process), local.fit(ENGINE.resources)) == (None, 0)
+    while not any(isinstance(each, Ended) for each in local.wait()):
+        assert local.fit(process) is None
+    assert local.fit(process) is not None
+    local.close()
+
+
 def test_an_engine_that_dies_while_it_is_started_ahead_is_started_again_by_who_asks(ahead, tmp_path):
     engine = ahead._engines.own.process.pid
     os.kill(engine, signal.SIGKILL)

@@ -203,3 +203,9 @@ def test_of_what_is_ready_the_longest_way_goes_first(walk):
     after = Sized("works", (first,), "after", tokens=4)
     last = Sized("works", (short,), "last")
     assert walk(short, long, last, after)[0] == [first, after, long, short, last]
+
+
+def test_a_process_that_is_no_work_itself_goes_before_those_with_a_longer_way(walk):
+    long, short = Sized("works", told="long", tokens=9), Toy("works", told="short")
+    follows = Toy("works", (short,), "follows", holds="engine")
+    assert walk(long, follows)[0] == [short, long, follows]
