@@ -7,9 +7,10 @@ from pathlib import Path
 
 from packaging.version import Version
 
+from esft_bench.harness.backbone.aside import warm_up
 from esft_bench.harness.commands.endpoints import version_of
 from esft_bench.harness.commands.options import SuiteOptions
-from esft_bench.harness.execute.local import warm_up
+from esft_bench.harness.execute.local import PRELOADED
 from esft_bench.harness.judge.panel import Panel, seat
 from esft_bench.harness.plan.availability import with_available
 from esft_bench.harness.plan.overrides import SHIPPED, with_backbone, with_steps, with_tuning
@@ -68,7 +69,8 @@ def prepare(options: SuiteOptions, *, weights: bool = True) -> Prepared:
     recall_parsed(store.notes(PARSED))
     engine = engine_of(suite, store)
     if weights and not (store.root / TrainStep.kind).exists():  # there is something to do, for sure
-        warm_up()
+        warm_up(PRELOADED)
+        import torch  # noqa: F401 - needed in a moment, and until then there is nothing to do but wait
     planned = partial(make_plan, store=store, source=source, engine=engine, judges=judges.named)
     micro_batch = None
     if _is_made_for_data(options, suite):

@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from esft_bench.harness.backbone import files as backbones
+from esft_bench.harness.backbone.aside import aside
 from esft_bench.harness.backbone.packing import packing
 from esft_bench.harness.plan.known import known_tasks
 from esft_bench.harness.plan.matrix import Matrix
@@ -210,8 +211,12 @@ def check_backbone(folder: Path, methods: Mapping[str, Method], suite: Suite, st
     notes, name = store.notes("checked"), digest_of_text(canonical(told))[:20]
     if notes.read(name) is not None:
         return
+    aside(_check_model, folder, methods, trust_remote_code, shares)
+    notes.write(name, {"fit": list(methods)})
+
+
+def _check_model(folder: Path, methods: Mapping[str, Method], trust_remote_code: bool, shares: int | None) -> None:
     from esft_bench.harness.backbone.model import check_methods, load_tokenizer  # here: seconds to import
 
     check_methods(folder, methods, trust_remote_code, shares)
     load_tokenizer(folder, trust_remote_code)
-    notes.write(name, {"fit": list(methods)})

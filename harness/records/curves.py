@@ -12,7 +12,7 @@ from esft_bench.harness.plan.paths import CellPath
 from esft_bench.harness.plan.plan import Plan
 from esft_bench.harness.steps.graph import Graph
 from esft_bench.harness.store.names import LOG
-from esft_bench.harness.training.tracking import Tracked
+from esft_bench.harness.training.tracked import Tracked
 from esft_bench.methods.moe.routing import concentrated, moved
 from esft_bench.spec import curves
 from esft_bench.spec.curves import CONCENTRATION, CONSISTENCY, HELD_OUT_LOSS, LOSS, SCORE, Point

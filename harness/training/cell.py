@@ -40,7 +40,8 @@ from esft_bench.harness.training.together.machines import ALONE, Crew, Machines
 from esft_bench.harness.training.together.room import check_room
 from esft_bench.harness.training.together.sharding import SHARDED, give_room, read_onto, sharded, shares_a_model
 from esft_bench.harness.training.told import CellTraining
-from esft_bench.harness.training.tracking import Measure, Tracked
+from esft_bench.harness.training.tracked import Tracked
+from esft_bench.harness.training.tracking import Measure
 from esft_bench.harness.training.untrained import leave_untrained
 from esft_bench.harness.training.validation import drop_damaged
 from esft_bench.methods.method import Context

@@ -1,18 +1,12 @@
 """How routing moves while a model trains: the routers' average scores, measured every so many steps."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
-import torch
 from accelerate import Accelerator
-from safetensors import safe_open
 from torch import Tensor, nn
 
-from esft_bench.harness.store.names import ROUTING_STEPS
 from esft_bench.harness.training.looking import apart, at_rest
 from esft_bench.harness.training.state import State
-from esft_bench.methods.atomic import write_tensors
 from esft_bench.spec.training import Training
 
 Measure = Callable[[], Tensor | None]
@@ -34,28 +28,3 @@ class Tracking:
             scores = self.measure()
         if scores is not None:
             state.log.routing.append((step, scores))
-
-
-@dataclass(frozen=True)
-class Tracked:
-    """What was measured in a training: pairs of step and scores [K, L, E], and how many experts a token is sent to."""
-
-    points: Sequence[tuple[int, Tensor]]
-    top_k: int
-
-    def save(self, folder: Path) -> None:
-        """Write it, if it is anything, into a training's artifact."""
-        if self.points:
-            steps, scores = zip(*self.points, strict=True)
-            told = {"steps": torch.tensor(steps), "scores": torch.stack(scores), "top_k": torch.tensor(self.top_k)}
-            write_tensors(folder / ROUTING_STEPS, told)
-
-    @classmethod
-    def load(cls, folder: Path) -> "Tracked":
-        """Read what `save` wrote; nothing where nothing was measured."""
-        path = folder / ROUTING_STEPS
-        if not path.exists():
-            return cls([], 0)
-        with safe_open(path, "pt") as file:
-            points = zip(file.get_tensor("steps").tolist(), file.get_tensor("scores"), strict=True)
-            return cls(list(points), int(file.get_tensor("top_k")))

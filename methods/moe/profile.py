@@ -1,21 +1,28 @@
-"""Expert statistics of a data set, from one forward pass over it: what every score rule is computed from."""
+"""Expert statistics of a data set, from one forward pass over it: what every score rule is computed from.
+
+Who only reads a profile needs no transformers, which takes seconds to import.
+"""
+
+from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
-from transformers import PreTrainedModel
 
 from esft_bench.methods.atomic import write_tensors
 from esft_bench.methods.errors import MethodError
-from esft_bench.methods.moe.observed import observed
-from esft_bench.methods.moe.packing import apart
-from esft_bench.methods.moe.router_scores import SeenRouter, seen_routers
-from esft_bench.methods.moe.view import MoeLayer, moe_layers
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from esft_bench.methods.moe.router_scores import SeenRouter
+    from esft_bench.methods.moe.view import MoeLayer
 
 FILE = "profile.safetensors"
 COUNTED = ("token_counts", "gate_sums", "token_means", "gate_means")
@@ -89,7 +96,7 @@ class Profile:
         write_tensors(folder / FILE, tensors | kept)
 
     @classmethod
-    def load(cls, folder: Path) -> "Profile":
+    def load(cls, folder: Path) -> Profile:
         """Read what `save` wrote. Raises MethodError where the folder holds no profile."""
         path = folder / FILE
         try:
@@ -126,6 +133,11 @@ def profile(
     Raises MethodError for a model without routed experts, for layers of unequal expert counts and where `batches` holds
     no token.
     """
+    from esft_bench.methods.moe.observed import observed
+    from esft_bench.methods.moe.packing import apart
+    from esft_bench.methods.moe.router_scores import seen_routers
+    from esft_bench.methods.moe.view import moe_layers
+
     layers = layers or moe_layers(model)
     if len({layer.num_experts for layer in layers.values()}) > 1:
         raise MethodError("the model's layers have different numbers of experts, which a profile cannot hold")

@@ -15,7 +15,7 @@ from esft_bench.harness.training.log import TrainingLog
 from esft_bench.harness.training.loop import Options, train
 from esft_bench.harness.training.precision import held
 from esft_bench.harness.training.scoring import Scored, Scorer
-from esft_bench.harness.training.tracking import Tracked
+from esft_bench.harness.training.tracked import Tracked
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.fft import FullFineTuning
 from esft_bench.methods.method import Context
