@@ -1,9 +1,11 @@
 """How numbers, lists and sentences are written: plain text, which each writer escapes in its own way."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+BRACKETS = re.compile(r"\[[^]]*\]|\([^)]*\)")
 MISSING = "–"
 SHORT = "†"
 REFERENCE = "‡"
@@ -62,7 +64,9 @@ def points(margin: float) -> str:
 
 
 def listing(words: Sequence[str]) -> str:
-    """`a, b and c`."""
+    """`a, b and c`; where one of them has a comma itself, but for numbers in brackets, `a, 2; b; and c`."""
+    if any("," in BRACKETS.sub("", word) for word in words) and len(words) > 1:
+        return "; ".join(words[:-1]) + "; and " + words[-1]
     return ", ".join(words[:-1]) + " and " + words[-1] if len(words) > 1 else "".join(words)
 
 

@@ -10,10 +10,11 @@ from esft_bench.spec.strict import Strict
 
 
 class Quick(Strict):
-    """What `--quick` keeps: a slice to see the whole path work."""
+    """What `--quick` keeps: a slice to see the whole path work. `limit`: the first items of each benchmark."""
 
     tasks: Names = Field(min_length=1)
     methods: Names = Field(min_length=1)
+    limit: Count | None = None
 
 
 class Repeats(Strict):

@@ -11,7 +11,8 @@ def quick_slice(suite: Suite) -> Suite:
     if suite.quick is None:
         raise UserError(f"Suite '{suite.name}' has no `quick` section: leave out --quick, or choose with --only.")
     methods = {name: row for name, row in suite.methods.items() if name in suite.quick.methods}
-    once = suite.evaluation.model_copy(update={"repeats": None})
+    limit = min(filter(None, (suite.evaluation.limit, suite.quick.limit)), default=None)
+    once = suite.evaluation.model_copy(update={"repeats": None, "limit": limit})
     kept = {"tasks": suite.quick.tasks, "methods": methods, "evaluation": once}
     return suite.model_copy(update={"name": f"{suite.name}-quick", **kept})
 

@@ -88,6 +88,15 @@ def test_only_refuses_what_the_suite_does_not_have(only, hint):
 def test_the_quick_slice_of_mini_is_two_tasks_and_three_methods_under_its_own_name():
     quick = quick_slice(load("mini"))
     assert (quick.name, len(quick.tasks), len(quick.methods)) == ("mini-quick", 2, 3)
+    assert quick.evaluation.limit == 50
+
+
+@pytest.mark.parametrize(
+    ("limit", "slice_limit", "kept"), [(None, None, None), (7, None, 7), (None, 5, 5), (7, 5, 5), (5, 7, 5)]
+)
+def test_a_slice_keeps_no_more_items_than_either_limit_says(limit, slice_limit, kept):
+    suite = load("mini", [f"evaluation.limit={limit or 'null'}", f"quick.limit={slice_limit or 'null'}"])
+    assert quick_slice(suite).evaluation.limit == kept
 
 
 LONG = """\
