@@ -39,3 +39,7 @@ class Curve(Strict):
     def points(self) -> list[float]:
         """The multiples, the row itself first and then from the lowest up."""
         return [ITSELF, *sorted({*self.rates, *self.steps} - {ITSELF})]
+
+    def steps_at(self, point: float, own: int) -> int:
+        """The steps of a row at a point of its curve, where it takes `own`; at least 2, which two stages take."""
+        return own if self.along == "learning rate" else max(min(2, own), round(own * point))

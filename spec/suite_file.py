@@ -5,6 +5,7 @@ fields may be set besides (`training.steps=20`), and are checked by the same mod
 """
 
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from esft_bench.spec.yaml_text import compose, parse, read
 
 SUITES = Path(__file__).parent / "suites"
 EXTENDS = "extends"
+KIND = re.compile(r"[\w-]+\[.*\]")
+"""A kind of value, as pydantic names it."""
 RENAMED = {"clip_norm": "max_grad_norm", "overlong": "truncation"}
 """Fields by the names that suites of version 0.1 gave them."""
 
@@ -39,14 +42,32 @@ def load(name: str, changes: Sequence[str] = ()) -> Suite:
     try:
         return Suite.model_validate(sections)
     except ValidationError as error:
-        first = error.errors()[0]
-        named = [str(part) for part in first["loc"] if part != "[key]"]
+        named, message = _first(error)
         where = _written(named, sections)
         field = ".".join([*where[:1], *named[1:]] if where[:1] in [[each] for each in TESTED] else where) or "the suite"
         if any(where[: len(each)] == each[: len(where)] for each in fields if where):
-            raise UserError(f"--set {field}: {_said(where, first['msg'])}.") from error
+            raise UserError(f"--set {field}: {_said(where, message)}.") from error
+        if fields and not where:  # what is wrong concerns several sections, and these may be the reason
+            changed = ", ".join(".".join(each) for each in fields)
+            raise UserError(f"{path} with --set {changed}: {_said(where, message)}.") from error
         line = _line_of(read(path), where)
-        raise UserError(f"{path}, line {line}, {field}: {_said(where, first['msg'])}.") from error
+        raise UserError(f"{path}, line {line}, {field}: {_said(where, message)}.") from error
+
+
+def _first(error: ValidationError) -> tuple[list[str], str]:
+    """The first field that is wrong, and what is. Where it may be of several kinds, what is wrong with the one given.
+
+    pydantic tries one kind after another and puts its name for it among the parts of the field.
+    """
+    found = error.errors(include_url=False, include_input=False)
+    parts = list(map(str, found[0]["loc"]))
+    place = next((place for place, part in enumerate(parts) if KIND.fullmatch(part)), len(parts))
+    kinds = [each for each in found if list(map(str, each["loc"]))[:place] == parts[:place]]
+    given = next((each for each in kinds if not each["type"].endswith("_type")), None)
+    named = [part for part in map(str, (given or found[0])["loc"]) if part != "[key]" and not KIND.fullmatch(part)]
+    if given or place == len(parts):
+        return named, (given or found[0])["msg"]
+    return named, ", or ".join(dict.fromkeys(each["msg"] for each in kinds)).replace(", or Input should be ", ", or ")
 
 
 def _written(where: list[str], sections: Any) -> list[str]:

@@ -88,7 +88,7 @@ class Tune(Strict):
     beside: Annotated[int, Field(ge=0, le=100)] = 2
     learning_rate: LearningRates | None = None
     ratio: Annotated[float, Field(ge=1.01, le=1000)] = 3.0
-    rows: Names | None = None
+    rows: Names | None = Field(None, min_length=1)
     seed: Seed = 1000
 
     def first_rates(self, own: float, space: Space) -> list[float]:

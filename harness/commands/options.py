@@ -23,7 +23,7 @@ class SuiteOptions:
         str | None, typer.Option(help="Compute only these: method=NAME,task=NAME,rate=1, several with commas.")
     ] = None
     seeds: Annotated[str | None, typer.Option(help="Training seeds in place of the suite's, e.g. 0,1,2.")] = None
-    quick: Annotated[bool, typer.Option("--quick", help="A slice: few tasks, methods and items, to see all of it work.")] = False
+    quick: Annotated[bool, typer.Option("--quick", help="A slice: few tasks, rows and items.")] = False
     tune: Annotated[
         bool, typer.Option("--tune", help="Search each row's learning rate first, on rows held out of training.")
     ] = False

@@ -18,6 +18,7 @@ from esft_bench.harness.store.keys import Code, modules_of, version
 from esft_bench.methods.method import Method
 from esft_bench.methods.registry import load_methods
 from esft_bench.spec.cell import Cell
+from esft_bench.spec.curve import Curve
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import canonical, digest_of_text
 from esft_bench.spec.suite import Suite
@@ -36,6 +37,9 @@ def methods_of(suite: Suite) -> dict[str, Method]:
     methods = {row: make_method(*suite.row(row)[:2], row) for row in suite.methods}
     for row, method in methods.items():
         _check_row(suite, row, method)
+    for row in (suite.tune.rows or []) if suite.tune else []:
+        if not methods[row].trains:
+            raise UserError(f"tune.rows: the row '{row}' trains nothing, so there is nothing to search: leave it out.")
     return methods
 
 
@@ -64,11 +68,25 @@ def _check_row(suite: Suite, row: str, method: Method) -> None:
             f"methods.{row}.selection: tasks that are trained together have one selection: leave out {{task}}."
         )
     steps = suite.steps(row)
+    if method.trains and suite.curve.along == "number of steps" and not suite.training.epochs:
+        _check_points(suite.curve, row, steps)
     if method.first_stage and steps < 2:
         raise UserError(f"methods.{row}: two stages take at least 2 steps, and training.steps is {steps}.")
     for name, values in suite.methods[row].tune.others.items() if suite.tune else ():
         for value in [values.low, values.high] if isinstance(values, Range) else values:
             _check_tried(suite, row, method, {name: value})
+
+
+def _check_points(curve: Curve, row: str, steps: int) -> None:
+    """Raise UserError where two points of a row's curve are the same training."""
+    seen: dict[int, float] = {}
+    for point in curve.points:
+        other = seen.setdefault(curve.steps_at(point, steps), point)
+        if other != point:
+            raise UserError(
+                f"curve.steps: at {other:g} and {point:g} of its {steps} steps the row '{row}' is trained for the same "
+                f"{curve.steps_at(point, steps)}: leave out one."
+            )
 
 
 def _check_tried(suite: Suite, row: str, method: Method, tried: dict[str, Any]) -> None:

@@ -189,8 +189,7 @@ class Paths:
         told: dict[str, Any] = {"steps": suite.steps(cell.method, rows), "epochs": None}
         if suite.curve.along == "learning rate":
             learning_rate *= cell.rate
-        else:
-            told["steps"] = max(min(2, told["steps"]), round(told["steps"] * cell.rate))  # two stages take two
+        told["steps"] = suite.curve.steps_at(cell.rate, told["steps"])
         told["learning_rate"] = learning_rate
         told["profile_every"] = None if cell.after else suite.profile_every(cell.method)
         alignment = self._conversations(suite.alignment) if suite.alignment else None

@@ -134,3 +134,9 @@ def test_a_curve_may_go_over_steps_with_each_stage_s_share_of_them(tmp_path: Pat
 def test_a_curve_goes_over_rates_or_over_steps(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="a curve goes over `rates` or over `steps`"):
         prepared(tmp_path, SUITE + "curve: {rates: [0.5], steps: [0.5]}\n")
+
+
+def test_points_that_come_to_the_same_number_of_steps_are_refused(tmp_path: Path) -> None:
+    told = SUITE + "curve: {steps: [0.01, 0.02, 0.5]}\n" + "training: {steps: 60}\n"
+    with pytest.raises(UserError, match=r"at 0\.01 and 0\.02 of its 60 steps the row 'fft' is trained for the same 2"):
+        prepared(tmp_path, told)

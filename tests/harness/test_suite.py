@@ -202,3 +202,30 @@ def test_epochs_are_counted_in_whole_batches_of_a_tasks_own_rows(tmp_path):
         load(written(tmp_path, SUITE + "training: {epochs: 4}\n"))
     with pytest.raises(UserError, match="a search counts steps"):
         load(written(tmp_path, SUITE + own % 0 + "tune: {}\n"))
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("[2]", "--set methods.lora.tune.rank: List should have at least 2 items"),
+        ("{low: 4, high: 2}", "--set methods.lora.tune.rank: `low` must be below `high`."),
+        (
+            "5",
+            "--set methods.lora.tune.rank: Input should be a valid dictionary or instance of Range, or a valid list.",
+        ),
+    ],
+)
+def test_of_a_field_of_several_kinds_it_is_said_what_is_wrong_with_the_one_given(value, said):
+    with pytest.raises(UserError) as error:
+        load("mini", ["tune={}", f"methods.lora.tune.rank={value}"])
+    assert str(error.value).startswith(said)
+
+
+def test_what_concerns_several_sections_names_what_was_set_besides_the_file():
+    with pytest.raises(UserError, match=r"mini\.yaml with --set tune\.trials: a search begins with 3 learning rates"):
+        load("mini", ["tune.trials=1"])
+
+
+def test_a_search_for_no_row_is_refused():
+    with pytest.raises(UserError, match=r"--set tune\.rows: .* at least 1 item"):
+        load("mini", ["tune.rows=[]"])

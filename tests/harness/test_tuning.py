@@ -289,3 +289,8 @@ def test_a_plan_of_a_tuned_suite_is_shown_while_its_searches_go_on(made):
     ready = made()
     finish_trials(ready, lambda step: 1.0)
     assert "0 done" in describe(ready, graph_of(ready)).title
+
+
+def test_a_search_for_a_row_that_trains_nothing_is_refused(made):
+    with pytest.raises(UserError, match=r"tune\.rows: the row 'base' trains nothing"):
+        made(SUITE.replace("tune: {trials: 4}", "tune: {trials: 4, rows: [base]}"))
