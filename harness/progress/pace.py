@@ -6,12 +6,14 @@ from collections.abc import Callable, Iterable
 
 UNITS = (("h", 3600.0), ("min", 60.0), ("s", 1.0))
 
+ANY = "any kind"
+
 
 class Pace:
     """Counts steps by kind: what is left, and the time in which so many of a kind were finished.
 
     Steps of a kind that run beside each other are counted by the time in which any of them ran, so no number of workers
-    has to be known.
+    has to be known. So are kinds beside each other: as much as they were so far, they are taken to be further on.
     """
 
     def __init__(self, left: Iterable[str], clock: Callable[[], float] = time.monotonic) -> None:
@@ -24,16 +26,18 @@ class Pace:
 
     def started(self, kind: str) -> None:
         """A step of a kind began."""
-        if not self._busy[kind]:
-            self._since[kind] = self._clock()
-        self._busy[kind] += 1
+        for each in (kind, ANY):
+            if not self._busy[each]:
+                self._since[each] = self._clock()
+            self._busy[each] += 1
 
     def ended(self, kind: str, *, well: bool = True) -> None:
         """A step of a kind is over; one that failed is not waited for any more either."""
-        self._busy[kind] -= 1
-        if not self._busy[kind]:
-            self._spent[kind] = self._seconds(kind)
-            del self._since[kind]
+        for each in (kind, ANY):
+            self._busy[each] -= 1
+            if not self._busy[each]:
+                self._spent[each] = self._seconds(each)
+                del self._since[each]
         self._left[kind] -= 1
         self._done[kind] += well
 
@@ -42,7 +46,9 @@ class Pace:
         waiting = {kind: count for kind, count in self._left.items() if count > 0}
         if any(not self._done[kind] for kind in waiting):
             return None
-        return sum(count * self._seconds(kind) / self._done[kind] for kind, count in waiting.items())
+        one_by_one = sum(count * self._seconds(kind) / self._done[kind] for kind, count in waiting.items())
+        spent = sum(self._seconds(kind) for kind in {*self._spent, *self._since} - {ANY})
+        return one_by_one * self._seconds(ANY) / spent if spent else one_by_one
 
     def _seconds(self, kind: str) -> float:
         """The time in which any step of a kind ran."""

@@ -48,6 +48,17 @@ def test_what_is_left_takes_as_long_a_step_as_what_is_done_however_many_ran_side
     assert pace.seconds_left() == pytest.approx(4 * 5.0)
 
 
+def test_kinds_that_ran_beside_each_other_are_taken_to_go_on_so() -> None:
+    clock = Clock()
+    pace = Pace(["train"] * 3 + ["answers"] * 2, clock)
+    pace.started("train")
+    pace.started("answers")
+    clock.now = 10.0
+    pace.ended("answers")
+    pace.ended("train")
+    assert pace.seconds_left() == pytest.approx((2 * 10.0 + 10.0) / 2)
+
+
 def test_a_step_that_failed_is_not_waited_for_and_tells_nothing_of_the_others() -> None:
     pace = Pace(["train", "train"], Clock())
     pace.started("train")
