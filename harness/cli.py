@@ -1,6 +1,7 @@
 """The command line: commands, no logic."""
 
 import errno
+import gc
 import os
 import shlex
 import signal
@@ -255,6 +256,7 @@ REFUSED = {errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.ELOOP, errno.EIS
 
 def main() -> None:
     """Run the command line; what a user can mend is one sentence and exit code 2."""
+    gc.set_threshold(100_000, 20, 50)  # seconds of imports are no garbage, and looking through them takes a tenth
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["PYTHONSAFEPATH"] = "1"  # the working folder may hold a tasks.py or a datasets.py: none of ours
     try:

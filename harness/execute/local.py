@@ -29,7 +29,7 @@ class _Work:
     runner: Any
 
 
-PRELOADED = ["esft_bench.harness.training.cell", "esft_bench.harness.serving.questions"]
+PRELOADED = ["esft_bench.harness.execute.preloaded"]
 """What the process that children are forked from imports once."""
 
 
