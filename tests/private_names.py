@@ -189,6 +189,8 @@ NAMES = (
     PrivateName("torch.multiprocessing.spawn", "ProcessRaisedException", _FORKED, sign="class ProcessRaisedException"),
     PrivateName("vllm.platforms", "current_platform", _SWAP, sign="current_platform: Platform"),
     PrivateName("vllm.utils.system_utils", "get_mp_context", _START, sign="def get_mp_context()"),
+    PrivateName("vllm.model_executor.models.registry", "_run_in_subprocess", _START, sign="def _run_in_subprocess(fn"),
+    PrivateName("vllm.model_executor.models", "registry", _START, sign="from .registry import"),
     PrivateName("vllm.config.parallel", "WeightSwap", _SWAP, sign="worker_extension_cls: str"),
     PrivateName("vllm.entrypoints.serve.dev.rpc.api_router", "collective_rpc", _SWAP, sign='"/collective_rpc"'),
     PrivateName(
