@@ -3,8 +3,11 @@
 import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import forkserver, get_context
 from typing import Any, TypeVar
+
+from esft_bench.spec.errors import UserError
 
 T = TypeVar("T")
 
@@ -22,9 +25,14 @@ def warm_up(modules: Sequence[str]) -> None:
 def aside(function: Callable[..., T], *arguments: Any) -> T:
     """Call a function of a module that itself is light in such a child; here where nothing was warmed up.
 
-    Arguments and result are pickled; what the function raises is raised here.
+    Arguments and result are pickled; what the function raises is raised here, and UserError where the child dies.
     """
     if not _contexts:
         return function(*arguments)
-    with ProcessPoolExecutor(1, _contexts[-1], signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
-        return pool.submit(function, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, _contexts[-1], signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
+            return pool.submit(function, *arguments).result()
+    except BrokenProcessPool as error:
+        raise UserError(
+            "A process that was to look at the backbone has died: look for what took its memory."
+        ) from error

@@ -26,3 +26,5 @@ def test_a_call_is_made_in_a_child_where_something_was_and_its_error_is_raised_h
     assert aside(os.getpid) != os.getpid()
     with pytest.raises(UserError, match="the file is odd"):
         aside(refuse, "the file")
+    with pytest.raises(UserError, match="has died"):
+        aside(os._exit, 1)
