@@ -34,5 +34,5 @@ def aside(function: Callable[..., T], *arguments: Any) -> T:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool as error:
         raise UserError(
-            "A process that was to look at the backbone has died: look for what took its memory."
+            "A process that was to look at the backbone has died: see what took its memory."
         ) from error
