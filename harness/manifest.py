@@ -82,14 +82,17 @@ def read(path: Path) -> dict[str, Any]:
         return {}
 
 
+def is_of(path: Path, suite: Suite) -> bool:
+    """Whether there is a manifest that describes this very suite."""
+    return bool(read(path).get("suite") == suite.model_dump(mode="json"))
+
+
 def write(path: Path, suite: Suite, *, command: str, **more: Any) -> None:
     """Write a run's manifest; `started` stays that of the first attempt at the same suite."""
-    described = suite.model_dump(mode="json")
-    before = read(path)
-    started = before.get("started") if before.get("suite") == described else None
+    started = read(path).get("started") if is_of(path, suite) else None
     said = {
         "command": command,
-        "suite": described,
+        "suite": suite.model_dump(mode="json"),
         "seeds": suite.seeds,
         "started": started or now(),
         "versions": versions(),

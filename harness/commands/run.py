@@ -75,7 +75,7 @@ class _Run:
             self._say_news()
             if any(step not in self.graph.finished for step in wanted):
                 self._compute(wanted)
-            elif not (self.folder / manifest.FILE).exists():  # all of it was computed by other runs of this store
+            elif not manifest.is_of(self.folder / manifest.FILE, self.plan.suite):  # what it asks for is there already
                 self._write_manifest(finished=True)
             with self.written.alone():
                 self._write()
