@@ -33,6 +33,4 @@ def aside(function: Callable[..., T], *arguments: Any) -> T:
         with ProcessPoolExecutor(1, _contexts[-1], signal.signal, (signal.SIGINT, signal.SIG_IGN)) as pool:
             return pool.submit(function, *arguments).result()
     except BrokenProcessPool as error:
-        raise UserError(
-            "A process that was to look at the backbone has died: see what took its memory."
-        ) from error
+        raise UserError("A process that was to look at the backbone has died: see what took its memory.") from error

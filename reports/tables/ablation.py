@@ -9,7 +9,7 @@ from esft_bench.reports.backbone_results import AVERAGE, Column, TableRow
 from esft_bench.reports.comparisons import Comparisons
 from esft_bench.reports.statistics.detectable import detectable_effect
 from esft_bench.reports.statistics.paired import PairedDifference, paired_difference
-from esft_bench.reports.tables.scores import WEIGHED, mean_cell
+from esft_bench.reports.tables.scores import mean_cell, weighed
 from esft_bench.reports.tables.table import Table, TableCell, averaged
 
 CAPTION = (
@@ -29,7 +29,7 @@ def ablation_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
     differences = {key: one for key, one in found.items() if one is not None}
     cells = {(row.name, column.name): _cell(comparisons, row, other, column) for row, other, column in places}
     rows = [replace(row, title=f"{row.title} − {other.title}") for row, other in pairs]
-    caption = f"{CAPTION}; {WEIGHED[results.suite.average]}."
+    caption = f"{CAPTION}{weighed(results, 'ability')}."
     table = Table("Table 3. Ablations", caption, rows, columns, cells, differences=differences)
     return _marked(table, comparisons, places) if marked else table
 

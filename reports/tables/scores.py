@@ -20,12 +20,19 @@ WEIGHED = {
 """How averages are made."""
 
 
+def weighed(results: BackboneResults, role: Role) -> str:
+    """How averages of a role's tables are made, as the end of a caption; nothing where they have one column."""
+    if len(results.columns(role)) < 2:
+        return ""
+    return f"; {WEIGHED[results.suite.average if role == 'ability' else 'tasks']}"
+
+
 def ability_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
     """Table 1: the score on the task that a row was trained on, mean over seeds, and the average of the columns."""
     results = comparisons.results
     seeds = len(results.seeds)
     over = f"mean over {seeds} seeds" if seeds > 1 else "one training run per cell"
-    caption = f"Score (0–100) on the task each row was trained on; {over}; {WEIGHED[results.suite.average]}."
+    caption = f"Score (0–100) on the task each row was trained on; {over}{weighed(results, 'ability')}."
     return _score_table(comparisons, "ability", results.rows, ("Table 1. Task ability", caption), marked=marked)
 
 
@@ -38,7 +45,7 @@ def general_table(comparisons: Comparisons, *, marked: bool = True) -> Table:
         if most > 1
         else "a single training run per row, so no interval over runs"
     )
-    caption = f"Score (0–100) on benchmarks nobody was trained on; {over}; {WEIGHED['tasks']}."
+    caption = f"Score (0–100) on benchmarks nobody was trained on; {over}{weighed(results, 'general')}."
     return _score_table(comparisons, "general", results.rows, ("Table 2. General ability", caption), marked=marked)
 
 
@@ -60,8 +67,7 @@ def table_of(comparisons: Comparisons, asked: TableOf) -> Table:
     known = {row.name: row for row in comparisons.results.rows}
     rows = [known[name] for name in asked.rows if name in known]
     number = 1 if asked.role == "ability" else 2
-    weighed = WEIGHED[comparisons.results.suite.average if number == 1 else "tasks"]
-    caption = f"Some rows of Table {number}, marked among themselves; {weighed}."
+    caption = f"Some rows of Table {number}, marked among themselves{weighed(comparisons.results, asked.role)}."
     return _score_table(comparisons, asked.role, rows, (asked.title, caption))
 
 

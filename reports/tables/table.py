@@ -1,7 +1,7 @@
 """A table and its cells."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
 from esft_bench.reports.backbone_results import AVERAGE, Column, TableRow
@@ -72,6 +72,17 @@ class Table:
     margin: float = 0.0
     remark: str = ""
     differences: Mapping[Key, PairedDifference] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> "Table":
+        """The table without its average where that is the average of one column."""
+        own = [column for column in self.columns if column.name]
+        if len(own) != 1:
+            return self
+        detectable = {name: effect for name, effect in self.detectable.items() if name}
+        outcomes = {name: outcome for name, outcome in self.outcomes.items() if name}
+        differences = {key: found for key, found in self.differences.items() if key[1]}
+        return replace(self, columns=own, detectable=detectable, outcomes=outcomes, differences=differences)
 
     def cell(self, row: TableRow, column: Column) -> TableCell:
         """The cell, empty where there is none."""

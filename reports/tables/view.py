@@ -82,6 +82,7 @@ class TableView:
 
 def view(table: Table, write: Callable[[TableCell], Entry]) -> TableView:
     """A table with its footnotes and what is to be remarked."""
+    table = table.shown
     letters: dict[str, str] = {}
     rows = []
     for row in table.rows:

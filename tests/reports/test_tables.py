@@ -15,6 +15,7 @@ from esft_bench.reports.tables.ablation import ablation_table
 from esft_bench.reports.tables.costs import efficiency_table
 from esft_bench.reports.tables.scores import ability_table, general_table
 from esft_bench.reports.tables.table import Table
+from esft_bench.reports.tables.view import score_entry, view
 from esft_bench.spec.record import Record
 from tests.reports.conftest import METHODS, MadeUpRun, manifest_of, report
 
@@ -229,3 +230,15 @@ def test_what_nothing_was_trained_for_is_no_column_and_takes_no_average_away(
     assert [column.name for column in untold.columns] == ["intent", "translation", "law", ""]
     assert not math.isnan(told.frame().T["FFT"].iloc[-1])
     assert math.isnan(untold.frame().T["FFT"].iloc[-1])
+
+
+def test_the_average_of_one_column_is_shown_once_and_known_all_the_same(tmp_path: Path) -> None:
+    made = MadeUpRun(methods=["base", "fft"], tasks={"law": "Law"}, general={"facts": "Facts"}, items=30)
+    results = results_of(made, tmp_path)
+    table = ability_table(Comparisons(results))
+    shown = view(table, score_entry)
+    assert [head.title for head in shown.heads] == ["Law"]
+    assert "Avg" not in shown.caption + shown.remark
+    assert f"of {table.outcomes['law'].pairs} pairs" in shown.remark or "All 1 pairs" in shown.remark
+    row = table.rows[1]
+    assert table.average(row).value == table.cells[row.name, "law"].value
