@@ -94,7 +94,7 @@ def test_a_plan_prices_training_and_testing_for_each_row_and_benchmark(tmp_path:
     assert rows["FFT"].operations > rows["ESFT-Token"].operations
     assert rows["FFT"].adapter_bytes == pytest.approx(16_296_960, rel=0.01)  # the backbone in float32
     tested = {price.benchmark: price for price in evaluation_prices(prepared.plan)}
-    assert tested["Intent"].generated == 200 * 40
+    assert tested["Intent"].generated == 50 * 40
     assert tested["Pronouns"].generated == 0
 
 

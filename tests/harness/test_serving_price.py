@@ -109,7 +109,7 @@ def test_the_executor_of_one_machine_gives_its_engine_what_the_estimate_says(
 ) -> None:
     made = prepared(tmp_path, SUITE.replace("engine: ENGINE", "engine: transformers"))
     monkeypatch.setattr(machines, "_cards", lambda: [("card", 1.0)] * 4)
-    monkeypatch.setattr(priced, "gpus_to_serve", lambda _plan, cards, most: len(cards) * most // 8)
+    monkeypatch.setattr(machines, "gpus_to_serve", lambda _plan, cards, most: len(cards) * most // 8)
     with machines.machines(made, graph_of(made), RunOptions(on="local")) as found:
         local: Any = found.executor(Panel([]), False)
     assert local._engines._making.tensor_parallel == 2
