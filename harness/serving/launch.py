@@ -1,7 +1,8 @@
 """Starts `vllm serve` so that it ends with the process that started it: python -m …serving.launch serve …
 
 The starter holds the other end of this process's standard input. When the starter ends, however it ends, the pipe
-closes and the whole process group, vLLM's own children included, is killed; its shared memory is removed.
+closes and the whole process group, vLLM's own children included, is killed; its shared memory and temporary folder are
+removed.
 """
 
 import multiprocessing
@@ -9,14 +10,19 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from esft_bench.harness.serving import shared_memory
+from esft_bench.harness.serving.temporary import FOLDER
+from esft_bench.spec.files import remove
 
 
 def _die_with_the_starter() -> None:
     while os.read(0, 1):
         pass
     shared_memory.remove(shared_memory.of_group(os.getpgrp()))
+    if temporary := os.environ.get(FOLDER):
+        remove(Path(temporary))
     os.killpg(0, signal.SIGKILL)
 
 

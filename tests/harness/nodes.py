@@ -15,7 +15,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from esft_bench.harness.execute.cluster.connect import nodes
-from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+from esft_bench.harness.execute.cluster.executor import RayExecutor
+from esft_bench.harness.execute.cluster.ways import Told, Ways
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.schedule import Schedule
@@ -60,9 +61,10 @@ class Frail(Toy):
         if self._is_first(job):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _hangs_once(self, job: Job) -> None:
+    def _hangs_once(self, job: Job) -> dict[str, Any]:
         if self._is_first(job):
             time.sleep(600)
+        return {"again": True}
 
     def _goes_on(self, job: Job) -> dict[str, Any]:
         """Gets one step further each time, dying in between, as a training does from its checkpoints."""
@@ -77,7 +79,8 @@ class Frail(Toy):
         (job.out / "half").touch()
         mark = made_folder(job.scratch) / "begun"
         try:
-            mark.touch(exist_ok=False)
+            with mark.open("x") as file:
+                file.write(str(os.getpid()))
         except FileExistsError:
             (job.out / "half").unlink()
             return False
@@ -135,10 +138,11 @@ def kill(node: Any) -> None:
 E = TypeVar("E", bound=RayExecutor)
 
 
-def executor(folder: Path, kind: type[E] = RayExecutor, **ways: Any) -> E:  # type: ignore[assignment]
+def executor(folder: Path, kind: type[E] = RayExecutor, seen: Any = nodes, **ways: Any) -> E:  # type: ignore[assignment]
+    """An executor of the cluster, or of nodes that are `seen`."""
     folder.mkdir(exist_ok=True)
     told = Told(folder, Panel([make_judge(JudgeSettings())]), batches=False)
-    return kind(nodes, told, Ways(**{"lend": lend} | ways))
+    return kind(seen, told, Ways(**{"lend": lend} | ways))
 
 
 class Watcher:

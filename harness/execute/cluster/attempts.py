@@ -34,6 +34,17 @@ class Attempt:
     done: Counter[int] = field(default_factory=Counter)
     why: str = ""
 
+    @property
+    def place(self) -> str:
+        """The node on which it is, or its engine that began nothing of it yet; empty where none is known."""
+        return self.node or (self.engine.node if self.engine else "")
+
+    def begun_on(self, node: str) -> None:
+        """It has begun on a node."""
+        self.node = node
+        if self.engine:
+            self.engine.node = node
+
     def silent_for(self) -> float:
         """Seconds since it was heard of; none while it waits for its turn."""
         return time.monotonic() - self.heard if self.node else 0.0

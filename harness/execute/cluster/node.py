@@ -10,6 +10,7 @@ from typing import Any
 import ray
 
 from esft_bench.harness.execute.child import Fatal, Message, never, quieten, run_together
+from esft_bench.harness.execute.cluster.fence import fenced
 from esft_bench.harness.execute.cluster.group import Group
 from esft_bench.harness.execute.cluster.printed import caught, end_of
 from esft_bench.harness.serving.settings import EngineSettings
@@ -90,7 +91,9 @@ def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outco
     with caught() as printed:
         if any("torch" in step.code.libraries for step, _ in order.work):
             quieten(order.work[0][1].parallelism.threads)
-        run_together([(step, _prepared(job, order, borrowed)) for step, job in order.work], send, fatal)
+        work = [(step, _prepared(job, order, borrowed)) for step, job in order.work]
+        with fenced([job.out for _, job in work]):
+            run_together(work, send, fatal)
         text = end_of(printed)
     return Outcome(ended, text)
 

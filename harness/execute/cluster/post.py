@@ -1,5 +1,6 @@
 """Orders on their way to nodes, and what these say before they are over."""
 
+import threading
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -50,8 +51,8 @@ class Post:
 
     def is_over(self, token: int) -> None:
         """Give back the machines of an order, where it had several."""
-        if group := self._groups.pop(token, None):
-            remove_placement_group(group)
+        if group := self._groups.pop(token, None):  # nobody waits: Ray's head may be gone
+            threading.Thread(target=remove_placement_group, args=(group,), daemon=True).start()
 
     def to_engine(self, engine: Any, token: int, work: Work) -> Any:
         """Have an engine run steps."""
