@@ -17,7 +17,20 @@ from esft_bench.harness.serving.temporary import FOLDER
 from esft_bench.spec.files import remove
 
 
-def _die_with_the_starter() -> None:
+def _guarded() -> None:
+    """Go on in a child; this process, which does nothing else and so cannot hang, ends with it or with the starter.
+
+    The starter may end while the server hangs in a driver's code, or is stopped: then it could not end itself.
+    """
+    if not (server := os.fork()):
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that is for the server
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _end_with_the_starter() -> None:
     while os.read(0, 1):
         pass
     shared_memory.remove(shared_memory.of_group(os.getpgrp()))
@@ -38,7 +51,7 @@ def _fork_instead_of_spawn() -> None:
 
 def main() -> None:
     """Run vLLM's command line with this process's arguments."""
-    threading.Thread(target=_die_with_the_starter, daemon=True).start()
+    _guarded()
     _fork_instead_of_spawn()
     from vllm.entrypoints.cli.main import main as vllm_main
 

@@ -66,6 +66,11 @@ class Frail(Toy):
             time.sleep(600)
         return {"again": True}
 
+    def _stops_once(self, job: Job) -> None:
+        """The whole process stops, and does nothing that it is asked, as one does that hangs in a driver's code."""
+        if self._is_first(job):
+            os.kill(os.getpid(), signal.SIGSTOP)
+
     def _goes_on(self, job: Job) -> dict[str, Any]:
         """Gets one step further each time, dying in between, as a training does from its checkpoints."""
         done = len(list(made_folder(job.scratch).iterdir()))

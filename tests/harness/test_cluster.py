@@ -78,9 +78,11 @@ def test_a_step_whose_worker_is_killed_goes_on_elsewhere_and_finds_nothing_half_
     assert [path.name for path in (tmp_path / "job" / "out").iterdir()] == ["text"]
 
 
-@pytest.mark.parametrize("holds", ["process", "engine"])
-def test_a_step_that_says_nothing_for_too_long_is_begun_again(end, holds):
-    ended, _, log = end(Frail("hangs_once", told="x", holds=holds), patience=1.0)
+@pytest.mark.parametrize(
+    ("holds", "does"), [("process", "stops_once"), ("engine", "hangs_once"), ("engine", "stops_once")]
+)
+def test_a_step_that_says_nothing_for_too_long_is_begun_again(end, holds, does):
+    ended, _, log = end(Frail(does, told="x", holds=holds), patience=1.0)
     assert (ended.error, "said nothing" in log) == ("", True)
 
 

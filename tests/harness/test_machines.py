@@ -116,8 +116,8 @@ def test_a_machine_that_is_in_no_cluster_says_so_within_bounds(monkeypatch):
             "RAY_AUTH_TOKEN or ~/.ray/auth_token.",
         ),
         (
-            "Traceback (most recent call last):\n  …\nRuntimeError: Ray version mismatch: cluster has Ray version 2.50.0 "
-            "but local Ray version is 2.60.0\n",
+            "Traceback (most recent call last):\n  …\nRuntimeError: Ray version mismatch: cluster has Ray version "
+            "2.50.0 but local Ray version is 2.60.0\n",
             "--on ray: Ray version mismatch: cluster has Ray version 2.50.0 but local Ray version is 2.60.0",
         ),
         ("", "--on ray: no Ray cluster answers there; start one with `ray start --head`, or leave --on out."),

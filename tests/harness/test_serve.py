@@ -153,12 +153,14 @@ def test_the_first_error_of_a_log_is_found_without_decoration(tmp_path: Path) ->
 def test_the_server_ends_when_its_starter_is_killed_with_its_memory_and_temporary_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Also one that hangs."""
     temporary = temporary_folder(monkeypatch, tmp_path)
     (temporary.path / "socket").touch()
     for name, value in temporary.environment().items():
         monkeypatch.setenv(name, value)
-    child = "import time, threading, esft_bench.harness.serving.launch as launch;"
-    child += f"{SEGMENT} threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
+    child = "import os, signal, esft_bench.harness.serving.launch as launch;"
+    child += f"launch._guarded(); {SEGMENT} print(os.getpid(), flush=True);"
+    child += "os.kill(os.getpid(), signal.SIGSTOP)"
     starter = (
         "import subprocess, sys, time;"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, start_new_session=True);"
@@ -166,12 +168,14 @@ def test_the_server_ends_when_its_starter_is_killed_with_its_memory_and_temporar
     )
     process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    server, segment = int(process.stdout.readline()), Path("/dev/shm" + process.stdout.readline().strip())
+    guard, segment = int(process.stdout.readline()), Path("/dev/shm" + process.stdout.readline().strip())
+    server = int(process.stdout.readline())
     assert segment.exists()
     time.sleep(1)
-    assert not _gone(server, seconds=0.1)
+    assert not _gone(guard, seconds=0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert _gone(guard, seconds=100)
     assert _gone(server, seconds=100)
     assert not segment.exists()
     assert not temporary.path.exists()

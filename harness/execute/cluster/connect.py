@@ -42,6 +42,8 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
     Raises UserError, one sentence, where nobody answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if where == CLUSTER and (address := os.environ.get("RAY_ADDRESS", "")).startswith(REMOTE):
+        where = address
     if where == HERE and "ray" not in sys.modules:
         # Ray listens on all interfaces, so it is to ask for a secret. It reads this where it is imported.
         os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}

@@ -248,7 +248,7 @@ class RayExecutor:
             attempt.done[said.place] = max(attempt.done[said.place], said.done)
             yield said.of(attempt.work[said.place][0])
         else:
-            attempt.begun_on(said.node)
+            attempt.begun_on(said.node, said.process)
             self._gathers.discard(token)
 
     def _give_up(self) -> None:
@@ -258,6 +258,8 @@ class RayExecutor:
             if not attempt.why and (why := attempt.hopeless(self._ways.patience, self._room, alone)):
                 attempt.why = why
                 self._post.end(ref, attempt.engine.handle if attempt.engine else None)
+                if attempt.node:
+                    self._post.kill(attempt.node, attempt.process)
 
     def _start_again(self) -> None:
         """Begin what was lost, before anything new."""
