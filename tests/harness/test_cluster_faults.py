@@ -5,6 +5,7 @@ import signal
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -45,9 +46,26 @@ def test_a_head_that_does_not_answer_is_one_sentence_in_time():
     until(lambda: seen.nodes is not first)
     assert seen.nodes == NODES
     silent.set()
-    until(lambda: seen.lost)
     with pytest.raises(HeadLostError, match=r"head has not answered for 0 seconds.*the same command goes on"):
-        _ = seen.nodes
+        until(lambda: not seen.nodes)
+    assert seen.lost
+
+
+def test_a_driver_that_slept_does_not_take_the_head_for_lost(monkeypatch):
+    asked, now = threading.Event(), [0.0]
+
+    def nodes() -> list[Node]:
+        if now[0]:
+            asked.set()
+            threading.Event().wait()
+        return list(NODES)
+
+    monkeypatch.setattr(alive, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    seen = Alive(nodes, 5.0)
+    now[0] = 0.5
+    assert asked.wait(30)
+    now[0] = 3600.0
+    assert seen.nodes == NODES
 
 
 def test_an_answer_that_comes_late_or_fails_once_is_no_end():

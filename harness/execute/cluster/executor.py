@@ -140,13 +140,10 @@ class RayExecutor:
                 self._engines.close_idle()
 
     def _leave(self, alive: Collection[str]) -> Iterator[Ended]:
-        """Begin anew what was at work on nodes that are gone: Ray takes minutes to notice where they are cut off.
-
-        Such an attempt may still be at work there; not when it is begun again (see `fence`).
-        """
+        """Begin anew what was at work on nodes that are gone: Ray takes minutes to notice where they are cut off."""
         for ref, attempt in list(self._running.items()):
             if attempt.place and attempt.place not in alive and self._running.pop(ref, None):
-                yield from self._lost(attempt, "its node is gone", OVER)
+                yield from self._lost(attempt, "its node is gone")
         self._engines.leave(alive)
 
     def _give(self) -> None:
@@ -213,7 +210,7 @@ class RayExecutor:
         # An engine that never served ends the run, unless others serve: then it is its node that cannot.
         yield replace(said, fatal=said.fatal and not self._served).of(step)
 
-    def _lost(self, attempt: Attempt, why: str, wait: float = 0.0) -> Iterator[Ended]:
+    def _lost(self, attempt: Attempt, why: str) -> Iterator[Ended]:
         """A node, a worker or an engine is gone, and with it what it was doing, which is begun again elsewhere."""
         lost = {attempt.token: attempt}
         if attempt.engine is not None:
@@ -227,16 +224,16 @@ class RayExecutor:
         for each in lost.values():
             self._free(each)
             for place in range(len(each.work)):
-                yield from self._once_more(each, place, why, wait)
+                yield from self._once_more(each, place, why)
 
-    def _once_more(self, attempt: Attempt, place: int, why: str, wait: float = 0.0) -> Iterator[Ended]:
+    def _once_more(self, attempt: Attempt, place: int, why: str) -> Iterator[Ended]:
         step, job = attempt.work[place]
         remove(place_of(job, attempt.token))
         if self._tries.exhausted(step):
             yield Ended(step, {}, f"it was lost {self._ways.tries} times, the last time because {why}")
             return
         self._write(f"--- {step.label}: {why}; it goes on elsewhere\n")
-        self._again.append((time.monotonic() + wait, (step, job, attempt.node)))
+        self._again.append((time.monotonic(), (step, job, attempt.place)))
 
     def _heard(self, token: int, said: Any) -> Iterator[Progressed | Ended]:
         """An order that is at work said something."""
@@ -264,14 +261,21 @@ class RayExecutor:
     def _start_again(self) -> None:
         """Begin what was lost, before anything new."""
         for _ in range(len(self._again)):
-            at, again = self._again[0]
-            if time.monotonic() < at:
+            lost, again = self._again[0]
+            if not self._has_ended(lost, again[2]):
                 self._again.rotate(-1)
             elif self.fit(self.asks(again[0])) is None:
                 return
             else:
                 self._again.popleft()
                 self._begin(*again)
+
+    def _has_ended(self, lost: float, node: str) -> bool:
+        """Whether what was lost on a node is over there: not for a while where the node was cut off (see `fence`)."""
+        told = self._alive.asked > lost  # or else it may turn out that the node is gone
+        if node and all(each.id != node for each in self._alive.nodes):
+            return time.monotonic() - lost > OVER
+        return told or not node
 
     def _write(self, text: str) -> None:
         """Write to the log."""
