@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -116,14 +117,23 @@ def lend(engine: EngineSettings, logs: Path) -> SimpleNamespace:
     return SimpleNamespace(has_served=True, close=lambda: None, engine=engine)
 
 
-def cluster(count: int, **resources: Any) -> Cluster:
+def cluster(count: int, client_port: int | None = None, **resources: Any) -> Cluster:
     """A head without cores and so many nodes of one core, to which this process belongs then."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": SOON}
+    head["ray_client_server_port"] = client_port
     made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(count):
         add_node(made, **resources)
     return made
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def add_node(made: Cluster, **resources: Any) -> Any:

@@ -18,7 +18,7 @@ import ray
 from ray.util import placement_group_table
 
 from esft_bench.harness.execute.executor import Progressed
-from tests.harness.nodes import add_node, cluster, executor, kill
+from tests.harness.nodes import add_node, cluster, executor, free_port, kill
 from tests.harness.several import AGAIN, TRAINED, Together, begun_at, check_weights
 from tests.harness.toys import job
 
@@ -31,8 +31,8 @@ def nodes():
     """A cluster of three nodes, each with one accelerator by declaration, which this process drives."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-        made = cluster(3, num_gpus=1)
-    made.client = f"ray://127.0.0.1:{made.head_node._ray_params.ray_client_server_port}"
+        made = cluster(3, port := free_port(), num_gpus=1)
+    made.client = f"ray://127.0.0.1:{port}"
     ray.init(made.address, logging_level="ERROR", log_to_driver=False)
     yield made
     ray.shutdown()

@@ -64,6 +64,12 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
     except HeadLostError:
         end = _end_soon
         raise
+    except ConnectionError as error:  # Ray's client says so, or what it asked never comes back
+        end = _end_soon
+        raise HeadLostError(
+            f"--on {where}: the connection to the Ray cluster is lost: see that it runs, or start it again; the same "
+            "command goes on with what is finished."
+        ) from error
     finally:
         end()
         signal.signal(signal.SIGTERM, stop)
