@@ -65,7 +65,20 @@ def test_a_driver_that_slept_does_not_take_the_head_for_lost(monkeypatch):
     now[0] = 0.5
     assert asked.wait(30)
     now[0] = 3600.0
+    time.sleep(0.2)
     assert seen.nodes == NODES
+    seen.close()
+
+
+def test_a_run_that_waits_for_the_head_itself_ends_with_the_sentence(monkeypatch, capfd):
+    monkeypatch.setattr(alive, "HEARD_WITHIN", 0.2)
+    if not (pid := os.fork()):
+        answers = iter([list(NODES)])
+        Alive(lambda: next(answers, None) or threading.Event().wait(), 0.2)
+        time.sleep(60)
+        os._exit(0)
+    assert ended(pid) == 2
+    assert capfd.readouterr().err.startswith("esft-bench: The Ray cluster's head has not answered for 0 seconds: ")
 
 
 def test_an_answer_that_comes_late_or_fails_once_is_no_end():
