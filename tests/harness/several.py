@@ -49,7 +49,7 @@ def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
     state, scratch, steps = PartialState(), Path(told["scratch"]), list[int]()
     if told["told"] == "refuses" and state.process_index == state.num_processes - 1:
         raise UserError("the last one would not.")
-    from esft_bench.harness.training.together.sharding import SHARDED
+    from esft_bench.harness.training.together.machines import SHARDED
     from tests.harness.ranks import run  # here: it takes seconds
 
     torch.set_num_threads(1)

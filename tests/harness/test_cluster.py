@@ -16,6 +16,7 @@ import ray
 from esft_bench.harness.execute.cluster import executor as executor_module
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
+from esft_bench.harness.execute.cluster.executor import RayExecutor
 from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.harness.execute.executor import Ended, Progressed
 from tests.harness.nodes import Afar, Frail, add_node, cluster, executor, kill, naps, walk
@@ -211,7 +212,7 @@ def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_bein
 @pytest.mark.parametrize("ghosts", [(4,), (2, 2)])
 def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, tmp_path, ghosts):
     there = [Node(str(number), "", size, size) for number, size in enumerate(ghosts)]
-    here = executor(tmp_path, seen=lambda: list(there), gpus=lambda step: 4)
+    here: RayExecutor = executor(tmp_path, seen=lambda: list(there), gpus=lambda step: 4)
     here.start(Frail("meets", told="x"), job(tmp_path / "job"))
     there[:] = [Node("small", "", 1, 1)]
     while not here.log.exists():

@@ -58,7 +58,7 @@ class RayExecutor:
 
     @property
     def log(self) -> Path:
-        """Where everything that is not for the user's eyes is written."""
+        """Where all that is not for the user's eyes is written."""
         return self._told.folder / "esft-bench.log"
 
     def asks(self, step: Step) -> Resources:
@@ -142,7 +142,7 @@ class RayExecutor:
     def _leave(self, alive: Collection[str]) -> Iterator[Ended]:
         """Begin anew what was at work on nodes that are gone: Ray takes minutes to notice where they are cut off."""
         for ref, attempt in list(self._running.items()):
-            if attempt.place and attempt.place not in alive and self._running.pop(ref, None):
+            if attempt.place and attempt.place not in alive and self._running.pop(ref, None) is not None:
                 yield from self._lost(attempt, "its node is gone")
         self._engines.leave(alive)
 
