@@ -3,10 +3,8 @@
 import importlib.metadata
 import importlib.util
 import platform
-import socket
 import subprocess
 import sys
-import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,7 @@ from tests.harness.runs import SUITE
 
 pytest.importorskip("ray")
 
-from esft_bench.harness.execute.cluster import checks, connect
+from esft_bench.harness.execute.cluster import checks
 from esft_bench.harness.execute.cluster.room import Need, Node, Room, counts_of, machines_for
 
 
@@ -80,82 +78,6 @@ def test_several_gpus_without_ray_are_one_gpu_and_one_sentence(machine):
 def test_what_cannot_be_is_refused_in_a_sentence(machine, ray, options, why):
     with pytest.raises(UserError, match=why):
         machine(1, ray, **options)
-
-
-@pytest.mark.parametrize("where", ["ray://", "ray://host", "ray://:1", "ray://host:port"])
-def test_an_address_that_is_none_is_refused(where):
-    with pytest.raises(UserError, match="ray://HOST:PORT"):
-        connect._check_answer(where)
-
-
-def test_an_address_that_nobody_answers_is_refused_at_once():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(UserError, match=f"--on ray://127.0.0.1:{port}: no Ray cluster answers there"):
-        connect._check_answer(f"ray://127.0.0.1:{port}")
-
-
-def test_a_machine_that_is_in_no_cluster_says_so_within_bounds(monkeypatch):
-    def hangs(command, **options):
-        raise subprocess.TimeoutExpired(command, options["timeout"])
-
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(subprocess, "run", hangs)
-    with pytest.raises(UserError, match=r"--on ray, address 10.0.0.1:6379: no Ray cluster answers there"):
-        connect._check_answer("ray")
-
-
-@pytest.mark.parametrize(
-    ("said", "why"),
-    [
-        (
-            "Traceback (most recent call last):\n  …\nray.exceptions.AuthenticationError: RPC error: InvalidAuthToken: "
-            "Authentication token is missing or incorrect. Ensure that the token for the cluster is available in a …",
-            "--on ray: that Ray cluster wants another token than this machine has: put the cluster's into "
-            "RAY_AUTH_TOKEN or ~/.ray/auth_token.",
-        ),
-        (
-            "Traceback (most recent call last):\n  …\nRuntimeError: Ray version mismatch: cluster has Ray version "
-            "2.50.0 but local Ray version is 2.60.0\n",
-            "--on ray: Ray version mismatch: cluster has Ray version 2.50.0 but local Ray version is 2.60.0",
-        ),
-        ("", "--on ray: no Ray cluster answers there; start one with `ray start --head`, or leave --on out."),
-    ],
-)
-def test_a_cluster_that_cannot_be_joined_is_one_sentence_which_says_why(monkeypatch, said, why):
-    """What Ray 2.60 says, as its command for it was seen to say it."""
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
-    monkeypatch.setattr(subprocess, "run", lambda command, **told: subprocess.CompletedProcess(command, 1, "", said))
-    with pytest.raises(UserError) as refused:
-        connect._check_answer("ray")
-    assert str(refused.value) == why
-
-
-def test_a_port_that_answers_and_takes_no_client_of_ray_is_one_sentence(monkeypatch, recwarn):
-    def times_out(*address, **told):
-        warnings.warn("Ray Client connection timed out.", UserWarning, stacklevel=1)
-        raise ConnectionError("ray client connection timeout")  # as with a token that is not the cluster's
-
-    monkeypatch.setattr("ray.init", times_out)
-    with socket.create_server(("127.0.0.1", 0)) as other:
-        where = f"ray://127.0.0.1:{other.getsockname()[1]}"
-        with pytest.raises(UserError, match=f"--on {where}: what answers there lets no client of Ray in"):
-            connect._join(where)
-    assert not recwarn
-
-
-@pytest.mark.parametrize("by", ["variable", "file", None])
-def test_a_token_that_this_machine_has_is_used_as_ray_start_uses_it(monkeypatch, tmp_path, by):
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.delenv("RAY_AUTH_TOKEN", raising=False)
-    monkeypatch.delenv("RAY_AUTH_TOKEN_PATH", raising=False)
-    if by == "variable":
-        monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
-    if by == "file":
-        (tmp_path / ".ray").mkdir()
-        (tmp_path / ".ray" / "auth_token").write_text("secret")
-    assert connect._has_token() is (by is not None)
 
 
 def test_a_run_begins_without_ray_and_before_torch_is_there():

@@ -263,8 +263,11 @@ def test_a_server_that_died_is_started_again(engine: VllmEngine, checkpoints: li
     first, second, _ = checkpoints
     engine.load(first.model, first.canary)
     assert engine._server
+    left = engine._server._temporary.path
+    assert any(path.is_socket() for path in left.rglob("*"))
     os.killpg(engine._server._process.pid, signal.SIGKILL)
     loaded = engine.load(second.model, second.canary)
+    assert not left.exists()
     assert loaded.how in ("start", "restart")  # its death is noticed before the swap or by it
     assert loaded.difference < FLOAT32_TOLERANCE
 

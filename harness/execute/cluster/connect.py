@@ -126,11 +126,11 @@ def _check_answer(where: str) -> None:
             raise UserError(_refusal(found, done.stderr) or _nobody(found))
         return
     host, _, port = where.removeprefix(REMOTE).rpartition(":")
-    if not (where.startswith(REMOTE) and host and port.isdigit()):
+    if not (where.startswith(REMOTE) and host and port.isdecimal()):
         raise UserError(f"--on {where}: give local, ray, or ray://HOST:PORT (Ray's client port, 10001 unless chosen).")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(_nobody(where)) from error
 
 
