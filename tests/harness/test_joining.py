@@ -1,5 +1,6 @@
 """Joining a cluster: addresses that are none, that nobody answers, or where this machine is not let in."""
 
+import os
 import socket
 import subprocess
 import warnings
@@ -80,6 +81,20 @@ def test_a_cluster_that_cannot_be_joined_is_one_sentence_which_says_why(monkeypa
     with pytest.raises(UserError) as refused:
         connect._check_answer("ray")
     assert str(refused.value) == why
+
+
+@pytest.mark.parametrize(("wants", "has"), [(True, True), (False, True), (False, False)])
+def test_a_token_is_used_where_the_cluster_wants_one_and_only_there(monkeypatch, wants, has):
+    def says(command, env, **told):
+        fits = (env["RAY_AUTH_MODE"] == "token") == wants
+        return subprocess.CompletedProcess(command, not fits, "", "AuthenticationError")
+
+    monkeypatch.setenv("RAY_AUTH_MODE", "")  # so that it is as it was in the end
+    monkeypatch.delenv("RAY_AUTH_MODE")
+    monkeypatch.setattr(connect, "_has_token", lambda: has)
+    monkeypatch.setattr(subprocess, "run", says)
+    connect._check_answer("ray")
+    assert os.environ["RAY_AUTH_MODE"] == ("token" if wants else "disabled")
 
 
 def test_a_port_that_answers_and_takes_no_client_of_ray_is_one_sentence(monkeypatch, recwarn):

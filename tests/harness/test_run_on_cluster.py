@@ -36,8 +36,8 @@ def begin(folder: Path, where: str, address: str = "") -> subprocess.Popen[str]:
 
 
 def check_ends_well(run: subprocess.Popen[str]) -> None:
-    _, complaints = run.communicate(timeout=280)
-    assert (run.returncode, complaints) == (0, "")
+    said, complaints = run.communicate(timeout=280)
+    assert (run.returncode, complaints) == (0, ""), said
 
 
 def test_a_run_on_two_nodes_gives_what_one_machine_gives_though_its_first_cluster_lost_its_head(tmp_path):

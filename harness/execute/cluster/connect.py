@@ -29,6 +29,8 @@ ANSWERS_WITHIN = 10.0
 LOOKS_UP_WITHIN = 40.0
 """Seconds that it may take to find this machine's cluster: Ray's own command for it has to start."""
 
+MODE = "RAY_AUTH_MODE"
+"""Environment variable: whether a cluster asks for a token."""
 ENDS_WITHIN = 10.0
 """Seconds in which a run whose cluster's head is gone writes down what it has."""
 
@@ -46,9 +48,9 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
         where = address
     if where == HERE and "ray" not in sys.modules:
         # Ray listens on all interfaces, so it is to ask for a secret. It reads this where it is imported.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
-    elif where != HERE and _has_token():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does
+        os.environ |= {MODE: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif where != HERE:
+        _check_answer(where)
     import ray
     from ray._private import worker
 
@@ -101,7 +103,6 @@ def _join(where: str) -> None:
     import ray
     from ray.exceptions import AuthenticationError
 
-    _check_answer(where)
     try:
         with warnings.catch_warnings(action="ignore"):
             ray.init("auto" if where == CLUSTER else where, **QUIET)
@@ -116,14 +117,7 @@ def _join(where: str) -> None:
 def _check_answer(where: str) -> None:
     """Refuse an address that nobody answers, or not as is needed; Ray itself would try for minutes."""
     if where == CLUSTER:
-        found = f"{CLUSTER}, address {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else CLUSTER
-        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=LOOKS_UP_WITHIN)
-        except subprocess.TimeoutExpired:
-            raise UserError(_nobody(found)) from None
-        if done.returncode:
-            raise UserError(_refusal(found, done.stderr) or _nobody(found))
+        _check_cluster()
         return
     host, _, port = where.removeprefix(REMOTE).rpartition(":")
     if not (where.startswith(REMOTE) and host and port.isdecimal()):
@@ -132,6 +126,29 @@ def _check_answer(where: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
     except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(_nobody(where)) from error
+    if _has_token():
+        os.environ.setdefault(MODE, "token")
+
+
+def _check_cluster() -> None:
+    """The same of this machine's cluster; what this finds out of its token is then said in the environment.
+
+    A driver that has one starts no actors in a cluster that has none, and one that has none is refused where it is.
+    """
+    found = f"{CLUSTER}, address {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else CLUSTER
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    told: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": LOOKS_UP_WITHIN}
+    said = ""
+    for mode in [os.environ[MODE]] if MODE in os.environ else ["disabled", *["token"] * _has_token()]:
+        try:
+            done = subprocess.run(command, env=os.environ | {MODE: mode}, **told)
+        except subprocess.TimeoutExpired:
+            raise UserError(_nobody(found)) from None
+        if not done.returncode:
+            os.environ[MODE] = mode
+            return
+        said = done.stderr
+    raise UserError(_refusal(found, said) or _nobody(found))
 
 
 def _refusal(where: str, said: str) -> str | None:
