@@ -26,6 +26,8 @@ HEAD = f"{ADDRESSES[0]}:6399"
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
 SOON |= {"health_check_failure_threshold": 4, "gcs_rpc_server_reconnect_timeout_s": 15}
 SOON |= {"grpc_client_keepalive_timeout_ms": 10000}
+AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
+"""Processes of Ray that stay where a node gave up; they hold nothing."""
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_AUTH_MODE": "disabled"}
 ENVIRONMENT |= {f"RAY_{name}": str(value) for name, value in SOON.items()}
 
@@ -73,7 +75,8 @@ class Networks:
 
     def join(self, number: int, size: int = 1) -> None:
         """Have a node with so many accelerators in a network, where none is."""
-        if not self.pids(number):
+        if not self.workers(number):
+            self.clear(number)
             ip(f"-n {NAMES[number]} link set wire up")
             self._node(number, "--num-cpus", str(size), "--num-gpus", str(size), "--address", HEAD)
 
@@ -89,13 +92,25 @@ class Networks:
         """What runs in a network."""
         return [int(pid) for pid in ip(f"netns pids {NAMES[number]}").split()]
 
+    def workers(self, number: int) -> list[str]:
+        """Ray's processes there that run something of ours, by their names, and the one that starts them."""
+        found: list[str] = []
+        for pid in self.pids(number):
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid).name())
+        return [name for name in found if name.startswith(("ray::", "raylet")) and not name.startswith(AGENTS)]
+
+    def clear(self, number: int) -> None:
+        """Kill what is in a network."""
+        for pid in self.pids(number):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
     def close(self) -> None:
         """End all that is in the networks."""
         for number, name in enumerate(NAMES):
             with suppress(OSError, subprocess.SubprocessError):
-                for pid in self.pids(number):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                self.clear(number)
                 ip(f"netns delete {name}")
         for process in self._begun:
             process.wait()
@@ -148,8 +163,8 @@ def test_steps_on_a_node_that_is_cut_off_begin_again_elsewhere_and_end_there(
     assert log.count("it goes on elsewhere") == 2
     assert "its node is gone" in log
     deadline = time.monotonic() + 300
-    while networks.pids(3):  # nobody can tell them to
-        assert time.monotonic() < deadline
+    while left := networks.workers(3):  # nobody can tell them to end
+        assert time.monotonic() < deadline, left
         time.sleep(0.5)
 
 
