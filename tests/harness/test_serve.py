@@ -3,7 +3,6 @@ import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,9 +22,9 @@ from esft_bench.harness.serving.server import (
     first_error,
     takes_one_core,
 )
-from esft_bench.harness.serving.temporary import Temporary
 from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint, untrained
+from tests.harness.test_temporary import temporary_folder
 
 MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'
 PLAIN = '{"max_position_embeddings": 4096, "hidden_size": 64}'
@@ -179,36 +178,6 @@ def test_the_server_ends_when_its_starter_is_killed_with_its_memory_and_temporar
     assert _gone(server, seconds=100)
     assert not segment.exists()
     assert not temporary.path.exists()
-
-
-def temporary_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Temporary:
-    """A server's temporary folder, made where nobody else makes any."""
-    monkeypatch.setattr(tempfile, "tempdir", str(folder))
-    return Temporary()
-
-
-def test_what_killed_servers_left_goes_when_the_next_one_starts_and_nothing_of_a_living_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    left = temporary_folder(monkeypatch, tmp_path)
-    (left.path / "socket").touch()
-    server = subprocess.Popen(["sleep", "600"], pass_fds=[left.handle])
-    os.close(left.handle)  # as its starter ends
-    temporary_folder(monkeypatch, tmp_path).close()
-    assert (left.path / "socket").exists()
-    server.kill()
-    server.wait()
-    temporary_folder(monkeypatch, tmp_path).close()
-    assert not list(tmp_path.iterdir())
-
-
-def test_a_server_keeps_torchs_compiled_code_where_it_is_found_again(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR", raising=False)  # torch sets it where it was asked for it
-    told = temporary_folder(monkeypatch, tmp_path).environment()
-    assert told["VLLM_RPC_BASE_PATH"] == told["TMPDIR"]
-    assert Path(told["TORCHINDUCTOR_CACHE_DIR"]) == tmp_path / f"torchinductor_{os.getuid()}"
 
 
 def _gone(pid: int, seconds: float) -> bool:
