@@ -70,6 +70,7 @@ class Frail(Toy):
     def _stops_once(self, job: Job) -> None:
         """The whole process stops, and does nothing that it is asked, as one does that hangs in a driver's code."""
         if self._is_first(job):
+            job.progress(1, 2)  # which is waited for, so that it was heard of
             os.kill(os.getpid(), signal.SIGSTOP)
 
     def _goes_on(self, job: Job) -> dict[str, Any]:

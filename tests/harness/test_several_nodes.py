@@ -76,12 +76,17 @@ def check_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-def check_given_back() -> None:
-    """That no machine is held any more."""
+def until(what) -> None:
+    """Wait until something is so."""
     deadline = time.monotonic() + 200
-    while {each["state"] for each in placement_group_table().values()} - {"REMOVED"}:
+    while not what():
         assert time.monotonic() < deadline
         time.sleep(0.2)
+
+
+def check_given_back() -> None:
+    """That no machine is held any more."""
+    until(lambda: {each["state"] for each in placement_group_table().values()} <= {"REMOVED"})
 
 
 def test_processes_of_two_nodes_reach_the_weights_of_one_and_a_driver_elsewhere_gets_them(nodes, tmp_path):
@@ -99,6 +104,8 @@ def test_processes_of_two_nodes_reach_the_weights_of_one_and_a_driver_elsewhere_
     check_given_back()
     for node in larger:
         kill(node)
+    gone = {node.node_id for node in larger}
+    until(lambda: not any(each["Alive"] for each in ray.nodes() if each["NodeID"] in gone))
 
 
 def drive(address: str, *told: Any, **more: Any) -> subprocess.Popen[str]:
