@@ -25,8 +25,8 @@ from transformers import OlmoeConfig, OlmoeForCausalLM
 from esft_bench.harness.backbone.model import load_model, load_shapes
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.together.launching import launch
-from esft_bench.harness.training.together.machines import Crew
-from esft_bench.harness.training.together.sharding import SHARDED, read_onto, share_out
+from esft_bench.harness.training.together.machines import SHARDED, Crew
+from esft_bench.harness.training.together.sharding import read_onto, share_out
 from esft_bench.methods.moe.experts import use_fast_experts
 from esft_bench.spec.progress import Progress
 

@@ -106,8 +106,9 @@ def _on_a_cluster(prepared: Prepared, graph: Graph, options: RunOptions) -> tupl
     """How steps are carried out on the cluster that this process is connected to, after all checks."""
     from esft_bench.harness.execute.cluster.checks import check_nodes
     from esft_bench.harness.execute.cluster.connect import nodes
-    from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+    from esft_bench.harness.execute.cluster.executor import RayExecutor
     from esft_bench.harness.execute.cluster.room import counts_of, machines_for
+    from esft_bench.harness.execute.cluster.ways import Told, Ways
 
     alive, processes = nodes(), options.processes
     needed = [prepared.plan.backbone.path]

@@ -27,7 +27,9 @@ SBATCH = """\
 {more}
 set -euo pipefail
 cd {folder}
-export RAY_USAGE_STATS_ENABLED=0 PYTHONSAFEPATH=1
+export RAY_USAGE_STATS_ENABLED=0 PYTHONSAFEPATH=1 PATH={bin}:"$PATH"
+# Nobody else of these machines joins in.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN=$(head -c 32 /dev/urandom | od -An -tx1 | tr -d ' \\n')
 head=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # The same command on every node: it starts Ray there, and the run on the first once all have joined.
 srun --kill-on-bad-exit=0 {ray} symmetric-run --address "$head:{port}" --min-nodes "$SLURM_JOB_NUM_NODES" \\
@@ -70,6 +72,7 @@ def submit(options: SubmitOptions, ray: Path, program: Path) -> Path:
         time=options.time,
         more="".join(f"#SBATCH --{each}\n" for each in options.sbatch or []),
         folder=shlex.quote(str(Path.cwd())),
+        bin=shlex.quote(str(ray.parent)),
         ray=shlex.quote(str(ray)),
         port=PORT,
         command=shlex.join([str(program), "run", *options.run, "--on", "ray"]),

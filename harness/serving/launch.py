@@ -1,7 +1,8 @@
 """Starts `vllm serve` so that it ends with the process that started it: python -m …serving.launch serve …
 
 The starter holds the other end of this process's standard input. When the starter ends, however it ends, the pipe
-closes and the whole process group, vLLM's own children included, is killed; its shared memory is removed.
+closes and the whole process group, vLLM's own children included, is killed; its shared memory and temporary folder are
+removed.
 """
 
 import gc
@@ -11,14 +12,32 @@ import os
 import signal
 import sys
 import threading
+from pathlib import Path
 
 from esft_bench.harness.serving import shared_memory
+from esft_bench.harness.serving.temporary import FOLDER
+from esft_bench.spec.files import remove
 
 
-def _die_with_the_starter() -> None:
+def _guarded() -> None:
+    """Go on in a child; this process, which does nothing else and so cannot hang, ends with it or with the starter.
+
+    The starter may end while the server hangs in a driver's code, or is stopped: then it could not end itself.
+    """
+    if not (server := os.fork()):
+        return
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # that is for the server
+    threading.Thread(target=_end_with_the_starter, daemon=True).start()
+    code = os.waitstatus_to_exitcode(os.waitpid(server, 0)[1])
+    os._exit(code if code >= 0 else 128 - code)
+
+
+def _end_with_the_starter() -> None:
     while os.read(0, 1):
         pass
     shared_memory.remove(shared_memory.of_group(os.getpgrp()))
+    if temporary := os.environ.get(FOLDER):
+        remove(Path(temporary))
     os.killpg(0, signal.SIGKILL)
 
 
@@ -49,7 +68,7 @@ def _import_all() -> None:
 
 def main() -> None:
     """Run vLLM's command line with this process's arguments."""
-    threading.Thread(target=_die_with_the_starter, daemon=True).start()
+    _guarded()
     _import_all()
     from vllm.entrypoints.cli.main import main as vllm_main
 

@@ -18,6 +18,7 @@ import torch
 from esft_bench.harness.serving import shared_memory
 from esft_bench.harness.serving.client import MODEL, Client
 from esft_bench.harness.serving.needs import model_config, needs, served_length, takes_one_core
+from esft_bench.harness.serving.temporary import Temporary
 from esft_bench.spec.errors import UserError
 
 HOST = "127.0.0.1"
@@ -166,16 +167,15 @@ class VllmServer(Client):
         self.log = log
         super().__init__(f"http://{HOST}:{port}", settings.start_seconds)
         self._memory: set[Path] = set()
+        command = [sys.executable, "-m", LAUNCHER, *arguments(checkpoint, port, settings, on_cpu)]
+        found = environment(checkpoint, settings, on_cpu)
         log.parent.mkdir(parents=True, exist_ok=True)
+        self._temporary = Temporary()
         with log.open("wb") as output:
             self._process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    LAUNCHER,
-                    *arguments(checkpoint, port, settings, on_cpu),
-                ],
-                env=environment(checkpoint, settings, on_cpu),
+                command,
+                env=found | self._temporary.environment(),
+                pass_fds=[self._temporary.handle],
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -225,6 +225,7 @@ class VllmServer(Client):
                 continue
         self._process.wait()
         shared_memory.remove(self._memory)
+        self._temporary.close()
         stdin: IO[bytes] | None = self._process.stdin
         if stdin:
             stdin.close()

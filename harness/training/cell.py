@@ -36,9 +36,9 @@ from esft_bench.harness.training.profiling import measuring, profile_model, prof
 from esft_bench.harness.training.resting import profile_apart_from
 from esft_bench.harness.training.spent import Spent, count_shares, without_looks
 from esft_bench.harness.training.together.launching import launch
-from esft_bench.harness.training.together.machines import ALONE, Crew, Machines
+from esft_bench.harness.training.together.machines import ALONE, SHARDED, Crew, Machines
 from esft_bench.harness.training.together.room import check_room
-from esft_bench.harness.training.together.sharding import SHARDED, give_room, read_onto, sharded, shares_a_model
+from esft_bench.harness.training.together.sharding import give_room, read_onto, sharded, shares_a_model
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.harness.training.tracked import Tracked
 from esft_bench.harness.training.tracking import Measure

@@ -16,7 +16,8 @@ from esft_bench.harness.backbone.model import experts_of
 from esft_bench.harness.training.looking import at_rest
 from esft_bench.harness.training.loss import AnswerLoss
 from esft_bench.harness.training.profiling import Start
-from esft_bench.harness.training.together.sharding import SHARDED, read_onto, share_out
+from esft_bench.harness.training.together.machines import SHARDED
+from esft_bench.harness.training.together.sharding import read_onto, share_out
 from esft_bench.methods.moe.experts import use_fast_experts
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.methods.moe.view import MoeLayer

@@ -18,7 +18,7 @@ from torch import nn
 from transformers import PreTrainedModel
 
 from esft_bench.harness.training.loop import Options, TrainingLog, train
-from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.harness.training.together.machines import SHARDED
 from esft_bench.methods.changes import Changes
 from esft_bench.methods.esft_dynamic import EsftDynamic
 from esft_bench.methods.esft_gradual import EsftGradual

@@ -24,7 +24,7 @@ from transformers import PreTrainedModel
 
 from esft_bench.harness.backbone.model import load_shapes
 from esft_bench.harness.training.loop import Options, TrainingLog, train
-from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.harness.training.together.machines import SHARDED
 from esft_bench.methods.all_experts import AllExperts
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune

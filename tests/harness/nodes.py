@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Sequence
@@ -15,7 +16,8 @@ import ray
 from ray.cluster_utils import Cluster
 
 from esft_bench.harness.execute.cluster.connect import nodes
-from esft_bench.harness.execute.cluster.executor import RayExecutor, Told, Ways
+from esft_bench.harness.execute.cluster.executor import RayExecutor
+from esft_bench.harness.execute.cluster.ways import Told, Ways
 from esft_bench.harness.judge import make_judge
 from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.schedule import Schedule
@@ -60,9 +62,16 @@ class Frail(Toy):
         if self._is_first(job):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _hangs_once(self, job: Job) -> None:
+    def _hangs_once(self, job: Job) -> dict[str, Any]:
         if self._is_first(job):
             time.sleep(600)
+        return {"again": True}
+
+    def _stops_once(self, job: Job) -> None:
+        """The whole process stops, and does nothing that it is asked, as one does that hangs in a driver's code."""
+        if self._is_first(job):
+            job.progress(1, 2)  # which is waited for, so that it was heard of
+            os.kill(os.getpid(), signal.SIGSTOP)
 
     def _goes_on(self, job: Job) -> dict[str, Any]:
         """Gets one step further each time, dying in between, as a training does from its checkpoints."""
@@ -77,7 +86,8 @@ class Frail(Toy):
         (job.out / "half").touch()
         mark = made_folder(job.scratch) / "begun"
         try:
-            mark.touch(exist_ok=False)
+            with mark.open("x") as file:
+                file.write(str(os.getpid()))
         except FileExistsError:
             (job.out / "half").unlink()
             return False
@@ -108,14 +118,23 @@ def lend(engine: EngineSettings, logs: Path) -> SimpleNamespace:
     return SimpleNamespace(has_served=True, close=lambda: None, engine=engine)
 
 
-def cluster(count: int, **resources: Any) -> Cluster:
+def cluster(count: int, client_port: int | None = None, **resources: Any) -> Cluster:
     """A head without cores and so many nodes of one core, to which this process belongs then."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     head = {"num_cpus": 0, "object_store_memory": MEMORY, "include_dashboard": False, "_system_config": SOON}
+    head["ray_client_server_port"] = client_port
     made = Cluster(initialize_head=True, head_node_args=head)
     for _ in range(count):
         add_node(made, **resources)
     return made
+
+
+def free_port() -> int:
+    """A port that nobody has now."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port: int = free.getsockname()[1]
+    return port
 
 
 def add_node(made: Cluster, **resources: Any) -> Any:
@@ -135,10 +154,11 @@ def kill(node: Any) -> None:
 E = TypeVar("E", bound=RayExecutor)
 
 
-def executor(folder: Path, kind: type[E] = RayExecutor, **ways: Any) -> E:  # type: ignore[assignment]
+def executor(folder: Path, kind: type[E] = RayExecutor, seen: Any = nodes, **ways: Any) -> E:  # type: ignore[assignment]
+    """An executor of the cluster, or of nodes that are `seen`."""
     folder.mkdir(exist_ok=True)
     told = Told(folder, Panel([make_judge(JudgeSettings())]), batches=False)
-    return kind(nodes, told, Ways(**{"lend": lend} | ways))
+    return kind(seen, told, Ways(**{"lend": lend} | ways))
 
 
 class Watcher:

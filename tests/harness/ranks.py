@@ -24,7 +24,8 @@ from transformers import PreTrainedModel
 from esft_bench.harness.training.data import IGNORED, Sample
 from esft_bench.harness.training.loop import Options, TrainingLog, train
 from esft_bench.harness.training.precision import held
-from esft_bench.harness.training.together.sharding import SHARDED, read_onto
+from esft_bench.harness.training.together.machines import SHARDED
+from esft_bench.harness.training.together.sharding import read_onto
 from esft_bench.methods.attention_router import AttentionRouter
 from esft_bench.methods.das import DasTune
 from esft_bench.methods.das_lora import DasLora

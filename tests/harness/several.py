@@ -1,4 +1,4 @@
-"""A step that trains on several nodes; as a program, a driver of it to be killed: `several.py ADDRESS FOLDER`."""
+"""A step that trains on several nodes; as a program, a driver of it: `several.py ADDRESS FOLDER TOLD [GPUS]`."""
 
 import os
 import sys
@@ -46,14 +46,13 @@ def share(told: dict[str, Any], progress: Progress) -> dict[str, Any]:
     import torch
     from accelerate import PartialState
 
-    from esft_bench.harness.training.together.sharding import SHARDED
-    from tests.harness.ranks import run
-
-    torch.set_num_threads(1)
     state, scratch, steps = PartialState(), Path(told["scratch"]), list[int]()
-    (scratch / f"{os.getpid()}.pid").touch()
     if told["told"] == "refuses" and state.process_index == state.num_processes - 1:
         raise UserError("the last one would not.")
+    from esft_bench.harness.training.together.machines import SHARDED
+    from tests.harness.ranks import run  # here: it takes seconds
+
+    torch.set_num_threads(1)
 
     def heard(step: int, of: int) -> None:
         steps.append(step)
@@ -96,13 +95,26 @@ def check_weights(trained: Path, method: str) -> None:
     assert max(float((tensor - before[name]).abs().max()) for name, tensor in weights.items()) > 1e-3
 
 
+def steps(told: str) -> list[Toy]:
+    """What a driver that is told this walks: trainings on two nodes, or ordinary steps that hang the first time."""
+    if told != "hangs":
+        return [Together("trains", told=told)]
+    from tests.harness.nodes import Frail
+
+    return [Frail("hangs_once", told="x"), Frail("hangs_once", told="y", holds="engine", model="a")]
+
+
 if __name__ == "__main__":
     import ray
 
     from tests.harness.nodes import walk
 
-    ray.init(sys.argv[1], logging_level="ERROR", log_to_driver=False)
+    address, folder, told, *gpus = sys.argv[1:]
+    # Nodes of one machine share their folders: a driver takes that of the head for its own by its address alone.
+    place = {} if address.startswith("ray://") else {"_node_ip_address": address.rpartition(":")[0]}
+    ray.init(address, logging_level="ERROR", log_to_driver=False, **place)
     while ray.cluster_resources().get("GPU", 0) < 2:  # nodes come one after another
         time.sleep(0.2)
-    watcher, failed = walk(Path(sys.argv[2]), [Together("trains", told=sys.argv[3])], gpus=lambda step: 2)
-    print(failed, [artifact.measured["shares"] for artifact in watcher.ended.values()], flush=True)
+    count = int(gpus[0]) if gpus else 1 if told == "hangs" else 2
+    watcher, failed = walk(Path(folder), steps(told), gpus=lambda step: count)
+    print(failed, [artifact.measured for artifact in watcher.ended.values()], flush=True)

@@ -13,6 +13,7 @@ pytest.importorskip("ray")
 
 import ray
 
+from esft_bench.harness.execute.cluster import executor as executor_module
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
 from esft_bench.harness.execute.cluster.executor import RayExecutor
@@ -79,9 +80,11 @@ def test_a_step_whose_worker_is_killed_goes_on_elsewhere_and_finds_nothing_half_
     assert [path.name for path in (tmp_path / "job" / "out").iterdir()] == ["text"]
 
 
-@pytest.mark.parametrize("holds", ["process", "engine"])
-def test_a_step_that_says_nothing_for_too_long_is_begun_again(end, holds):
-    ended, _, log = end(Frail("hangs_once", told="x", holds=holds), patience=1.0)
+@pytest.mark.parametrize(
+    ("holds", "does"), [("process", "stops_once"), ("engine", "hangs_once"), ("engine", "stops_once")]
+)
+def test_a_step_that_says_nothing_for_too_long_is_begun_again(end, holds, does):
+    ended, _, log = end(Frail(does, told="x", holds=holds), patience=1.0)
     assert (ended.error, "said nothing" in log) == ("", True)
 
 
@@ -113,8 +116,9 @@ def contents(folder: Path) -> dict[str, str]:
     return {path.parent.name: path.read_text() for path in (folder / "store").glob("frail/[!.]*/text")}
 
 
-def test_nodes_that_are_killed_at_any_moment_lose_nothing(two_nodes, tmp_path):
+def test_nodes_that_are_killed_at_any_moment_lose_nothing(two_nodes, tmp_path, monkeypatch):
     """Two of three nodes are killed while steps are at work, and others take their place."""
+    monkeypatch.setattr(executor_module, "OVER", 0.5)  # they are not cut off
     draw = random.Random(0)
     alive = [add_node(two_nodes)]
     at = sorted(draw.sample(range(4, 40), 2))
@@ -207,10 +211,8 @@ def test_a_step_takes_parts_of_two_nodes_where_an_idle_engine_kept_one_from_bein
 
 @pytest.mark.parametrize("ghosts", [(4,), (2, 2)])
 def test_a_step_that_waits_for_nodes_which_are_gone_begins_on_others(two_nodes, tmp_path, ghosts):
-    here: RayExecutor = executor(tmp_path, gpus=lambda step: 4)
     there = [Node(str(number), "", size, size) for number, size in enumerate(ghosts)]
-    here.__dict__["_nodes"] = lambda: there
-    here.__dict__["_room"].look(there)
+    here: RayExecutor = executor(tmp_path, seen=lambda: list(there), gpus=lambda step: 4)
     here.start(Frail("meets", told="x"), job(tmp_path / "job"))
     there[:] = [Node("small", "", 1, 1)]
     while not here.log.exists():

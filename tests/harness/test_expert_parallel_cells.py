@@ -19,8 +19,7 @@ from esft_bench.harness.training import profiling_apart, untrained
 from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.profiling import Start, profile_task
 from esft_bench.harness.training.together.launching import launch
-from esft_bench.harness.training.together.machines import Crew
-from esft_bench.harness.training.together.sharding import SHARDED
+from esft_bench.harness.training.together.machines import SHARDED, Crew
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.methods.moe.profile import STATISTICS, Profile
 from esft_bench.spec.errors import UserError

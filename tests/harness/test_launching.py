@@ -8,9 +8,8 @@ import pytest
 
 from esft_bench.harness.training.together import launching
 from esft_bench.harness.training.together.launching import Place, Said, part
-from esft_bench.harness.training.together.machines import LostError
+from esft_bench.harness.training.together.machines import SHARDED, LostError
 from esft_bench.harness.training.together.processes import MARK
-from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.spec.errors import DivergedError, UserError
 
 WELL = Said({"done": [{}]}, 0)

@@ -3,7 +3,6 @@
 import importlib.metadata
 import importlib.util
 import platform
-import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -26,7 +25,7 @@ from tests.harness.runs import SUITE
 
 pytest.importorskip("ray")
 
-from esft_bench.harness.execute.cluster import checks, connect
+from esft_bench.harness.execute.cluster import checks
 from esft_bench.harness.execute.cluster.room import Need, Node, Room, counts_of, machines_for
 
 
@@ -79,30 +78,6 @@ def test_several_gpus_without_ray_are_one_gpu_and_one_sentence(machine):
 def test_what_cannot_be_is_refused_in_a_sentence(machine, ray, options, why):
     with pytest.raises(UserError, match=why):
         machine(1, ray, **options)
-
-
-@pytest.mark.parametrize("where", ["ray://", "ray://host", "ray://:1", "ray://host:port"])
-def test_an_address_that_is_none_is_refused(where):
-    with pytest.raises(UserError, match="ray://HOST:PORT"):
-        connect._check_answer(where)
-
-
-def test_an_address_that_nobody_answers_is_refused_at_once():
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    with pytest.raises(UserError, match=f"--on ray://127.0.0.1:{port}: no Ray cluster answers there"):
-        connect._check_answer(f"ray://127.0.0.1:{port}")
-
-
-def test_a_machine_that_is_in_no_cluster_says_so_within_bounds(monkeypatch):
-    def hangs(command, **options):
-        raise subprocess.TimeoutExpired(command, options["timeout"])
-
-    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
-    monkeypatch.setattr(subprocess, "run", hangs)
-    with pytest.raises(UserError, match=r"--on ray, address 10.0.0.1:6379: no Ray cluster answers there"):
-        connect._check_answer("ray")
 
 
 def test_a_run_begins_without_ray_and_before_torch_is_there():

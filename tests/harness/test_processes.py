@@ -15,9 +15,8 @@ from esft_bench.harness.serving.canary import Canary, compare
 from esft_bench.harness.store.names import AFTER, CANARY, LOG
 from esft_bench.harness.training.cell import train_cell
 from esft_bench.harness.training.together.launching import launch
-from esft_bench.harness.training.together.machines import Crew
+from esft_bench.harness.training.together.machines import SHARDED, Crew
 from esft_bench.harness.training.together.room import check_room
-from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.harness.training.told import CellTraining
 from esft_bench.methods.moe.profile import Profile
 from esft_bench.spec.errors import UserError

@@ -24,6 +24,7 @@ from esft_bench.harness.serving.server import (
 )
 from esft_bench.spec.errors import UserError
 from tests.harness.conftest import Checkpoint, untrained
+from tests.harness.test_temporary import temporary_folder
 
 MLA = '{"kv_lora_rank": 512, "qk_rope_head_dim": 64, "max_position_embeddings": 1024, "hidden_size": 2048}'
 PLAIN = '{"max_position_embeddings": 4096, "hidden_size": 64}'
@@ -148,9 +149,17 @@ def test_the_first_error_of_a_log_is_found_without_decoration(tmp_path: Path) ->
     assert first_error(log) == "ValueError: no room"
 
 
-def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
-    child = "import time, threading, esft_bench.harness.serving.launch as launch;"
-    child += f"{SEGMENT} threading.Thread(target=launch._die_with_the_starter, daemon=True).start(); time.sleep(60)"
+def test_the_server_ends_when_its_starter_is_killed_with_its_memory_and_temporary_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also one that hangs."""
+    temporary = temporary_folder(monkeypatch, tmp_path)
+    (temporary.path / "socket").touch()
+    for name, value in temporary.environment().items():
+        monkeypatch.setenv(name, value)
+    child = "import os, signal, esft_bench.harness.serving.launch as launch;"
+    child += f"launch._guarded(); {SEGMENT} print(os.getpid(), flush=True);"
+    child += "os.kill(os.getpid(), signal.SIGSTOP)"
     starter = (
         "import subprocess, sys, time;"
         f"p = subprocess.Popen([sys.executable, '-c', {child!r}], stdin=subprocess.PIPE, start_new_session=True);"
@@ -158,14 +167,17 @@ def test_the_server_ends_when_its_starter_is_killed(tmp_path: Path) -> None:
     )
     process = subprocess.Popen([sys.executable, "-c", starter], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    server, segment = int(process.stdout.readline()), Path("/dev/shm" + process.stdout.readline().strip())
+    guard, segment = int(process.stdout.readline()), Path("/dev/shm" + process.stdout.readline().strip())
+    server = int(process.stdout.readline())
     assert segment.exists()
     time.sleep(1)
-    assert not _gone(server, seconds=0.1)
+    assert not _gone(guard, seconds=0.1)
     process.send_signal(signal.SIGKILL)
     process.wait()
+    assert _gone(guard, seconds=100)
     assert _gone(server, seconds=100)
     assert not segment.exists()
+    assert not temporary.path.exists()
 
 
 def _gone(pid: int, seconds: float) -> bool:
@@ -220,8 +232,11 @@ def test_a_server_that_died_is_started_again(engine: VllmEngine, checkpoints: li
     first, second, _ = checkpoints
     engine.load(first.model, first.canary)
     assert engine._server
+    left = engine._server._temporary.path
+    assert any(path.is_socket() for path in left.rglob("*"))
     os.killpg(engine._server._process.pid, signal.SIGKILL)
     loaded = engine.load(second.model, second.canary)
+    assert not left.exists()
     assert loaded.how in ("start", "restart")  # its death is noticed before the swap or by it
     assert loaded.difference < FLOAT32_TOLERANCE
 

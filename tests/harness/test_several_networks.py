@@ -1,11 +1,11 @@
-"""One training over nodes that have nothing but a wire in common: network namespaces of this machine."""
+"""Nodes that have nothing but a wire in common, and one that is cut off: network namespaces of this machine."""
 
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,11 @@ ADDRESSES = [f"10.213.0.{number}" for number in range(1, 5)]
 HEAD = f"{ADDRESSES[0]}:6399"
 SOON = {"health_check_initial_delay_ms": 0, "health_check_period_ms": 500, "health_check_timeout_ms": 1000}
 SOON |= {"health_check_failure_threshold": 4, "gcs_rpc_server_reconnect_timeout_s": 15}
+SOON |= {"grpc_client_keepalive_timeout_ms": 10000}
+AGENTS = ("ray::Dashboard", "ray::RuntimeEnv")
+"""Processes of Ray that stay where a node gave up; they hold nothing."""
 ENVIRONMENT = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT}", "RAY_AUTH_MODE": "disabled"}
 ENVIRONMENT |= {f"RAY_{name}": str(value) for name, value in SOON.items()}
-Start = Callable[..., subprocess.Popen[str]]
 
 
 def ip(command: str) -> str:
@@ -49,68 +51,137 @@ def wire() -> None:
         ip(f"-n {name} link set wire up")
 
 
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """`start(number, module, …)` begins a process in one of the networks; what is in these ends with the test."""
-    begun: list[subprocess.Popen[str]] = []
-    try:
-        try:
-            wire()
-        except (OSError, subprocess.SubprocessError) as error:
-            pytest.skip(f"network namespaces that reach each other cannot be made here: {error}")
+class Networks:
+    """A Ray head, and the driver's place, in the first network; nodes in the others, as they `join`."""
 
-        def started(number: int, *command: str, **more: Any) -> subprocess.Popen[str]:
-            inside = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", *command]
-            begun.append(subprocess.Popen(inside, env=os.environ | ENVIRONMENT, text=True, **more))
-            return begun[-1]
+    def __init__(self) -> None:
+        self._begun: list[subprocess.Popen[str]] = []
 
-        yield started
-    finally:
-        for name in NAMES:
+    def begin(self) -> None:
+        """Lay the wires, and start the head."""
+        wire()
+        self._node(0, "--head", "--port", HEAD.split(":")[1], "--num-cpus", "0", "--include-dashboard", "false")
+
+    def start(self, number: int, *command: str, **more: Any) -> subprocess.Popen[str]:
+        """Begin a process in one of the networks."""
+        inside = ["ip", "netns", "exec", NAMES[number], sys.executable, "-m", *command]
+        self._begun.append(subprocess.Popen(inside, env=os.environ | ENVIRONMENT, text=True, **more))
+        return self._begun[-1]
+
+    def _node(self, number: int, *place: str) -> None:
+        node = ["ray.scripts.scripts", "start", "--disable-usage-stats", "--object-store-memory", "80000000"]
+        node += ["--node-ip-address", ADDRESSES[number], *place]
+        assert self.start(number, *node, stdout=subprocess.DEVNULL).wait(300) == 0
+
+    def join(self, number: int, size: int = 1) -> None:
+        """Have a node with so many accelerators in a network, where none is."""
+        if not self.workers(number):
+            self.clear(number)
+            ip(f"-n {NAMES[number]} link set wire up")
+            self._node(number, "--num-cpus", str(size), "--num-gpus", str(size), "--address", HEAD)
+
+    def drive(self, *told: str) -> subprocess.Popen[str]:
+        """Begin a driver."""
+        return self.start(0, "tests.harness.several", HEAD, *told, stdout=subprocess.PIPE)
+
+    def cut_off(self, number: int) -> None:
+        """Take the wire out."""
+        ip(f"-n {NAMES[number]} link set wire down")
+
+    def pids(self, number: int) -> list[int]:
+        """What runs in a network."""
+        return [int(pid) for pid in ip(f"netns pids {NAMES[number]}").split()]
+
+    def workers(self, number: int) -> list[str]:
+        """Ray's processes there that run something of ours, by their names, and the one that starts them."""
+        found: list[str] = []
+        for pid in self.pids(number):
+            with suppress(psutil.NoSuchProcess):
+                found.append(psutil.Process(pid).name())
+        return [name for name in found if name.startswith(("ray::", "raylet")) and not name.startswith(AGENTS)]
+
+    def clear(self, number: int) -> None:
+        """Kill what is in a network."""
+        for pid in self.pids(number):
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+
+    def close(self) -> None:
+        """End all that is in the networks."""
+        for number, name in enumerate(NAMES):
             with suppress(OSError, subprocess.SubprocessError):
-                for pid in map(int, ip(f"netns pids {name}").split()):
-                    with suppress(ProcessLookupError):
-                        os.kill(pid, signal.SIGKILL)
+                self.clear(number)
                 ip(f"netns delete {name}")
-        for process in begun:
+        for process in self._begun:
             process.wait()
 
 
-def drive(start: Start, nodes: int, *told: str) -> subprocess.Popen[str]:
-    """Start a head without accelerators, then so many nodes with one each, and a driver."""
-    node = ["ray.scripts.scripts", "start", "--disable-usage-stats", "--object-store-memory", "80000000"]
-    head = ["--head", "--port", HEAD.split(":")[1], "--num-cpus", "0", "--include-dashboard", "false"]
-    joins = ["--num-cpus", "1", "--num-gpus", "1", "--address", HEAD]
-    for number in range(nodes + 1):
-        place = ["--node-ip-address", ADDRESSES[number], *(joins if number else head)]
-        assert start(number, *node, *place, stdout=subprocess.DEVNULL).wait(300) == 0
-    return start(0, "tests.harness.several", HEAD, *told, stdout=subprocess.PIPE)
+@pytest.fixture(scope="module")
+def networks() -> Iterator[Networks]:
+    made = Networks()
+    try:
+        try:
+            made.begin()
+        except (OSError, subprocess.SubprocessError) as error:
+            pytest.skip(f"network namespaces that reach each other cannot be made here: {error}")
+        yield made
+    finally:
+        made.close()
 
 
-def check_ends_well(driver: subprocess.Popen[str], folder: Path, *methods: str) -> None:
-    """That a driver's training came to what one process comes to."""
-    said, _ = driver.communicate(timeout=600)
-    assert any(line.startswith("{} ") for line in said.splitlines()), said  # Ray has its word, too
-    assert "'machine': 1, 'rank': 1" in said
-    (trained,) = (folder / "store").rglob(TRAINED)
-    for method in methods:
-        check_weights(trained, method)
-
-
-def test_nodes_that_reach_each_other_by_their_addresses_alone_train_together(start: Start, tmp_path: Path) -> None:
-    check_ends_well(drive(start, 2, str(tmp_path), ""), tmp_path, "fft", "esft-token")
-
-
-def test_a_training_of_which_a_node_is_cut_off_is_begun_again_on_others(start: Start, tmp_path: Path) -> None:
-    driver = drive(start, 3, str(tmp_path), "waits")
+def written(driver: subprocess.Popen[str], folder: Path, pattern: str, count: int) -> list[psutil.Process]:
+    """The processes that so many files name, once they are there."""
     deadline = time.monotonic() + 600
-    while len(waits := sorted(tmp_path.rglob("*.waits"))) < 2:
+    while len(files := sorted(file for file in folder.rglob(pattern) if file.stat().st_size)) < count:
         assert driver.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    first = [psutil.Process(int(file.read_text())) for file in waits]
-    (waits[0].parent / AGAIN).touch()
-    cut = ip(f"netns identify {first[1].pid}").strip()
-    ip(f"-n {cut} link set wire down")
-    check_ends_well(driver, tmp_path, "esft-token")
-    assert not first[0].is_running()  # the one that is cut off ends when Ray gives up there
+    return [psutil.Process(int(file.read_text())) for file in files]
+
+
+def has_ended(process: psutil.Process) -> bool:
+    """Whether a process is over; where nobody reaps orphans it stays as a zombie."""
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+
+
+def check_ended(driver: subprocess.Popen[str]) -> str:
+    """What a driver said whose steps all ended well."""
+    said, _ = driver.communicate(timeout=600)
+    assert any(line.startswith("{} ") for line in said.splitlines()), said  # Ray has its word, too
+    return said
+
+
+def test_steps_on_a_node_that_is_cut_off_begin_again_elsewhere_and_end_there(
+    networks: Networks, tmp_path: Path
+) -> None:
+    """A training and an engine's step; the store is seen from everywhere."""
+    networks.join(3, size=2)
+    driver = networks.drive(str(tmp_path), "hangs")
+    first = written(driver, tmp_path, "begun", 2)
+    networks.join(1)
+    networks.join(2)
+    networks.cut_off(3)
+    said = check_ended(driver)
+    assert said.count("'again': True") == 2
+    assert all(has_ended(process) for process in first)
+    log = (tmp_path / "esft-bench.log").read_text()
+    assert log.count("it goes on elsewhere") == 2
+    assert "its node is gone" in log
+    deadline = time.monotonic() + 300
+    while left := networks.workers(3):  # nobody can tell them to end
+        assert time.monotonic() < deadline, left
+        time.sleep(0.5)
+
+
+def test_a_training_of_which_a_node_is_cut_off_is_begun_again_on_others(networks: Networks, tmp_path: Path) -> None:
+    """The nodes reach each other by their addresses alone, and come to what one process comes to."""
+    for number in (1, 2, 3):
+        networks.join(number)
+    driver = networks.drive(str(tmp_path), "waits")
+    first = written(driver, tmp_path, "*.waits", 2)
+    (next(tmp_path.rglob("*.waits")).parent / AGAIN).touch()
+    networks.cut_off(NAMES.index(ip(f"netns identify {first[1].pid}").strip()))
+    assert "'machine': 1, 'rank': 1" in check_ended(driver)
+    (trained,) = (tmp_path / "store").rglob(TRAINED)
+    check_weights(trained, "esft-token")
+    assert has_ended(first[0])  # the one that is cut off ends when Ray gives up there

@@ -1,5 +1,6 @@
 """One training over several nodes: what it comes to, and what becomes of it where a part dies."""
 
+import ast
 import os
 import signal
 import subprocess
@@ -16,8 +17,9 @@ pytest.importorskip("ray")
 import ray
 from ray.util import placement_group_table
 
+from esft_bench.harness.execute.cluster import executor as executor_module
 from esft_bench.harness.execute.executor import Progressed
-from tests.harness.nodes import add_node, cluster, executor, kill
+from tests.harness.nodes import add_node, cluster, executor, free_port, kill
 from tests.harness.several import AGAIN, TRAINED, Together, begun_at, check_weights
 from tests.harness.toys import job
 
@@ -30,7 +32,8 @@ def nodes():
     """A cluster of three nodes, each with one accelerator by declaration, which this process drives."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PYTHONPATH", f"{ROOT / 'src'}:{ROOT}")
-        made = cluster(3, num_gpus=1)
+        made = cluster(3, port := free_port(), num_gpus=1)
+    made.client = f"ray://127.0.0.1:{port}"
     ray.init(made.address, logging_level="ERROR", log_to_driver=False)
     yield made
     ray.shutdown()
@@ -73,26 +76,41 @@ def check_gone(processes: list[psutil.Process]) -> None:
     assert not alive
 
 
-def check_given_back() -> None:
-    """That no machine is held any more."""
+def until(what) -> None:
+    """Wait until something is so."""
     deadline = time.monotonic() + 200
-    while {each["state"] for each in placement_group_table().values()} - {"REMOVED"}:
+    while not what():
         assert time.monotonic() < deadline
         time.sleep(0.2)
 
 
-@pytest.mark.parametrize("each", [1, 2])
-def test_processes_of_two_nodes_reach_the_weights_of_one(nodes, tmp_path, each):
-    larger = [add_node(nodes, num_cpus=each, num_gpus=each) for _ in range(2 * (each - 1))]
-    ended = Run(tmp_path, Together("trains"), 2 * each).end()
-    assert ended.error == ""
-    places = [(share["machine"], share["rank"]) for share in ended.measured["shares"]]
-    assert sorted(places) == [(rank // each, rank) for rank in range(2 * each)]
+def check_given_back() -> None:
+    """That no machine is held any more."""
+    until(lambda: {each["state"] for each in placement_group_table().values()} <= {"REMOVED"})
+
+
+def test_processes_of_two_nodes_reach_the_weights_of_one_and_a_driver_elsewhere_gets_them(nodes, tmp_path):
+    """The driver is at the end of Ray's client port, as `--on ray://HOST:PORT` has it."""
+    larger = [add_node(nodes, num_cpus=2, num_gpus=2) for _ in range(2)]
+    driver = drive(nodes.client, tmp_path, "", "4", stdout=subprocess.PIPE, text=True)
+    said, _ = driver.communicate(timeout=600)
+    failed, _, made = said.partition(" ")
+    assert failed == "{}", said
+    places = [(share["machine"], share["rank"]) for share in ast.literal_eval(made)[0]["shares"]]
+    assert sorted(places) == [(rank // 2, rank) for rank in range(4)]
+    (trained,) = (tmp_path / "store").rglob(TRAINED)
     for method in ("fft", "esft-token"):
-        check_weights(tmp_path / "job" / "out" / TRAINED, method)
+        check_weights(trained, method)
     check_given_back()
     for node in larger:
         kill(node)
+    gone = {node.node_id for node in larger}
+    until(lambda: not any(each["Alive"] for each in ray.nodes() if each["NodeID"] in gone))
+
+
+def drive(address: str, *told: Any, **more: Any) -> subprocess.Popen[str]:
+    """Begin a driver."""
+    return subprocess.Popen([sys.executable, "-m", "tests.harness.several", address, *map(str, told)], **more)
 
 
 def worker_of(process: psutil.Process) -> psutil.Process:
@@ -100,26 +118,29 @@ def worker_of(process: psutil.Process) -> psutil.Process:
     return next(each for each in process.parents() if each.name().startswith("ray::"))
 
 
-@pytest.mark.parametrize(("rank", "part"), [(1, "node"), (0, "node"), (1, "worker")])
-def test_a_training_that_loses_a_part_is_begun_again_and_comes_to_the_same(nodes, tmp_path, rank, part):
+def test_a_training_that_loses_a_part_twice_is_begun_again_and_comes_to_the_same(nodes, tmp_path, monkeypatch):
+    """First Ray's process on the second node, then the first node as a whole."""
+    monkeypatch.setattr(executor_module, "OVER", 0.5)  # it is killed, and not cut off
     run = Run(tmp_path, Together("trains", told="waits"), 2)
     first = run.waiting(2)
-    (run.scratch / AGAIN).touch()
-    worker = worker_of(first[rank])
-    if part == "worker":
-        worker.kill()
-    else:
-        (node,) = [each for each in nodes.worker_nodes if raylet(each) in [above.pid for above in worker.parents()]]
-        kill(node)
-    run.until(lambda: "goes on elsewhere" in log_of(run))
+    worker_of(first[1]).kill()
+    run.until(lambda: log_of(run).count("goes on elsewhere") == 1)
     check_gone(first)
+    for file in run.scratch.glob("*.waits"):
+        file.unlink()
+    second = run.waiting(2)
+    (run.scratch / AGAIN).touch()
+    parents = [above.pid for above in worker_of(second[0]).parents()]
+    (node,) = [each for each in nodes.worker_nodes if raylet(each) in parents]
+    kill(node)
+    run.until(lambda: log_of(run).count("goes on elsewhere") == 2)
+    check_gone(second)
     ended = run.end()
     assert ended.error == ""
     assert {begun_at(share["steps"]) for share in ended.measured["shares"]} <= {3, 4}
     check_weights(tmp_path / "job" / "out" / TRAINED, "esft-token")
     check_given_back()
-    if part == "node":
-        add_node(nodes, num_gpus=1)
+    add_node(nodes, num_gpus=1)
 
 
 def raylet(node) -> int:
@@ -148,7 +169,7 @@ def test_a_mistake_found_on_another_node_is_one_sentence(nodes, tmp_path):
 
 
 def test_nothing_is_left_on_any_node_of_a_driver_that_is_killed(nodes, tmp_path):
-    driver = subprocess.Popen([sys.executable, "-m", "tests.harness.several", nodes.address, str(tmp_path), "waits"])
+    driver = drive(nodes.address, tmp_path, "waits")
     deadline = time.monotonic() + 300
     while len(waits := list(tmp_path.rglob("*.waits"))) < 2:
         assert driver.poll() is None

@@ -22,7 +22,7 @@ def written(folder: Path, *run: str, **options) -> Path:
 def test_a_job_starts_ray_on_all_its_nodes_and_the_run_on_the_first(tmp_path):
     """Carried out by a shell whose srun and scontrol only say what they were asked."""
     job = written(tmp_path, "paper", "--only", "method=esft-gate,task=law", nodes=2, gpus=4, cores=16)
-    for name, says in (("srun", 'printf "%s\\n" "$@"'), ("scontrol", "printf 'n1\\nn2\\n'")):
+    for name, says in (("srun", f"env > {tmp_path}/found; printf '%s\\n' \"$@\""), ("scontrol", "printf 'n1\\nn2\\n'")):
         tool = tmp_path / name
         tool.write_text(f"#!/bin/sh\n{says}\n")
         tool.chmod(0o755)
@@ -33,6 +33,9 @@ def test_a_job_starts_ray_on_all_its_nodes_and_the_run_on_the_first(tmp_path):
     assert before.splitlines() == ["--address", "n1:6379", "--min-nodes", "2", "--num-cpus", "16", "--num-gpus", "4"]
     run = ["/env/bin/esft-bench", "run", "paper", "--only", "method=esft-gate,task=law", "--on", "ray"]
     assert command.splitlines() == run
+    found = dict(line.split("=", 1) for line in (tmp_path / "found").read_text().splitlines())
+    assert found["PATH"].startswith("/env/bin:")  # `ray symmetric-run` looks for `ray` there
+    assert (found["RAY_AUTH_MODE"], len(bytes.fromhex(found["RAY_AUTH_TOKEN"]))) == ("token", 32)
 
 
 def test_a_job_asks_for_what_it_was_told(tmp_path):
@@ -67,6 +70,7 @@ def test_the_file_for_skypilot_is_one_that_bash_can_run():
     for script in (told["setup"], told["run"]):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "--on ray" in told["run"]
+    assert 'PATH="$PWD/.venv/bin:$PATH"' in told["run"]
     assert told["resources"]["accelerators"] == "H100:8"
 
 

@@ -20,6 +20,7 @@ class Attempt:
         need: what it takes of the room itself; None where it is an engine's that does.
         engine: the engine it was given to.
         node: the node on which it began; empty before it did.
+        process: the process there.
         heard: when it was last heard of, by the monotonic clock.
         done: how far each step is, by its place.
         why: why it was given up, where it was.
@@ -30,9 +31,21 @@ class Attempt:
     need: Need | None = None
     engine: Engine | None = None
     node: str = ""
+    process: int = 0
     heard: float = field(default_factory=time.monotonic)
     done: Counter[int] = field(default_factory=Counter)
     why: str = ""
+
+    @property
+    def place(self) -> str:
+        """The node on which it is, or its engine that began nothing of it yet; empty where none is known."""
+        return self.node or (self.engine.node if self.engine else "")
+
+    def begun_on(self, node: str, process: int) -> None:
+        """It has begun on a node."""
+        self.node, self.process = node, process
+        if self.engine:
+            self.engine.node = node
 
     def silent_for(self) -> float:
         """Seconds since it was heard of; none while it waits for its turn."""

@@ -1,15 +1,20 @@
 """Joining a cluster: one that is there, or one made of this machine's accelerators for as long as a run lasts."""
 
+import atexit
 import os
 import secrets
 import signal
 import socket
 import subprocess
 import sys
+import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
+from esft_bench.harness.execute.cluster.alive import HeadLostError
 from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.spec.errors import UserError
 
@@ -24,6 +29,11 @@ ANSWERS_WITHIN = 10.0
 LOOKS_UP_WITHIN = 40.0
 """Seconds that it may take to find this machine's cluster: Ray's own command for it has to start."""
 
+MODE = "RAY_AUTH_MODE"
+"""Environment variable: whether a cluster asks for a token."""
+ENDS_WITHIN = 10.0
+"""Seconds in which a run whose cluster's head is gone writes down what it has."""
+
 QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 
 
@@ -34,14 +44,18 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
     Raises UserError, one sentence, where nobody answers.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    if where == CLUSTER and (address := os.environ.get("RAY_ADDRESS", "")).startswith(REMOTE):
+        where = address
     if where == HERE and "ray" not in sys.modules:
         # Ray listens on all interfaces, so it is to ask for a secret. It reads this where it is imported.
-        os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        os.environ |= {MODE: "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+    elif where != HERE:
+        _check_answer(where)
     import ray
     from ray._private import worker
 
     worker._worker_logs_enabled = False  # or else its nodes' complaints come to the terminal
-    stop = signal.getsignal(signal.SIGTERM)
+    stop, end = signal.getsignal(signal.SIGTERM), ray.shutdown
     try:
         if where == HERE:
             _start(cores, gpus)
@@ -49,9 +63,34 @@ def connected(where: str, cores: int, gpus: int) -> Iterator[None]:
             _join(where)
         signal.signal(signal.SIGTERM, stop)  # Ray puts its own in place of the run's
         yield
+    except HeadLostError:
+        end = _end_soon
+        raise
+    except ConnectionError as error:  # Ray's client says so, or what it asked never comes back
+        end = _end_soon
+        raise HeadLostError(
+            f"--on {where}: the connection to the Ray cluster is lost: see that it runs, or start it again; the same "
+            "command goes on with what is finished."
+        ) from error
     finally:
-        ray.shutdown()
+        end()
         signal.signal(signal.SIGTERM, stop)
+
+
+def _end_soon() -> None:
+    """Have this process end soon, whatever Ray still waits for of a head that is gone."""
+    import ray
+
+    atexit.unregister(ray.shutdown)
+    leave = threading.Timer(ENDS_WITHIN, os._exit, (2,))
+    leave.daemon = True
+    leave.start()
+
+
+def _has_token() -> bool:
+    """Whether this machine has a token for Ray's clusters."""
+    told = any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+    return told or Path("~/.ray/auth_token").expanduser().exists()
 
 
 def _start(cores: int, gpus: int) -> None:
@@ -62,38 +101,77 @@ def _start(cores: int, gpus: int) -> None:
 
 def _join(where: str) -> None:
     import ray
+    from ray.exceptions import AuthenticationError
 
-    _check_answer(where)
     try:
-        ray.init("auto" if where == CLUSTER else where, **QUIET)
-    except RuntimeError as error:  # Ray's own word on versions that differ
-        if "ersion" not in str(error):
+        with warnings.catch_warnings(action="ignore"):
+            ray.init("auto" if where == CLUSTER else where, **QUIET)
+    except (RuntimeError, AuthenticationError, ConnectionError, TimeoutError) as error:
+        if why := _refusal(where, str(error)):
+            raise UserError(why) from error
+        if isinstance(error, RuntimeError):
             raise
-        found = " ".join(line.strip() for line in str(error).splitlines() if line.strip())
-        raise UserError(f"--on {where}: {found}") from error
-    except (ConnectionError, TimeoutError) as error:
-        raise UserError(_nobody(where)) from error
+        raise UserError(_nobody(where) if where == CLUSTER else _no_client(where)) from error
 
 
 def _check_answer(where: str) -> None:
-    """Refuse an address that nobody answers; Ray itself would try for minutes."""
+    """Refuse an address that nobody answers, or not as is needed; Ray itself would try for minutes."""
     if where == CLUSTER:
-        found = f"{CLUSTER}, address {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else CLUSTER
-        command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
-        try:
-            done = subprocess.run(command, capture_output=True, timeout=LOOKS_UP_WITHIN)
-        except subprocess.TimeoutExpired:
-            raise UserError(_nobody(found)) from None
-        if done.returncode:
-            raise UserError(_nobody(found))
+        _check_cluster()
         return
     host, _, port = where.removeprefix(REMOTE).rpartition(":")
-    if not (where.startswith(REMOTE) and host and port.isdigit()):
+    if not (where.startswith(REMOTE) and host and port.isdecimal()):
         raise UserError(f"--on {where}: give local, ray, or ray://HOST:PORT (Ray's client port, 10001 unless chosen).")
     try:
         socket.create_connection((host.strip("[]"), int(port)), ANSWERS_WITHIN).close()
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(_nobody(where)) from error
+    if _has_token():
+        os.environ.setdefault(MODE, "token")
+
+
+def _check_cluster() -> None:
+    """The same of this machine's cluster; what this finds out of its token is then said in the environment.
+
+    A driver that has one starts no actors in a cluster that has none, and one that has none is refused where it is.
+    """
+    found = f"{CLUSTER}, address {os.environ['RAY_ADDRESS']}" if os.environ.get("RAY_ADDRESS") else CLUSTER
+    command = [sys.executable, "-m", "ray.scripts.scripts", "health-check"]
+    told: dict[str, Any] = {"capture_output": True, "text": True, "errors": "replace", "timeout": LOOKS_UP_WITHIN}
+    said = ""
+    for mode in [os.environ[MODE]] if MODE in os.environ else ["disabled", *["token"] * _has_token()]:
+        try:
+            done = subprocess.run(command, env=os.environ | {MODE: mode}, **told)
+        except subprocess.TimeoutExpired:
+            raise UserError(_nobody(found)) from None
+        if not done.returncode:
+            os.environ[MODE] = mode
+            return
+        said = done.stderr
+    raise UserError(_refusal(found, said) or _nobody(found))
+
+
+def _refusal(where: str, said: str) -> str | None:
+    """What Ray's own words on a cluster that it cannot join come to; None where they are none that are known."""
+    if "uthentication" in said:
+        return (
+            f"--on {where}: that Ray cluster wants another token than this machine has: put the cluster's into "
+            "RAY_AUTH_TOKEN or ~/.ray/auth_token."
+        )
+    lines = [line.strip() for line in said.splitlines() if line.strip()]
+    found = next((place for place, line in enumerate(lines) if "ersion mismatch" in line), None)
+    if found is None:
+        return None
+    told = " ".join(lines[found:]).removeprefix("RuntimeError: ")
+    return f"--on {where}: {told}"
+
+
+def _no_client(where: str) -> str:
+    """Ray's client waits in vain, whatever it is that it is not let in for."""
+    return (
+        f"--on {where}: what answers there lets no client of Ray in: give Ray's client port (10001 unless chosen), and "
+        "the cluster's token, if it has one, in RAY_AUTH_TOKEN or ~/.ray/auth_token."
+    )
 
 
 def _nobody(where: str) -> str:

@@ -2,7 +2,7 @@
 
 import itertools
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ class Engine:
     """An engine on a node, the model that it serves (or will, once it gets what was collected), and its orders.
 
     `asked` is what steps ask for; `endpoint` is the server of others that it asks, where it is no server itself;
-    `began`: whether it was ever given any orders.
+    `began`: whether it was ever given any orders; `node`: where it is, once it has begun one.
     """
 
     asked: Resources
@@ -36,6 +36,7 @@ class Engine:
     orders: int = 0
     endpoint: str = ""
     began: bool = False
+    node: str = ""
 
     @property
     def settings(self) -> EngineSettings:
@@ -178,6 +179,11 @@ class Engines:
             self._not_ready(engine)
             self._room.give_back(engine.need)
             ray.kill(engine.handle)
+
+    def leave(self, alive: Collection[str]) -> None:
+        """Drop idle engines whose nodes are gone."""
+        for engine in [each for each in self._idle if each.node and each.node not in alive]:
+            self.drop(engine)
 
     def close_all(self) -> None:
         """End all of them: those at work at once, idle ones as they do."""

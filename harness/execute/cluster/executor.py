@@ -9,7 +9,7 @@ import shutil
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,72 +17,48 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from esft_bench.harness.execute.child import PAUSE, Message, first_line
+from esft_bench.harness.execute.cluster.alive import Alive
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
 from esft_bench.harness.execute.cluster.engines import Engines
-from esft_bench.harness.execute.cluster.node import Lend, Outcome, lend, place_of
+from esft_bench.harness.execute.cluster.fence import OVER
+from esft_bench.harness.execute.cluster.node import Outcome, place_of
 from esft_bench.harness.execute.cluster.post import Post
 from esft_bench.harness.execute.cluster.room import Node, Room
 from esft_bench.harness.execute.cluster.threads import Threads
+from esft_bench.harness.execute.cluster.ways import Told, Ways
 from esft_bench.harness.execute.executor import Ended, Progressed
 from esft_bench.harness.execute.sharing import Work
-from esft_bench.harness.judge.panel import Panel
 from esft_bench.harness.steps.step import Job, Resources, Step
 from esft_bench.spec.errors import UserError
 from esft_bench.spec.files import remove
 
-LOOKS = 1.0
-"""Seconds between two looks at which nodes are alive."""
 SPARE = 64 * 2**20
 """Bytes that are free where a disk is not full."""
-
-
-@dataclass(frozen=True)
-class Ways:
-    """How a cluster is used; nothing here changes a result.
-
-    Attributes:
-        gpus: how many accelerators a step takes, where there are any.
-        lend: makes what steps borrow of an engine.
-        patience: seconds after which a step that says nothing is taken to hang, or a cluster without room to be gone.
-        tries: so often a step is tried in vain.
-    """
-
-    gpus: Callable[[Step], int] = lambda step: step.resources.gpus
-    lend: Lend = lend
-    patience: float = 3600.0
-    tries: int = 4
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a run says to its executor: the folder for logs, the judges, and whether these take batches."""
-
-    folder: Path
-    judges: Panel
-    batches: bool
 
 
 class RayExecutor:
     """Runs steps on the nodes of a cluster that this process is connected to; `nodes` says which are alive."""
 
     def __init__(self, nodes: Callable[[], Sequence[Node]], told: Told, ways: Ways | None = None) -> None:
-        self._nodes, self._told, self._ways = nodes, told, ways or Ways()
-        self._room = Room(nodes())
+        self._told, self._ways = told, ways or Ways()
+        self._alive = Alive(nodes, self._ways.head_answers)
+        self._room = Room(self._alive.nodes)
         self._engines = Engines(told.folder / "server", self._ways.lend, self._room)
         self._post = Post()
         self._running: dict[Any, Attempt] = {}
         self._by_token: dict[int, Attempt] = {}
-        self._again: deque[tuple[Step, Job, str]] = deque()
+        self._again: deque[tuple[float, tuple[Step, Job, str]]] = deque()
         self._tries = Tries(self._ways.tries)
         self._tokens = itertools.count()
         self._threads = Threads(told.judges, told.batches)
-        self._looked = self._worked = time.monotonic()
+        self._seen: Sequence[Node] = ()
+        self._worked = time.monotonic()
         self._served = self._starves = False
         self._gathers: set[int] = set()
 
     @property
     def log(self) -> Path:
-        """Where everything that is not for the user's eyes is written."""
+        """Where all that is not for the user's eyes is written."""
         return self._told.folder / "esft-bench.log"
 
     def asks(self, step: Step) -> Resources:
@@ -137,9 +113,8 @@ class RayExecutor:
 
     def wait(self) -> Sequence[Progressed | Ended]:
         """What nodes and threads had to say; waits a fifth of a second where they had nothing."""
-        self._look()
+        events: list[Progressed | Ended] = list(self._look())
         self._give()
-        events: list[Progressed | Ended] = []
         for ref in self._over():
             if ref in self._running:  # or else it went with its engine
                 events += self._ended(self._running.pop(ref), ref)
@@ -149,19 +124,27 @@ class RayExecutor:
         self._start_again()
         return events
 
-    def _look(self) -> None:
+    def _look(self) -> Iterator[Ended]:
         """See which nodes are alive; a cluster without room for anything is not waited for for ever."""
-        now = time.monotonic()
+        now, alive = time.monotonic(), self._alive.nodes
         if self._running or self._threads.any or not self._starves:
             self._worked = now
         elif now - self._worked > self._ways.patience:
             raise UserError("No node of the cluster has room for what is left to do: see `ray status`.")
         self._starves = False
-        if now - self._looked > LOOKS:
-            self._looked = now
-            self._room.look(self._nodes())
+        if alive is not self._seen:
+            self._seen = alive
+            self._room.look(alive)
+            yield from self._leave({node.id for node in alive})
             if self._gathers:
                 self._engines.close_idle()
+
+    def _leave(self, alive: Collection[str]) -> Iterator[Ended]:
+        """Begin anew what was at work on nodes that are gone: Ray takes minutes to notice where they are cut off."""
+        for ref, attempt in list(self._running.items()):
+            if attempt.place and attempt.place not in alive and self._running.pop(ref, None) is not None:
+                yield from self._lost(attempt, "its node is gone")
+        self._engines.leave(alive)
 
     def _give(self) -> None:
         """Have engines run what was collected."""
@@ -250,7 +233,7 @@ class RayExecutor:
             yield Ended(step, {}, f"it was lost {self._ways.tries} times, the last time because {why}")
             return
         self._write(f"--- {step.label}: {why}; it goes on elsewhere\n")
-        self._again.append((step, job, attempt.node))
+        self._again.append((time.monotonic(), (step, job, attempt.place)))
 
     def _heard(self, token: int, said: Any) -> Iterator[Progressed | Ended]:
         """An order that is at work said something."""
@@ -262,7 +245,7 @@ class RayExecutor:
             attempt.done[said.place] = max(attempt.done[said.place], said.done)
             yield said.of(attempt.work[said.place][0])
         else:
-            attempt.node = said.node
+            attempt.begun_on(said.node, said.process)
             self._gathers.discard(token)
 
     def _give_up(self) -> None:
@@ -272,11 +255,27 @@ class RayExecutor:
             if not attempt.why and (why := attempt.hopeless(self._ways.patience, self._room, alone)):
                 attempt.why = why
                 self._post.end(ref, attempt.engine.handle if attempt.engine else None)
+                if attempt.node:
+                    self._post.kill(attempt.node, attempt.process)
 
     def _start_again(self) -> None:
         """Begin what was lost, before anything new."""
-        while self._again and self.fit(self.asks(self._again[0][0])) is not None:
-            self._begin(*self._again.popleft())
+        for _ in range(len(self._again)):
+            lost, again = self._again[0]
+            if not self._has_ended(lost, again[2]):
+                self._again.rotate(-1)
+            elif self.fit(self.asks(again[0])) is None:
+                return
+            else:
+                self._again.popleft()
+                self._begin(*again)
+
+    def _has_ended(self, lost: float, node: str) -> bool:
+        """Whether what was lost on a node is over there: not for a while where the node was cut off (see `fence`)."""
+        told = self._alive.asked > lost  # or else it may turn out that the node is gone
+        if node and all(each.id != node for each in self._alive.nodes):
+            return time.monotonic() - lost > OVER
+        return told or not node
 
     def _write(self, text: str) -> None:
         """Write to the log."""
@@ -285,8 +284,14 @@ class RayExecutor:
                 file.write(text)
 
     def close(self) -> None:
-        """End every order, the engines and the judging at once; scratch folders stay for the next run."""
+        """End every order, the engines and the judging at once; scratch folders stay for the next run.
+
+        Where the cluster's head is gone there is nobody who could be asked to: nodes end what is left without it.
+        """
         self._threads.close()
+        self._alive.close()
+        if self._alive.lost:
+            return
         for ref, attempt in self._running.items():
             if attempt.engine is None:
                 self._post.end(ref)

@@ -2,7 +2,9 @@
 
 import os
 import platform
+import signal
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import ray
 
 from esft_bench.harness.execute.child import Fatal, Message, never, quieten, run_together
+from esft_bench.harness.execute.cluster.fence import fenced
 from esft_bench.harness.execute.cluster.group import Group
 from esft_bench.harness.execute.cluster.printed import caught, end_of
 from esft_bench.harness.serving.settings import EngineSettings
@@ -46,9 +49,10 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Begun:
-    """An order is at work on a node."""
+    """An order is at work on a node, in a process."""
 
     node: str
+    process: int
 
 
 class Mailbox:
@@ -78,7 +82,7 @@ def place_of(job: Job, token: int) -> Path:
 def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outcome:
     """Run an order's steps."""
     os.chdir(order.folder)
-    order.mailbox.put.remote(order.token, Begun(ray.get_runtime_context().get_node_id()))
+    order.mailbox.put.remote(order.token, Begun(ray.get_runtime_context().get_node_id(), os.getpid()))
     ended: list[Message] = []
 
     def send(message: Message) -> None:
@@ -90,9 +94,17 @@ def carry_out(order: Order, borrowed: Any = None, fatal: Fatal = never) -> Outco
     with caught() as printed:
         if any("torch" in step.code.libraries for step, _ in order.work):
             quieten(order.work[0][1].parallelism.threads)
-        run_together([(step, _prepared(job, order, borrowed)) for step, job in order.work], send, fatal)
+        work = [(step, _prepared(job, order, borrowed)) for step, job in order.work]
+        with fenced([job.out for _, job in work]):
+            run_together(work, send, fatal)
         text = end_of(printed)
     return Outcome(ended, text)
+
+
+def kill(process: int) -> None:
+    """Kill a process of this node, also one that is stopped."""
+    with suppress(ProcessLookupError):
+        os.kill(process, signal.SIGKILL)
 
 
 def _prepared(job: Job, order: Order, borrowed: Any) -> Job:

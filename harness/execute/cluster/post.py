@@ -1,5 +1,6 @@
 """Orders on their way to nodes, and what these say before they are over."""
 
+import threading
 import time
 from collections.abc import Sequence
 from itertools import chain
@@ -12,7 +13,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from esft_bench.harness.execute.child import PAUSE
 from esft_bench.harness.execute.cluster.group import gather, within
-from esft_bench.harness.execute.cluster.node import Mailbox, Order, carry_out
+from esft_bench.harness.execute.cluster.node import Mailbox, Order, carry_out, kill
 from esft_bench.harness.execute.cluster.room import Need
 from esft_bench.harness.execute.sharing import Work
 
@@ -27,6 +28,7 @@ class Post:
         remote: Any = ray.remote
         self._light = remote(max_calls=0, max_retries=0)(carry_out)  # its processes are used again
         self._heavy = remote(max_calls=1, max_retries=0)(carry_out)  # an accelerator's memory is free when it is over
+        self._kill = remote(num_cpus=0, max_retries=0)(kill)
         self._here = ray.get_runtime_context().get_node_id()
         self._mailbox = self._open()
         self._emptied = 0.0
@@ -50,8 +52,8 @@ class Post:
 
     def is_over(self, token: int) -> None:
         """Give back the machines of an order, where it had several."""
-        if group := self._groups.pop(token, None):
-            remove_placement_group(group)
+        if group := self._groups.pop(token, None):  # nobody waits: Ray's head may be gone
+            threading.Thread(target=remove_placement_group, args=(group,), daemon=True).start()
 
     def to_engine(self, engine: Any, token: int, work: Work) -> Any:
         """Have an engine run steps."""
@@ -109,6 +111,11 @@ class Post:
             ray.kill(engine)
         else:
             ray.cancel(order, force=True)
+
+    def kill(self, node: str, process: int) -> None:
+        """Kill a process of a node: one that hangs may do nothing that Ray asks of it."""
+        there = NodeAffinitySchedulingStrategy(node, soft=False)
+        self._kill.options(scheduling_strategy=there).remote(process)
 
     def close(self) -> None:
         """No more orders."""

@@ -22,9 +22,8 @@ from typing import Any, Self
 import psutil
 import torch
 
-from esft_bench.harness.training.together.machines import Crew, LostError
+from esft_bench.harness.training.together.machines import SHARDED, Crew, LostError
 from esft_bench.harness.training.together.processes import MARK
-from esft_bench.harness.training.together.sharding import SHARDED
 from esft_bench.spec.errors import DivergedError, UserError
 from esft_bench.spec.files import write_json
 from esft_bench.spec.progress import Progress

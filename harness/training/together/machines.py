@@ -5,6 +5,12 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+SHARDED = "ESFT_BENCH_SHARDED"
+"""Environment variable: `1` where the processes of a training share one model, `0` where each holds a whole one (DDP).
+
+Without it they share it on accelerators, and on processors do not.
+"""
+
 Call = Callable[[], Any]
 """What a machine is to do: something that can be sent there (pickled), and so can what it returns."""
 

@@ -21,15 +21,10 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.utils import get_total_norm
 
 from esft_bench.harness.training.loss import AnswerLoss
+from esft_bench.harness.training.together.machines import SHARDED
 from esft_bench.methods.moe.expert_parallel import hold_own_experts
 from esft_bench.methods.moe.places import read_tensor
 from esft_bench.methods.tensor_files import tensor_files
-
-SHARDED = "ESFT_BENCH_SHARDED"
-"""Environment variable: `1` where the processes of a training share one model, `0` where each holds a whole one (DDP).
-
-Without it they share it on accelerators, and on processors do not.
-"""
 
 
 def sharded() -> bool:
