@@ -24,6 +24,8 @@ NOTE = ".records"
 """The note of what the records are made of, and of what they are."""
 RECORDS = ("results.*", "routing.json", "curves.jsonl", "tuning.jsonl", "opinions.jsonl", "items/*", "lm_eval/*")
 CODE = Code(("esft_bench.harness.records.all",))
+FIRST = 3.0
+"""Seconds that a report is taken to need before there was one: another process imports what draws tables."""
 
 
 class Written:
@@ -34,7 +36,7 @@ class Written:
         self._plan, self._graph = plan, graph
         self._notes = Notes(folder, graph.store.news)
         self._claim = f"run-{folder.name}"
-        self._last = self._took = 0.0
+        self._last, self._took = time.monotonic(), FIRST
 
     def alone(self) -> AbstractContextManager[None]:
         """Keep every other run of this folder from writing into it, once none does."""

@@ -7,6 +7,7 @@ import time
 import psutil
 import pytest
 
+from esft_bench.harness.records import written as module
 from esft_bench.harness.records.beside import LOG
 from esft_bench.harness.records.written import Written
 from esft_bench.harness.store.draft import draft_json, draft_jsonl
@@ -23,8 +24,7 @@ def answered(folder):
     draft_json(folder / LM_EVAL, {"results": {}})
 
 
-@pytest.fixture
-def written(tmp_path):
+def folder_of_a_run(tmp_path):
     """The folder of a run of which the base model's answers to one benchmark are there."""
     made = prepared(tmp_path, ROWS)
     path = made.plan.paths[made.plan.cells[0]]
@@ -34,6 +34,13 @@ def written(tmp_path):
         finish(made, step, answered, seconds=1.0)
     made.folder.mkdir(parents=True)
     return Written(made.plan, graph_of(made), made.folder)
+
+
+@pytest.fixture
+def written(tmp_path, monkeypatch):
+    """One whose first report is due at once."""
+    monkeypatch.setattr(module, "FIRST", 0.0)
+    return folder_of_a_run(tmp_path)
 
 
 def test_the_report_of_a_run_at_work_is_written_by_another_process_and_others_wait_for_it(written, monkeypatch):
@@ -52,6 +59,12 @@ def test_a_report_that_cannot_be_written_on_the_way_is_in_the_log_and_stops_noth
     written.refresh_now_and_then({})
     with written.alone():
         assert read(written.folder).records
+
+
+def test_a_run_that_is_short_writes_no_report_on_the_way(tmp_path):
+    written = folder_of_a_run(tmp_path)
+    written.refresh_now_and_then({})
+    assert not list(written.folder.iterdir())
 
 
 def test_who_writes_a_report_ends_with_its_driver(tmp_path):
