@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -13,7 +14,7 @@ pytest.importorskip("ray")
 
 import ray
 
-from esft_bench.harness.execute.cluster import executor as executor_module
+from esft_bench.harness.execute.cluster import alive as alive_module
 from esft_bench.harness.execute.cluster.checks import check_nodes
 from esft_bench.harness.execute.cluster.connect import nodes
 from esft_bench.harness.execute.cluster.executor import RayExecutor
@@ -118,7 +119,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 def test_nodes_that_are_killed_at_any_moment_lose_nothing(two_nodes, tmp_path, monkeypatch):
     """Two of three nodes are killed while steps are at work, and others take their place."""
-    monkeypatch.setattr(executor_module, "OVER", 0.5)  # they are not cut off
+    monkeypatch.setattr(alive_module, "OVER", 0.5)  # they are not cut off
     draw = random.Random(0)
     alive = [add_node(two_nodes)]
     at = sorted(draw.sample(range(4, 40), 2))
@@ -160,6 +161,19 @@ def test_one_model_is_asked_on_several_engines_where_these_have_nothing_else_to_
     watcher, failed = walk(tmp_path, asked)
     pids = [artifact.measured["pid"] for artifact in watcher.ended.values()]
     assert (failed, sorted(pids.count(pid) for pid in set(pids))) == ({}, [2, 2])
+
+
+@pytest.mark.timeout(90)
+def test_engines_that_wait_for_a_node_that_is_gone_leave_their_steps_to_others(two_nodes, tmp_path):
+    over = threading.Event()
+
+    def seen() -> list[Node]:
+        return [*nodes(), *([] if over.is_set() else [Node("gone", "gone", 2, 0)])]
+
+    asked = [Frail("sees", told=model, holds="engine", model=model) for model in "abcd"]
+    watcher, failed = walk(tmp_path, asked, at=lambda ended: over.set() if ended == 2 else None, seen=seen)
+    assert (failed, set(watcher.ended)) == ({}, set(asked))
+    assert len({artifact.measured["pid"] for artifact in watcher.ended.values()}) == 2
 
 
 def test_servers_of_others_are_asked_by_one_engine_each_with_a_key_that_ray_does_not_log(

@@ -17,7 +17,7 @@ pytest.importorskip("ray")
 import ray
 from ray.util import placement_group_table
 
-from esft_bench.harness.execute.cluster import executor as executor_module
+from esft_bench.harness.execute.cluster import alive as alive_module
 from esft_bench.harness.execute.executor import Progressed
 from tests.harness.nodes import add_node, cluster, executor, free_port, kill
 from tests.harness.several import AGAIN, TRAINED, Together, begun_at, check_weights
@@ -120,7 +120,7 @@ def worker_of(process: psutil.Process) -> psutil.Process:
 
 def test_a_training_that_loses_a_part_twice_is_begun_again_and_comes_to_the_same(nodes, tmp_path, monkeypatch):
     """First Ray's process on the second node, then the first node as a whole."""
-    monkeypatch.setattr(executor_module, "OVER", 0.5)  # it is killed, and not cut off
+    monkeypatch.setattr(alive_module, "OVER", 0.5)  # it is killed, and not cut off
     run = Run(tmp_path, Together("trains", told="waits"), 2)
     first = run.waiting(2)
     worker_of(first[1]).kill()

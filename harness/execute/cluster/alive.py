@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 
+from esft_bench.harness.execute.cluster.fence import OVER
 from esft_bench.harness.execute.cluster.room import Node
 from esft_bench.harness.terminal import complain
 from esft_bench.spec.errors import UserError
@@ -61,6 +62,13 @@ class Alive:
             self._over.set()
             raise HeadLostError(self._sentence)
         return self._nodes
+
+    def has_ended(self, lost: float, node: str) -> bool:
+        """Whether what was lost on a node is over there: not for a while where the node was cut off (see `fence`)."""
+        told = self.asked > lost  # or else it may turn out that the node is gone
+        if node and all(each.id != node for each in self.nodes):
+            return time.monotonic() - lost > OVER
+        return told or not node
 
     @property
     def _sentence(self) -> str:

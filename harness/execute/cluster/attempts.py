@@ -2,6 +2,7 @@
 
 import time
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from esft_bench.harness.execute.cluster.engines import Engine
@@ -50,6 +51,12 @@ class Attempt:
     def silent_for(self) -> float:
         """Seconds since it was heard of; none while it waits for its turn."""
         return time.monotonic() - self.heard if self.node else 0.0
+
+    def lost_with(self, alive: Collection[str], room: Room) -> str:
+        """Why it is lost where these nodes are alive, by name; empty where it is not."""
+        if self.place:
+            return "" if self.place in alive else "its node is gone"
+        return "the room that it was to have is gone" if room.short else ""
 
     def hopeless(self, patience: float, room: Room, alone: bool) -> str:
         """Why it is to be given up after so many seconds of patience; empty where it is not.

@@ -20,7 +20,6 @@ from esft_bench.harness.execute.child import PAUSE, Message, first_line
 from esft_bench.harness.execute.cluster.alive import Alive
 from esft_bench.harness.execute.cluster.attempts import Attempt, Tries
 from esft_bench.harness.execute.cluster.engines import Engines
-from esft_bench.harness.execute.cluster.fence import OVER
 from esft_bench.harness.execute.cluster.node import Outcome, place_of
 from esft_bench.harness.execute.cluster.post import Post
 from esft_bench.harness.execute.cluster.room import Node, Room
@@ -140,10 +139,13 @@ class RayExecutor:
                 self._engines.close_idle()
 
     def _leave(self, alive: Collection[str]) -> Iterator[Ended]:
-        """Begin anew what was at work on nodes that are gone: Ray takes minutes to notice where they are cut off."""
+        """Begin anew what was at work on nodes that are gone, or was to go there: Ray takes minutes to notice."""
         for ref, attempt in list(self._running.items()):
-            if attempt.place and attempt.place not in alive and self._running.pop(ref, None) is not None:
-                yield from self._lost(attempt, "its node is gone")
+            why = attempt.lost_with(alive, self._room)
+            if why and self._running.pop(ref, None) is not None:
+                if not attempt.place:
+                    self._post.end(ref, attempt.engine.handle if attempt.engine else None)
+                yield from self._lost(attempt, why)
         self._engines.leave(alive)
 
     def _give(self) -> None:
@@ -262,20 +264,13 @@ class RayExecutor:
         """Begin what was lost, before anything new."""
         for _ in range(len(self._again)):
             lost, again = self._again[0]
-            if not self._has_ended(lost, again[2]):
+            if not self._alive.has_ended(lost, again[2]):
                 self._again.rotate(-1)
             elif self.fit(self.asks(again[0])) is None:
                 return
             else:
                 self._again.popleft()
                 self._begin(*again)
-
-    def _has_ended(self, lost: float, node: str) -> bool:
-        """Whether what was lost on a node is over there: not for a while where the node was cut off (see `fence`)."""
-        told = self._alive.asked > lost  # or else it may turn out that the node is gone
-        if node and all(each.id != node for each in self._alive.nodes):
-            return time.monotonic() - lost > OVER
-        return told or not node
 
     def _write(self, text: str) -> None:
         """Write to the log."""

@@ -85,6 +85,11 @@ class Room:
             and self._gpus + need.gpus <= self._all_gpus
         )
 
+    @property
+    def short(self) -> bool:
+        """Whether more is taken than there is: a node is gone, and what was to go there can go nowhere."""
+        return self._cores > self._all_cores or self._gpus > self._all_gpus
+
     def has_without(self, need: Need, others: Iterable[Need]) -> bool:
         """Whether so much would be free without these."""
         cores, gpus = need.cores, need.gpus
