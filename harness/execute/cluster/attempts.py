@@ -56,7 +56,7 @@ class Attempt:
         """Why it is lost where these nodes are alive, by name; empty where it is not."""
         if self.place:
             return "" if self.place in alive else "its node is gone"
-        return "the room that it was to have is gone" if room.short else ""
+        return "what it waited for is gone" if room.short else ""
 
     def hopeless(self, patience: float, room: Room, alone: bool) -> str:
         """Why it is to be given up after so many seconds of patience; empty where it is not.
