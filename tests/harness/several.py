@@ -107,12 +107,13 @@ def steps(told: str) -> list[Toy]:
 if __name__ == "__main__":
     import ray
 
+    from esft_bench.harness.execute.cluster.connect import init
     from tests.harness.nodes import walk
 
     address, folder, told, *gpus = sys.argv[1:]
     # Nodes of one machine share their folders: a driver takes that of the head for its own by its address alone.
     place = {} if address.startswith("ray://") else {"_node_ip_address": address.rpartition(":")[0]}
-    ray.init(address, logging_level="ERROR", log_to_driver=False, **place)
+    init(address, logging_level="ERROR", log_to_driver=False, **place)
     while ray.cluster_resources().get("GPU", 0) < 2:  # nodes come one after another
         time.sleep(0.2)
     count = int(gpus[0]) if gpus else 1 if told == "hangs" else 2

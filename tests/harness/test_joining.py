@@ -110,6 +110,24 @@ def test_a_port_that_answers_and_takes_no_client_of_ray_is_one_sentence(monkeypa
     assert not recwarn
 
 
+@pytest.mark.parametrize("fails", [2, 3])
+def test_a_server_for_a_client_that_ray_could_not_start_is_asked_for_again(monkeypatch, fails):
+    tries = []
+
+    def fails_at_first(address, **told):
+        tries.append(address)
+        if len(tries) <= fails:
+            raise ConnectionAbortedError("Initialization failure from server: Starting Ray client server failed.")
+
+    monkeypatch.setattr("ray.init", fails_at_first)
+    if fails < connect.TRIES:
+        connect.init("ray://head:10001")
+    else:
+        with pytest.raises(ConnectionAbortedError):
+            connect.init("ray://head:10001")
+    assert tries == ["ray://head:10001"] * 3
+
+
 @pytest.mark.parametrize("by", ["variable", "file", None])
 def test_a_token_that_this_machine_has_is_used_as_ray_start_uses_it(monkeypatch, tmp_path, by):
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -34,6 +34,9 @@ MODE = "RAY_AUTH_MODE"
 ENDS_WITHIN = 10.0
 """Seconds in which a run whose cluster's head is gone writes down what it has."""
 
+TRIES = 3
+"""So often Ray is asked to serve a client: it forks what does so in a process with threads, which may fail."""
+
 QUIET: dict[str, Any] = {"logging_level": "ERROR", "log_to_driver": False}
 
 
@@ -99,13 +102,26 @@ def _start(cores: int, gpus: int) -> None:
     ray.init("local", num_cpus=cores, num_gpus=gpus, include_dashboard=False, _node_ip_address="127.0.0.1", **QUIET)
 
 
-def _join(where: str) -> None:
+def init(address: str, **told: Any) -> None:
+    """`ray.init`, once more where Ray could not start its server for a client (it waits half a minute for that)."""
     import ray
+
+    for left in reversed(range(TRIES)):
+        try:
+            ray.init(address, **told)
+        except ConnectionAbortedError as error:
+            if "client server failed" not in str(error) or not left:
+                raise
+        else:
+            return
+
+
+def _join(where: str) -> None:
     from ray.exceptions import AuthenticationError
 
     try:
         with warnings.catch_warnings(action="ignore"):
-            ray.init("auto" if where == CLUSTER else where, **QUIET)
+            init("auto" if where == CLUSTER else where, **QUIET)
     except (RuntimeError, AuthenticationError, ConnectionError, TimeoutError) as error:
         if why := _refusal(where, str(error)):
             raise UserError(why) from error
